@@ -11,6 +11,7 @@ from typing import Any
 
 from storage.base import Connection, Row
 from storage.prompt_log import PromptLogChoice
+from storage.vendor_keys import VendorKeyRow
 
 NamePatterns = tuple[str, ...] | None
 """None: any."""
@@ -52,7 +53,7 @@ class KeyHolder:
     """A key with the state of its user's account.
 
     `ends_at` is None if the key was found by its current secret. If it was found by the previous one, this is
-    the time at which that ends, 0 if it has ended already.
+    the time at which that ends, 0 if it has ended already. `vendor_keys` are those of the user.
     """
 
     key: KeyRow
@@ -61,6 +62,7 @@ class KeyHolder:
     user_limits: str | None
     ends_at: int | None
     user_prompt_log: PromptLogChoice | None = None
+    vendor_keys: Sequence[VendorKeyRow] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,14 @@ _PAGE = (
 )
 SELECT_ALL = "SELECT" + _COLUMNS + "FROM api_keys WHERE id > :after" + _PAGE
 SELECT_OF_USER = "SELECT" + _COLUMNS + "FROM api_keys WHERE user_id = :user_id AND id > :after" + _PAGE
+
+
+async def select_key_digests(connection: Connection, user_id: str) -> list[bytes]:
+    """All digests of the keys of a user, also those of secrets that are no longer accepted."""
+    rows = await connection.all(
+        "SELECT digest, previous_digest FROM api_keys WHERE user_id = :user_id", user_id=user_id
+    )
+    return [bytes(digest) for row in rows for digest in row if digest is not None]
 
 
 async def select_key_names(connection: Connection, user_id: str) -> dict[str, str]:

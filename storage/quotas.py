@@ -5,11 +5,12 @@ are read from the usage rows when the product starts.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from storage.base import Connection
 from storage.keys import KeyHolder, select_key_by_digest
 from storage.ledger import WalletRow, select_wallet
+from storage.vendor_keys import select_vendor_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,9 @@ async def select_holder_with_quotas(
         return None
     key = await select_quota(connection, f"key:{holder.key.id}")
     user = await select_quota(connection, f"user:{holder.key.user_id}")
-    return holder, key, user, await select_wallet(connection, holder.key.user_id)
+    wallet = await select_wallet(connection, holder.key.user_id)
+    holder = replace(holder, vendor_keys=await select_vendor_keys(connection, holder.key.user_id))
+    return holder, key, user, wallet
 
 
 async def select_recent(connection: Connection, now: int, *, within: int, longest: int) -> list[RecentUse]:

@@ -39,6 +39,14 @@ SEALED_COLUMNS: Final = (
         "UPDATE servers SET sealed_headers = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
     ),
     SealedColumn(
+        "vendor_keys.sealed_api_key",
+        """
+        SELECT id, 0, sealed_api_key FROM vendor_keys WHERE (id, 0) > (:id, CAST(:position AS BIGINT))
+        ORDER BY id LIMIT :limit
+        """,
+        "UPDATE vendor_keys SET sealed_api_key = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
+    ),
+    SealedColumn(
         "stored_responses.sealed",
         """
         SELECT id, 0, sealed FROM stored_responses WHERE (id, 0) > (:id, CAST(:position AS BIGINT))

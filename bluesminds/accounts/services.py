@@ -26,6 +26,7 @@ from bluesminds.accounts.statements import Statements
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
+from bluesminds.accounts.vendor_keys import VendorKeys
 from bluesminds.identity.password import Passwords
 
 
@@ -57,3 +58,4 @@ class AccountServices(Struct, frozen=True):
     audit: AuditLog
     chats: Chats
     prompts: Prompts
+    vendor_keys: VendorKeys

@@ -52,6 +52,7 @@ class Throttle:
         self._forms = LeakyBucket(20, 30.0)
         self._mails = LeakyBucket(3, 1200.0)
         self._changes = LeakyBucket(300, 3.0)
+        self._key_tests = LeakyBucket(10, 30.0)
         self._lists = LeakyBucket(60, 1.0)
         self._known: dict[str, None] = {}  # pairs with a successful login, the latest last
 
@@ -82,6 +83,13 @@ class Throttle:
             message = "Too many changes. Wait for the time in the Retry-After header."
             raise RateLimited("too_many_changes", message, retry_after=wait)
         self._changes.add(user_id)
+
+    def check_key_test(self, user_id: str) -> None:
+        """Count a test of a user's key at a vendor. Raises RateLimited."""
+        if wait := self._key_tests.wait(user_id):
+            message = "Too many tests of keys. Wait for the time in the Retry-After header."
+            raise RateLimited("too_many_key_tests", message, retry_after=wait)
+        self._key_tests.add(user_id)
 
     def check_public_list(self, address: str) -> None:
         """Count a request for a public list. Raises RateLimited."""

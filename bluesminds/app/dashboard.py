@@ -89,7 +89,9 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
         ),
         *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
         *credit.routes(credit.CreditPages(frame, accounts.ledger, accounts.users, accounts.redeem_codes)),
-        *settings.routes(settings.SettingsPage(frame, accounts.users, accounts.sessions)),
+        *settings.routes(
+            settings.SettingsPage(frame, accounts.users, accounts.sessions, accounts.vendor_keys)
+        ),
         *keys.routes(
             keys.KeysPages(
                 frame=frame,
@@ -130,7 +132,9 @@ def _admin_pages(
                     controls.list_servers,
                     lambda: accounts.servers.locked,
                 ),
-                explain=ExplainHandlers(accounts.keys, accounts.users, controls.explain, controls.key_status),
+                explain=ExplainHandlers(
+                    accounts.keys, accounts.users, accounts.vendor_keys, controls.explain, controls.key_status
+                ),
                 usage=accounts.usage,
                 clock=services.clock,
             )

@@ -256,6 +256,7 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
         keyless=keyless_limits(services.settings),
         markups=tier_markups(services.settings),
         log_prompts=services.settings.prompt_log.default,
+        open_vendor_keys=services.accounts.vendor_keys.open_all,
     )
     return Authentication(limiter, keys)
 

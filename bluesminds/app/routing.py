@@ -11,7 +11,7 @@ from bluesminds.app.prices import PriceLoader
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.common.routes import ModelRoute
-from bluesminds.common.values import Requirement, Server
+from bluesminds.common.values import Requirement, Server, is_own_name
 from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion, explain
@@ -78,7 +78,7 @@ class Routing(Struct, frozen=True):
 
     def ejected_models(self) -> dict[str, int]:
         """The number of models for which each server is ejected."""
-        return dict(Counter(server for server, _ in self.health.ejected()))
+        return dict(Counter(server for server, _ in self.health.ejected() if not is_own_name(server)))
 
     def fleet_health(self, waiting: Callable[[], Mapping[str, tuple[int, Sequence[str]]]]) -> FleetHealth:
         """`waiting`: the requests in the queue and the servers that they wait for, by model."""
@@ -92,7 +92,7 @@ class Routing(Struct, frozen=True):
         )
 
     def _running(self, server: Server) -> int:
-        return self.pool.in_use(UpstreamOrigin.parse(server.url, trusted=server.origin != "table")[0])
+        return self.pool.in_use(UpstreamOrigin.parse(server.url, trusted=server.is_trusted)[0])
 
     async def servers_changed(self) -> None:
         await self.registry.reload()

@@ -38,6 +38,7 @@ from bluesminds.accounts.statements import Statements
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
+from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.app.backup import Backups
 from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import public_url, smtp_account, tier_limits
@@ -267,6 +268,19 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         audit=AuditLog(store),
         chats=Chats(store, vault=resources.vault, clock=clock),
         prompts=_build_prompts(resources),
+        vendor_keys=_build_vendor_keys(resources),
+    )
+
+
+def _build_vendor_keys(resources: Resources) -> VendorKeys:
+    settings = resources.settings.vendor_keys
+    urls = {str(vendor): url for vendor, url in settings.urls.items()}
+    return VendorKeys(
+        resources.store,
+        vault=resources.vault,
+        clock=resources.clock,
+        changed=resources.key_changes.notify,
+        policy=VendorKeyPolicy(settings.enabled, frozenset(settings.tiers), urls),
     )
 
 

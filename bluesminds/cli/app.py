@@ -28,6 +28,7 @@ from bluesminds.cli.servers import servers_group
 from bluesminds.cli.shell import completion, man_pages
 from bluesminds.cli.usage import usage_group
 from bluesminds.cli.users import users_group
+from bluesminds.cli.vendor_keys import vendor_keys_group
 from bluesminds.cli.vendors import vendors
 from bluesminds.cli.version import version
 
@@ -78,6 +79,7 @@ for command in (
     prices_group,
     reprice,
     users_group,
+    vendor_keys_group,
     limits_group,
     ledger_group,
     redeem_codes_group,

@@ -39,7 +39,7 @@ def logs(config: Path | None, follows: bool, limit: int, as_json: bool, **filter
     """
     given = {name: value for name, value in filters.items() if value is not None}
     if not follows:
-        for row in call(config, "GET", f"/logs?{urlencode(given | {'limit': str(limit)})}")["data"]:
+        for row in call(config, "GET", f"/logs?{urlencode(given | {'recent': str(limit)})}")["data"]:
             _print(row, as_json=as_json)
         return
 

@@ -284,10 +284,12 @@ def set_(
         click.echo(f"changed {name}")
 
 
-def read_key() -> str:
+def read_key(
+    remedy: str = "for example: bluesminds servers add NAME --url URL --api-key-stdin < FILE",
+) -> str:
+    """The first line of standard input. Raises exits.Failure with the remedy."""
     key = sys.stdin.readline().strip()
     if not key:
-        remedy = "for example: bluesminds servers add NAME --url URL --api-key-stdin < FILE"
         raise exits.Failure("standard input contains no key", exits.USAGE, remedy)
     return key
 

@@ -59,7 +59,7 @@ class Rates(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fi
 
 
 Steps = tuple[tuple[int, Rates], ...]  # from this many input tokens on, ascending; the first one is 0
-PriceSource = Literal["server", "operator", "bundled"]
+PriceSource = Literal["server", "operator", "bundled", "own"]
 
 
 class CostItem(Struct, frozen=True, gc=False):
@@ -122,6 +122,10 @@ class Price(Struct, frozen=True, gc=False):
         return items if items or not _used(usage) else None
 
 
+OWN_PRICE: Final = Price(
+    "own", ((0, Rates(input=0, output=0, image=0, second=0, character=0, request=0)),), source="own"
+)
+"""Of a request with a user's own key for a vendor: the user pays the vendor."""
 _FREE: Final = ("none", "cache")  # a response from the gateway's own cache costs nothing
 # Of a main count, the parts with rates of their own: field of the usage, unit.
 _INPUTS: Final = (

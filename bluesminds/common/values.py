@@ -17,6 +17,7 @@ from bluesminds.common.networks import Networks
 
 # A draining server gets no new requests, except those that refer to something stored there.
 ServerMode = Literal["active", "draining", "off"]
+OwnKeyMode = Literal["first", "only"]
 UsageSource = Literal["upstream", "estimated", "cache", "none"]
 # What a key may be limited to: the operations of the data plane, listing models, and relayed requests.
 Scope = Literal[
@@ -44,6 +45,21 @@ Scope = Literal[
     "passthrough",
 ]
 SCOPES: Final[tuple[Scope, ...]] = get_args(Scope)
+OWN: Final = "own"  # the origin of a user's key for a vendor
+
+
+def own_server_name(vendor: str, key_id: str) -> str:
+    """The names of other servers contain no slash."""
+    return f"{OWN}/{vendor}/{key_id[-8:]}"
+
+
+def is_own_name(server: str) -> bool:
+    return server.startswith("own/")
+
+
+def server_label(name: str) -> str:
+    """The server in metrics, which must not have a label for each user."""
+    return name.rpartition("/")[0] if name.startswith("own/") else name
 
 
 class Requirement(Struct, frozen=True, gc=False):
@@ -181,6 +197,16 @@ class NamePatterns(Struct, frozen=True, gc=False):
         return name in self.exact or name.startswith(self.prefixes)
 
 
+class OwnKey(Struct, frozen=True):
+    """A key of a user for a vendor, as a server. `models` are those of the server. Mode "first": the servers
+    of the gateway follow; "only": they do not get requests for these models.
+    """
+
+    server: "Server"
+    mode: OwnKeyMode
+    models: frozenset[str]
+
+
 class Caller(Struct, frozen=True, gc=False):
     """The owner of an API key, and what the key allows. A keyless caller, whose credential is forwarded to
     the server, has empty ids and an address.
@@ -201,6 +227,7 @@ class Caller(Struct, frozen=True, gc=False):
     address: str = ""  # of a keyless caller; else empty
     markup: int = 0  # on prices, in hundredths of a percent
     logs_prompts: bool = False
+    own_keys: tuple[OwnKey, ...] | None = None  # of the account, for vendors
 
 
 class ServerOptions(Struct, frozen=True, omit_defaults=True):
@@ -240,7 +267,7 @@ class Server(Struct, frozen=True):
     models: tuple[str, ...]
     weight: int
     priority: int
-    origin: str  # "file", "table" (the database) or "environment"
+    origin: str  # "file", "table" (the database), "environment" or "own" (a user's key for a vendor)
     keyless: bool = False  # also accepts keyless callers; only them if api_key is None
     vendor: str = ""
     api_version: str = ""  # of Azure's older URLs
@@ -258,6 +285,16 @@ class Server(Struct, frozen=True):
     @property
     def api_keys(self) -> tuple[str, ...]:
         return () if self.api_key is None else (self.api_key, *self.more_keys)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether it is a user's own key for a vendor."""
+        return self.origin == OWN
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether the operator wrote its URL into the configuration."""
+        return self.origin not in ("table", OWN)
 
     def __repr__(self) -> str:
         return f"Server({self.name!r}, {self.dialect!r})"

@@ -30,6 +30,7 @@ from bluesminds.config.settings import (
     ServerSettings,
     Settings,
     UpstreamSettings,
+    VendorKeySettings,
 )
 from bluesminds.config.values import DeferredSecret, Secret
 
@@ -62,6 +63,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_mail(settings)
     yield from _check_limits(settings)
     yield from _check_prompt_log(settings.prompt_log)
+    yield from _check_vendor_keys(settings.vendor_keys)
     if settings.tracing.endpoint is not None:
         yield from _check_url(("tracing", "endpoint"), "endpoint in [tracing]", settings.tracing.endpoint)
     yield from _check_keyless(settings)
@@ -124,6 +126,12 @@ def _check_prompt_log(settings: PromptLogSettings) -> Iterator[Finding]:
                 f"redact_patterns in [prompt_log]: {pattern!r} is no regular expression: {exc}",
                 'write it like redact_patterns = ["EMP-[0-9]{6}"]',
             )
+
+
+def _check_vendor_keys(settings: VendorKeySettings) -> Iterator[Finding]:
+    source = ("vendor_keys", "urls")
+    for vendor, url in settings.urls.items():
+        yield from _check_url(source, f"urls in [vendor_keys] for {vendor}", url)
 
 
 def _check_websocket(settings: Settings) -> Iterator[Finding]:

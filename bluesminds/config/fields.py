@@ -186,9 +186,10 @@ def _convert_item(field: FieldSpec, item: type[msgspec.Struct], value: object, a
 
 
 def _convert_entry(field: FieldSpec, key: str, value: object) -> tuple[str, object]:
-    """One value of a table of lists; text is a list of one. Raises UnsuitableError, which names the key."""
+    """One value of a table; for lists, text is a list of one. Raises UnsuitableError, which names the key."""
     name_type, value_type = get_args(field.base_type)
-    given = [value] if isinstance(value, str) else value
+    takes_list = get_origin(_base_type(value_type)) is tuple
+    given = [value] if takes_list and isinstance(value, str) else value
     for part, kind in ((key, name_type), (given, value_type)):
         try:
             msgspec.convert(part, kind)

@@ -358,6 +358,24 @@ class PromptLogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     redact_patterns: RedactionPatterns = ()
 
 
+TierNames = Annotated[tuple[Tier, ...], Meta(description="a list of tiers", examples=[["pro", "enterprise"]])]
+VendorUrls = Annotated[
+    dict[VendorName, Url],
+    Meta(
+        description="a table of vendors with their URLs",
+        examples=[{"openai": "https://eu.api.openai.com/v1"}],
+    ),
+]
+
+
+class VendorKeySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[vendor_keys]: keys of users for vendors. `tiers`: whose accounts may have them; empty for all."""
+
+    enabled: bool = True
+    tiers: TierNames = ()
+    urls: VendorUrls = {}
+
+
 class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[usage]: how long usage is kept, in days. 0: forever."""
 
@@ -635,6 +653,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     receipts: ReceiptSettings = ReceiptSettings()
     tracing: TracingSettings = TracingSettings()
     prompt_log: PromptLogSettings = PromptLogSettings()
+    vendor_keys: VendorKeySettings = VendorKeySettings()
     usage: UsageSettings = UsageSettings()
     backup: BackupSettings = BackupSettings()
     cache: CacheSettings = CacheSettings()

@@ -1,4 +1,4 @@
-"""Settings of the own account: profile, password, sessions, appearance, and its deletion."""
+"""Settings of the own account: profile, password, sessions, keys for vendors, appearance, deletion."""
 
 from zoneinfo import available_timezones
 
@@ -6,7 +6,10 @@ from msgspec import Struct
 
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.users import Users
+from bluesminds.accounts.vendor_keys import VendorKeys
 from bluesminds.dashboard.frame import HOME, HTML, Frame
+from bluesminds.providers.own_keys import OWN_KEY_VENDORS
+from bluesminds.web.api.vendor_keys import vendor_key_view
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
@@ -16,16 +19,22 @@ class SettingsPage(Struct, frozen=True):
     frame: Frame
     users: Users
     sessions: Sessions
+    vendor_keys: VendorKeys
 
     async def show(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
         """Settings of the own account."""
         user = await self.users.get(principal.user_id)
+        keys = [vendor_key_view(self.vendor_keys, row) for row in await self.vendor_keys.list(user.id)]
+        stored = {key.vendor for key in keys}
         return self.frame.page(
             "settings.html",
             browser,
             principal,
             user=user,
             has_password=user.password_hash is not None,
+            vendor_keys=keys,
+            vendors=[vendor for name, vendor in OWN_KEY_VENDORS.items() if name not in stored],
+            takes_vendor_keys=self.vendor_keys.policy.allows(user.tier),
             sessions=await self.sessions.list(user.id),
             current=principal.session_id,
             zones=sorted(zone for zone in available_timezones() if "/" in zone and zone[:3] != "Etc"),

@@ -17,7 +17,7 @@ from bluesminds.common.errors import GatewayError
 from bluesminds.common.log import Log
 from bluesminds.common.money import CostItem, total
 from bluesminds.common.prices import SEVERAL_PRICES
-from bluesminds.common.values import NO_AMOUNT, NO_USAGE, Caller, RequestContext, Usage
+from bluesminds.common.values import NO_AMOUNT, NO_USAGE, Caller, RequestContext, Usage, server_label
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.budget import StreamBudget
@@ -297,6 +297,8 @@ class UsageEntry:
         cost = self.reported_cost if usage.cost is None else usage.cost
         if cost == NO_AMOUNT:
             self.quarantine, cost = self.quarantine or "cost", None
+        if target is not None and target.server.is_own:
+            cost = None  # the vendor charges the user
         return UsageRow(
             id=context.id,
             at=context.at_ms,
@@ -377,7 +379,7 @@ class UsageAccounting(Struct, frozen=True):
     def observe(self, row: UsageRow, context: RequestContext, label: str) -> None:
         """Count and log a settled request. `label` is the model in metrics."""
         metrics = self.metrics
-        metrics.requests[row.endpoint, label, row.server, str(row.status)] += 1
+        metrics.requests[row.endpoint, label, server_label(row.server), str(row.status)] += 1
         metrics.seconds[row.endpoint].observe(row.duration_ms / 1000)
         if row.first_byte_ms is not None:
             metrics.first_byte[row.endpoint].observe(row.first_byte_ms / 1000)
@@ -396,9 +398,9 @@ class UsageAccounting(Struct, frozen=True):
         if self.tracer is not None:
             self.tracer.record(row, context)
         if row.own_output_tokens is not None and row.usage_source == "upstream":
-            metrics.meters[label, row.server].add(row)
+            metrics.meters[label, server_label(row.server)].add(row)
         if row.quarantine:
-            metrics.quarantined[row.server, row.quarantine] += 1
+            metrics.quarantined[server_label(row.server), row.quarantine] += 1
         if self.log_requests:
             self._log_row(row, context)
 

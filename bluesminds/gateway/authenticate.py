@@ -7,7 +7,7 @@ share one lookup. Strings without a valid checksum are rejected before they are 
 """
 
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -19,6 +19,7 @@ from bluesminds.common.errors import Unauthenticated, Unavailable
 from bluesminds.common.values import (
     Caller,
     LimitSet,
+    OwnKey,
     RequestContext,
     account_limits,
     read_limits,
@@ -29,11 +30,14 @@ from bluesminds.gateway.authorize import check_client, name_patterns, optional_n
 from bluesminds.gateway.limits.keyless import keyless_caller
 from storage.base import StorageBroken, StorageUnavailable
 from storage.keys import KeyHolder
+from storage.vendor_keys import VendorKeyRow
 
 MAX_CACHED = 50_000  # digests, known and unknown
 NO_MARKUPS: Final[Mapping[str, int]] = MappingProxyType({})
 
 Lookup = Callable[[bytes], Awaitable[KeyHolder | None]]
+OpenVendorKeys = Callable[[Sequence[VendorKeyRow], str | None], tuple[OwnKey, ...] | None]
+"""Decrypts the keys for vendors of an account with this tier."""
 
 
 class _PendingLookup:
@@ -50,7 +54,8 @@ class KeyAuthenticator:
     """Callers by key digest. `look_up` queries the store and opens the caller's usage counters; `is_open`
     says whether they are still open. `tiers` are limits by tier name. `keyless`: the limits of callers
     without an API key; None rejects them. `markups` on prices, in hundredths of a percent, are by tier name.
-    `log_prompts`: for keys and accounts that do not say.
+    `log_prompts`: for keys and accounts that do not say. `open_vendor_keys` is None if accounts have no keys
+    of their own for vendors.
 
     `changes` counts calls of `forget`. `last_used` collects wall times in ms by key id until they are stored.
     """
@@ -67,6 +72,7 @@ class KeyAuthenticator:
         keyless: LimitSet | None = None,
         markups: Mapping[str, int] = NO_MARKUPS,
         log_prompts: bool = False,
+        open_vendor_keys: OpenVendorKeys | None = None,
     ) -> None:
         self._look_up = look_up
         self._pepper = pepper
@@ -77,6 +83,7 @@ class KeyAuthenticator:
         self._keyless = keyless
         self._markups = markups
         self._log_prompts = "on" if log_prompts else "off"
+        self._open_vendor_keys = open_vendor_keys
         self._callers: dict[bytes, tuple[float, Caller | Unauthenticated]] = {}
         self._pending: dict[bytes, _PendingLookup] = {}
         self.changes = 0
@@ -206,7 +213,13 @@ class KeyAuthenticator:
             required=read_requirement(
                 key.metadata.get("require_region", ""), key.metadata.get("require_tags", "")
             ),
+            own_keys=self._own_keys(owner),
         )
+
+    def _own_keys(self, owner: KeyHolder) -> tuple[OwnKey, ...] | None:
+        if not owner.vendor_keys or self._open_vendor_keys is None:
+            return None
+        return self._open_vendor_keys(owner.vendor_keys, owner.tier)
 
 
 def _earliest(*times: int | None) -> int | None:

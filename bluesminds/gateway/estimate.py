@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 from msgspec import structs
 
-from bluesminds.common.money import Price
-from bluesminds.common.values import Usage
+from bluesminds.common.money import OWN_PRICE, Price
+from bluesminds.common.values import OWN, Usage
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.limits.budget import OutputForecast
 from bluesminds.gateway.limits.counters import Estimate
@@ -38,6 +38,8 @@ class Estimator:
         """The price at a target of what the client calls `model`."""
         if target is None:
             return self.prices.book.find(None, model, at_ms)
+        if target.server.origin == OWN:
+            return OWN_PRICE
         served = target.serves or model
         sent = target.model or model
         return self.prices.book.find(target.server, sent, at_ms, "" if sent == served else served)

@@ -14,7 +14,7 @@ from msgspec import Struct, structs
 
 from bluesminds.common.errors import Forbidden, GatewayError, InsufficientCredit, NotFound, RateLimited
 from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTraits
-from bluesminds.common.values import Caller, RequestContext, join_requirements
+from bluesminds.common.values import Caller, OwnKey, RequestContext, join_requirements
 from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEntry
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
@@ -38,6 +38,7 @@ from bluesminds.gateway.relay import (
 from bluesminds.gateway.response_cache import CacheLookup, ResponseCache, send_cached
 from bluesminds.gateway.routing.affinity import prompt_key
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
+from bluesminds.gateway.routing.own_keys import select_with_own, with_own_models
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_targets
 from bluesminds.gateway.routing.routed import RoutedTargets
@@ -112,9 +113,13 @@ class Gateway(Struct, frozen=True):
             only = None if linked is None else linked.servers
             if route is None:
                 routed = None
-                targets = self._select(catalog, match.operation, call.model, only)
+                targets = self._select(catalog, match.operation, call.model, only, caller.own_keys)
                 targets = self._choose(call, body, targets)
-                entry = self._admit(caller, call, body, targets)
+                if caller.own_keys is None:
+                    entry = self._admit(caller, call, body, targets)
+                else:
+                    targets, entry = self._admit_with_own(caller, call, body, targets)
+                    entry.label = catalog.known_label(call.model)
                 call = entry.call
             else:
                 routed = self._select_routed(catalog, route, traits, caller, call, body, only)
@@ -160,13 +165,14 @@ class Gateway(Struct, frozen=True):
         traits = caller_traits(caller, context)
         route = None if catalog.routes is None else catalog.routes.match(model, traits)
         if route is None:
-            return self._select(catalog, operation, model)
+            return self._select(catalog, operation, model, own=caller.own_keys)
         selection = select_candidates(
             catalog,
             structs.replace(route, fallback=()),
             operation,
             model,
             may_use=lambda _: False,
+            own=caller.own_keys or (),
         )
         request = RoutedRequest(model, stream=True, price=partial(self._token_price, model, context.at_ms))
         return RoutedTargets(route, selection, self.balancer, request).first()
@@ -177,15 +183,18 @@ class Gateway(Struct, frozen=True):
         operation: Operation,
         model: str,
         only: frozenset[str] | None = None,
+        own: Sequence[OwnKey] | None = None,
     ) -> Sequence[Target]:
-        """The targets of a model without a route."""
-        return select_targets(
+        """The targets of a model without a route. `own`: the caller's keys for vendors."""
+        load = self.balancer.load if self.balancer.load.capped else None
+        select = select_targets if own is None else partial(select_with_own, own)
+        return select(
             catalog,
             operation,
             model,
             health=self.balancer.health,
             random=self.balancer.random,
-            load=self.balancer.load if self.balancer.load.capped else None,
+            load=load,
             only=only,
         )
 
@@ -199,6 +208,8 @@ class Gateway(Struct, frozen=True):
 
         def find(catalog: ModelCatalog, caller: Caller) -> Sequence[ModelRow]:
             rows, allowed = catalog.models(), caller.models
+            if caller.own_keys is not None:
+                rows = with_own_models(rows, caller.own_keys)
             return rows if allowed is None else [row for row in rows if row.id in allowed]
 
         return await self._look_up(context, find)
@@ -208,6 +219,8 @@ class Gateway(Struct, frozen=True):
 
         def find(catalog: ModelCatalog, caller: Caller) -> ModelRow:
             row = catalog.model(name)
+            if row is None and caller.own_keys is not None:
+                row = next((one for one in with_own_models((), caller.own_keys) if one.id == name), None)
             if row is None or not (caller.models is None or name in caller.models):
                 message = f"No server offers the model `{name[:200]}`."
                 raise NotFound("model_not_found", message, param="model")
@@ -239,6 +252,7 @@ class Gateway(Struct, frozen=True):
             may_use=lambda model: caller.models is None or model in caller.models,
             only=only,
             traits=traits,
+            own=caller.own_keys or (),
         )
         uses_prompt = any(group.route and group.route.policy == "affinity" for group in selection.groups)
         request = RoutedRequest(
@@ -300,14 +314,36 @@ class Gateway(Struct, frozen=True):
         return tokens if tokens >= LEAST_OUTPUT else None
 
     def _admit_routed(self, caller: Caller, call: Call, body: CallBody, routed: RoutedTargets) -> UsageEntry:
-        """Fallback models that the limits do not allow are given up, before the length is lowered."""
+        """Fallback models that the limits do not allow are given up, before the length is lowered. So are the
+        gateway's servers, if the caller has own keys.
+        """
         while True:
-            only = len({target.serves for target in routed.targets()}) < 2
+            targets = routed.targets()
+            only = len({target.serves for target in targets}) < 2
+            if caller.own_keys is not None:
+                only = only and all(target.server.is_own for target in targets)
             try:
-                return self._admit(caller, call, body, routed.targets(), lower=only)
+                return self._admit(caller, call, body, targets, lower=only)
             except (RateLimited, Forbidden, InsufficientCredit):
-                if not routed.drop_last_model():
+                if routed.drop_last_model():
+                    continue
+                if caller.own_keys is None or not routed.keep_own():
                     raise
+
+    def _admit_with_own(
+        self, caller: Caller, call: Call, body: CallBody, targets: Sequence[Target]
+    ) -> tuple[Sequence[Target], UsageEntry]:
+        """The targets, and the entry. Of a request that the limits do not allow, only the caller's own keys
+        are left: they cost nothing here.
+        """
+        own = [target for target in targets if target.server.is_own]
+        mixed = bool(own) and len(own) < len(targets)
+        try:
+            return targets, self._admit(caller, call, body, targets, lower=not mixed)
+        except (RateLimited, Forbidden, InsufficientCredit):
+            if not mixed:
+                raise
+        return own, self._admit(caller, call, body, own)
 
     async def _look_up(
         self, context: RequestContext, find: Callable[[ModelCatalog, Caller], T]
@@ -383,6 +419,8 @@ class Gateway(Struct, frozen=True):
                 answered = True
                 if reply.endpoint.key:
                     entry.note_keys(reply.endpoint.key_uses())
+                if entry.budget is not None and reply.endpoint.server.is_own:
+                    entry.budget = None  # it costs nothing here
                 recovery = None
                 if routed is not None and isinstance(body, JsonBody) and may_recover(call, routed, entry):
                     recovery = StreamRecovery(self.sender, call, body, routed, entry, self.accounting.log)

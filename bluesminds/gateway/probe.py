@@ -61,7 +61,7 @@ async def _fetch_models(
         if not server.models:
             raise ValueError(NO_MODEL_LIST)
         list_models = False
-    origin, base = UpstreamOrigin.parse(server.url, trusted=server.origin != "table")
+    origin, base = UpstreamOrigin.parse(server.url, trusted=server.is_trusted)
     path = profile.models_path if list_models else profile.alive_path or profile.models_path
     target = join_path(base, path).encode()
     headers = profile.headers(server.api_key, server.headers)

@@ -12,6 +12,7 @@ import trio
 from msgspec import Struct, structs
 
 from bluesminds.common.money import CostItem
+from bluesminds.common.values import is_own_name
 from bluesminds.gateway.call import CallBody
 from bluesminds.gateway.limits.counters import LimitUse
 from bluesminds.gateway.operations import Operation
@@ -90,7 +91,7 @@ class _Decision(Struct, frozen=True, gc=False):
         if selection is None:
             return "", "priority", self.targets, _left_out(self, model)
         route = selection.groups[0].route if selection.groups else None
-        later = [one.target for group in selection.groups[1:] for one in group.candidates]
+        later = [one.target for group in selection.groups[1:] for one in group.everything]
         name, policy = ("", "priority") if route is None else (route.model, route.policy)
         return name, policy, [*self.targets, *later], selection.dropped
 
@@ -184,14 +185,17 @@ class RequestTrail:
 def _left_out(decision: _Decision, model: str) -> tuple[Dropped, ...]:
     """The servers of a model without a route that did not become targets."""
     offering = decision.catalog.servers_for(model)
-    if len(offering) == len(decision.targets):
+    if len(offering) == sum(not target.server.is_own for target in decision.targets):
         return ()
     used = {target.server.name for target in decision.targets}
+    own_only = bool(used) and all(map(is_own_name, used))
     dropped = []
     for server in offering:
         if server.name in used:
             continue
-        if decision.only is not None and server.name not in decision.only:
+        if own_only:
+            dropped.append(Dropped(model, server.name, "own_key_only"))
+        elif decision.only is not None and server.name not in decision.only:
             dropped.append(Dropped(model, server.name, "other_server"))
         elif make_plan(decision.operation, server) is None:
             dropped.append(Dropped(model, server.name, "no_endpoint"))

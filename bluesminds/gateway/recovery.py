@@ -125,7 +125,7 @@ class StreamRecovery:
         return [
             one.target
             for group in self._routed.selection.groups
-            for one in sorted(group.candidates, key=lambda one: one.priority)
+            for one in sorted(group.everything, key=lambda one: one.priority)
             if (one.target.server.name, one.target.model or model) not in self._failed
             and self._sender.is_usable(self._call, one.target)
         ]

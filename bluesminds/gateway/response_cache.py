@@ -83,6 +83,8 @@ class ResponseCache:
         if not usable or not isinstance(body, JsonBody):
             return CacheLookup(self, b"", directives)
         owner = {"key": caller.key_id, "account": caller.user_id, "all": ""}[self._scope]
+        if caller.own_keys is not None:
+            owner = owner or caller.user_id  # other users must not get what the vendor of this one answered
         required = join_requirements((caller.required, call.context.required))
         return CacheLookup(self, _digest(owner, required, call, body), directives)
 

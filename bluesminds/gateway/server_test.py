@@ -31,12 +31,13 @@ StepName = Literal["dns", "connect", "tls", "models", "completion"]
 
 
 class TestStep(Struct, frozen=True):
-    """`message` says what was found, or what is wrong."""
+    """`message` says what was found, or what is wrong. `key_refused`: the server rejected the API key."""
 
     name: StepName
     ok: bool
     seconds: float
     message: str
+    key_refused: bool = False
 
 
 class ServerTest(Struct, frozen=True):
@@ -104,7 +105,7 @@ async def _list_models(pool: Pool, server: Server, seconds: float) -> tuple[Prob
 
 def _models_step(server: Server, listed: ProbeResult) -> TestStep:
     if listed.error is not None:
-        return TestStep("models", False, listed.seconds, listed.error)
+        return TestStep("models", False, listed.seconds, listed.error, listed.key_refused)
     count = len(server.models or listed.models or ())
     source = "configured" if server.models else "listed by the server"
     return TestStep("models", True, listed.seconds, f"{count} {source}")
@@ -136,7 +137,9 @@ async def _complete(pool: Pool, clock: Clock, server: Server, model: str, second
     if status >= 400:
         error = read_error(status, body)
         if DIALECTS[server.dialect].refuses_key(status, error):
-            return step(False, f"{status}: the server rejected the api_key")
+            return structs.replace(
+                step(False, f"{status}: the server rejected the api_key"), key_refused=True
+            )
         return step(False, f"{model}: {status}: {error.message}")
     return step(True, f"{model} responded")
 

@@ -163,8 +163,25 @@ CREATE TABLE server_objects (
 CREATE INDEX server_objects_user ON server_objects (user_id, server, kind);
 CREATE INDEX server_objects_end ON server_objects (expires_at) WHERE expires_at IS NOT NULL;
 
--- Chats of the playground
+-- Keys of users for vendors, at most one of each vendor.
+CREATE TABLE vendor_keys (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id),
+    vendor TEXT NOT NULL,
+    sealed_api_key BLOB NOT NULL, -- encrypted
+    last4 TEXT NOT NULL, -- last characters of the key, for display
+    mode TEXT NOT NULL CHECK (mode IN ('first', 'only')),
+    models TEXT NOT NULL, -- JSON list: the models that the user named
+    listed TEXT NOT NULL, -- JSON list: the models that the vendor listed in the last test
+    problem TEXT, -- what the last test found wrong
+    tested_at INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT;
 
+CREATE UNIQUE INDEX vendor_keys_user ON vendor_keys (user_id, vendor);
+
+-- Chats of the playground
 CREATE TABLE chats (
     id TEXT NOT NULL PRIMARY KEY,
     user_id TEXT NOT NULL REFERENCES users (id),

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from bluesminds.accounts.audit import OPERATOR
+from bluesminds.accounts.vendor_keys import VendorKeyTest
 from bluesminds.app import master_key
 from bluesminds.app.master_key import RotatedMasterKey, rotate_master_key
 from bluesminds.app.services import Services, open_services
@@ -96,6 +97,31 @@ async def test_rotation_encrypts_the_prompt_log_again(settings: Settings) -> Non
 
     await on_services(settings, keep)
     assert await rotate(settings) == RotatedMasterKey(changed=2, unreadable=0)
+    await on_services(settings, check)
+
+
+async def test_rotation_encrypts_keys_for_vendors_again(settings: Settings) -> None:
+    async def store(services: Services) -> None:
+        user_id, _ = await services.accounts.users.local_user(OPERATOR)
+        await services.accounts.vendor_keys.add(
+            OPERATOR,
+            user_id,
+            vendor="openai",
+            api_key="sk-own",
+            mode="only",
+            models=("m",),
+            test=VendorKeyTest(),
+        )
+
+    async def check(services: Services) -> None:
+        user_id, _ = await services.accounts.users.local_user(OPERATOR)
+        keys = services.accounts.vendor_keys
+        (row,) = await keys.list(user_id)
+        assert not keys.is_locked(row)
+        assert keys.open_server(row).api_key == "sk-own"
+
+    await on_services(settings, store)
+    assert await rotate(settings) == RotatedMasterKey(changed=1, unreadable=0)
     await on_services(settings, check)
 
 

@@ -13,6 +13,8 @@ import httpx
 import pytest
 import trio
 
+from bluesminds.accounts.audit import OPERATOR
+from bluesminds.accounts.vendor_keys import VendorKeyTest
 from bluesminds.app.dashboard import build_dashboard
 from bluesminds.dashboard.frame import POLICY
 from bluesminds.web.guard import Access
@@ -317,6 +319,29 @@ async def test_export_of_the_account_has_no_secret(site: DashboardSite) -> None:
     assert sum(day["requests"] for day in found["usage"]) == 1
     assert len(found["sessions"]) == 1
     assert "digest" not in str(found) and site.callers.keys["good"] not in str(found)
+
+
+async def test_settings_page_shows_own_keys_for_vendors(site: DashboardSite) -> None:
+    keys = site.gateway.services.accounts.vendor_keys
+    test = VendorKeyTest(("a", "b"), "completion: a: 402: no credit")
+    async with site.visitor("user") as client:
+        before = (await client.get("/dashboard/settings")).text
+        await keys.add(
+            OPERATOR,
+            site.callers.users["user"],
+            vendor="openai",
+            api_key="sk-own-0123456789-Abcd",
+            mode="only",
+            models=(),
+            test=test,
+        )
+        after = (await client.get("/dashboard/settings")).text
+    assert '<option value="openai">OpenAI</option>' in before
+    assert '<option value="openai">' not in after
+    assert '<option value="anthropic">' in after
+    for text in ("…Abcd", "<td>2</td>", "instead of the gateway", "completion: a: 402: no credit"):
+        assert text in after, text
+    assert "0123456789" not in after
 
 
 async def test_account_deleted_by_its_user_is_gone(site: DashboardSite) -> None:

@@ -21,4 +21,7 @@ async def callers(
 ) -> Callers:
     storage = {} if request.param == "sqlite" else {"url": request.getfixturevalue("postgres_url")}
     servers = [entry("one", models.url, api_key="sk-upstream", passthrough=True)]
-    return await create_callers(await gateways.start(nursery, home, servers=servers, storage=storage))
+    vendor_keys = {"urls": {"openai": "http://127.0.0.1:9/v1"}}  # no test calls a real vendor
+    return await create_callers(
+        await gateways.start(nursery, home, servers=servers, storage=storage, vendor_keys=vendor_keys)
+    )

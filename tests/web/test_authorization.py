@@ -15,6 +15,8 @@ import httpx
 import pytest
 import trio
 
+from bluesminds.accounts.audit import OPERATOR as AS_OPERATOR
+from bluesminds.accounts.vendor_keys import VendorKeyTest
 from bluesminds.common.prompts import LoggedPrompt, write_prompt
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.web import app as web_app
@@ -140,6 +142,12 @@ DELETE /api/prompt-log
 GET /api/prompt-log/export
 GET /api/prompt-log/{request_id}
 DELETE /api/prompt-log/{request_id}
+GET /api/vendor-keys
+POST /api/vendor-keys
+GET /api/vendor-keys/{vendor_key_id}
+PATCH /api/vendor-keys/{vendor_key_id}
+DELETE /api/vendor-keys/{vendor_key_id}
+POST /api/vendor-keys/{vendor_key_id}/test
 GET /api/chats
 POST /api/chats
 DELETE /api/chats
@@ -156,6 +164,12 @@ GET /api/admin/prompt-log/{request_id}
 DELETE /api/admin/prompt-log/{request_id}
 GET /api/admin/users/{user_id}/prompt-log
 DELETE /api/admin/users/{user_id}/prompt-log
+GET /api/admin/users/{user_id}/vendor-keys
+POST /api/admin/users/{user_id}/vendor-keys
+GET /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
+PATCH /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
+DELETE /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
+POST /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}/test
 GET /admin/monitor
 POST /api/admin/reload
 GET /api/admin/audit
@@ -581,6 +595,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "PATCH /api/keys/{key_id}": {"name": "stolen"},
     "PATCH /user/api-keys/{key_id}": {"name": "stolen"},
     "PUT /user/api-keys/{key_id}": {"name": "stolen"},
+    "PATCH /api/vendor-keys/{vendor_key_id}": {"mode": "only"},
     "PATCH /api/chats/{chat_id}": {"title": "stolen"},
     "POST /api/chats/{chat_id}/messages": {"messages": [{"role": "user", "text": "stolen"}]},
 }
@@ -588,7 +603,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 NOT_FOUND = (
     *("key_not_found", "session_not_found", "chat_not_found", "request_not_found"),
-    "prompt_not_found",
+    *("prompt_not_found", "vendor_key_not_found"),
 )
 
 
@@ -605,6 +620,7 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             path_values = {"key_id": await new_key(callers), "session_id": session_id, "position": "0"}
             path_values["chat_id"] = await new_chat(client, own)
             path_values["request_id"] = await new_request(callers)
+            path_values["vendor_key_id"] = await new_vendor_key(callers)
             url = path.format_map(path_values)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
@@ -625,6 +641,17 @@ async def new_key(callers: Callers) -> str:
     async with callers.gateway.operator() as operator:
         body = {"name": "mine", "user_id": callers.users["user"]}
         return str((await operator.post("/api/admin/keys", json=body)).json()["id"])
+
+
+async def new_vendor_key(callers: Callers) -> str:
+    keys, owner = callers.gateway.services.accounts.vendor_keys, callers.users["user"]
+    for row in await keys.list(owner):
+        return row.id
+    test = VendorKeyTest(("m",))
+    row = await keys.add(
+        AS_OPERATOR, owner, vendor="openai", api_key="sk-mine", mode="first", models=(), test=test
+    )
+    return row.id
 
 
 async def new_request(callers: Callers) -> str:

@@ -33,6 +33,7 @@ ROUTE = {
     *("first_token_timeout", "chunk_timeout", "recovery", "repeat_accepted"),
     *("queue_timeout", "queue_size"),
 }
+VENDOR_KEY = {"api_key", "mode", "models"}
 # What each write may say, and a body that it takes, written down a second time.
 OF_THE_OPERATOR = {"POST /api/admin/backup"}
 WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
@@ -106,6 +107,13 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"weight": 2},
     ),
     "POST /api/admin/servers/{name}/keys": ({"api_key"}, {"api_key": "sk-0123456789-new"}),
+    "POST /api/vendor-keys": (VENDOR_KEY | {"vendor"}, {"vendor": "openai", "api_key": "sk-new"}),
+    "PATCH /api/vendor-keys/{vendor_key_id}": (VENDOR_KEY, {"mode": "only"}),
+    "POST /api/admin/users/{user_id}/vendor-keys": (
+        VENDOR_KEY | {"vendor"},
+        {"vendor": "openai", "api_key": "sk-new"},
+    ),
+    "PATCH /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}": (VENDOR_KEY, {"mode": "only"}),
     "POST /api/chats": ({"title", "model", "parameters"}, {"title": "new"}),
     "PATCH /api/chats/{chat_id}": ({"title", "model", "parameters"}, {"title": "new"}),
     "POST /api/chats/{chat_id}/messages": ({"messages"}, {"messages": [{"role": "user", "text": "new"}]}),
@@ -130,6 +138,8 @@ WITHOUT_BODY = {
     "POST /api/auth/logout",
     "POST /api/admin/health",
     "POST /api/admin/servers/{name}/test",
+    "POST /api/vendor-keys/{vendor_key_id}/test",
+    "POST /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}/test",
     "POST /api/admin/users/{user_id}/reset-password",
 }
 GUESSES = ("is_admin", "admin", "balance", "owner_id", "permissions", "__proto__", "object", "current")

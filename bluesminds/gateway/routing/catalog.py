@@ -10,7 +10,7 @@ from msgspec import structs
 
 from bluesminds.common.money import Price
 from bluesminds.common.routes import ModelRoute, RouteTable
-from bluesminds.common.values import Requirement, Server
+from bluesminds.common.values import OWN, Requirement, Server
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.rotation import RotationRegistry
@@ -52,6 +52,7 @@ class ModelCatalog:
         required: Requirement | None = None,
     ) -> None:
         everything = tuple(servers)
+        self.required = required
         self.servers = everything if required is None else tuple(filter(required.allows, everything))
         self.excluded = frozenset(one.name for one in everything) - {one.name for one in self.servers}
         self.routes = RouteTable(routes) if routes and not keyless else None
@@ -121,6 +122,11 @@ class ModelCatalog:
             return model
         route = next(self.routes.matches(model), None)
         return model if route is None else route.model
+
+    def known_label(self, model: str) -> str:
+        """The model in metrics, where it may be one that only a user's own key has."""
+        label = self.label(model)
+        return OWN if label == model and model not in self._rows else label
 
     def servers_for(self, model: str, *, draining: bool = False) -> Sequence[Server]:
         """`draining`: with the servers that get no new requests."""

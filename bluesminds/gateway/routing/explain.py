@@ -4,20 +4,29 @@ What depends on the request is left out: its size, its fields and the beginning 
 compares the prices of a million tokens in each direction.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
 
 from bluesminds.common.errors import GatewayError
 from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTraits
-from bluesminds.common.values import Caller
+from bluesminds.common.values import Caller, OwnKey
 from bluesminds.gateway.authorize import check_model, check_scope
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.routing.catalog import ModelCatalog, PriceFinder
+from bluesminds.gateway.routing.own_keys import select_with_own
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_targets
 from bluesminds.gateway.routing.routed import RoutedTargets
-from bluesminds.gateway.routing.selection import Dropped, check_candidates, find_candidates
+from bluesminds.gateway.routing.selection import (
+    Dropped,
+    DropReason,
+    check_candidates,
+    find_candidates,
+    find_own_targets,
+)
 
 MILLION: Final = 10**6  # tokens
 
@@ -76,16 +85,32 @@ def explain(
 
 def _explain_unrouted(catalog: ModelCatalog, balancer: Balancer, question: RouteQuestion) -> Explanation:
     model, operation = question.model, question.operation
-    offering = [server.name for server in catalog.servers_for(model)]
+    own = () if question.caller is None else question.caller.own_keys or ()
+    select = partial(select_with_own, own) if own else select_targets
     try:
-        targets = select_targets(catalog, operation, model, health=balancer.health, random=balancer.random)
+        targets = select(catalog, operation, model, health=balancer.health, random=balancer.random)
     except GatewayError as exc:
-        return Explanation(
-            None, (), tuple(Dropped(model, name, "no_endpoint") for name in offering), error=exc
-        )
-    left = {target.server.name for target in targets}
-    dropped = tuple(Dropped(model, name, "no_endpoint") for name in offering if name not in left)
+        return Explanation(None, (), _left_out(catalog, operation, model, own, ()), error=exc)
+    dropped = _left_out(catalog, operation, model, own, targets)
     return Explanation(None, (ExplainedModel(model, None, tuple(targets)),), dropped)
+
+
+def _left_out(
+    catalog: ModelCatalog,
+    operation: Operation,
+    model: str,
+    own: Sequence[OwnKey],
+    targets: Sequence[Target],
+) -> tuple[Dropped, ...]:
+    """What a model without a route has besides the targets."""
+    found = find_own_targets(own, catalog, operation, model, None, names=(model,))
+    reason: DropReason = "own_key_only" if found.exclusive else "no_endpoint"
+    left = {target.server.name for target in targets}
+    offering = [server.name for server in catalog.servers_for(model)]
+    return (
+        *(Dropped(model, server, why) for server, why in found.dropped),
+        *(Dropped(model, name, reason) for name in offering if name not in left),
+    )
 
 
 def _explain_route(
@@ -104,6 +129,7 @@ def _explain_route(
         model,
         may_use=lambda name: allowed is None or name in allowed,
         traits=question.traits,
+        own=() if question.caller is None else question.caller.own_keys or (),
     )
     try:
         check_candidates(selection, route, question.operation, model)

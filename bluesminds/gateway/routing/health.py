@@ -19,6 +19,8 @@ from typing import Final, Literal, Protocol
 import trio
 from msgspec import Struct
 
+from bluesminds.common.values import is_own_name
+
 MAX_EJECTION_FACTOR: Final = 20
 WINDOW_SECONDS: Final = 30.0
 MIN_REQUESTS: Final = 20  # in the window, before the share of failures counts
@@ -283,9 +285,14 @@ class ServerHealthRegistry:
         circuit = self._circuits.get((server, model))
         if circuit is None:
             if len(self._circuits) >= MAX_CIRCUITS:
-                del self._circuits[next(iter(self._circuits))]
+                del self._circuits[self._least_needed()]
             circuit = self._circuits[server, model] = _Circuit()
         return circuit
+
+    def _least_needed(self) -> Served:
+        """The oldest circuit of a user's own key, else the oldest one."""
+        oldest = next(iter(self._circuits))
+        return next((served for served in self._circuits if is_own_name(served[0])), oldest)
 
     def _open(self, server: str, model: str, circuit: _Circuit, now: float) -> None:
         if circuit.opened is None:

@@ -108,6 +108,11 @@ class Balancer(Struct, frozen=True):
             policy: Policy = "priority" if group.route is None else group.route.policy
             first = self._by_policy(policy, group, usable, request, commit=commit) if usable else []
             candidates = [*first, *sorted(ejected, key=_priority), *sorted(full, key=_priority)]
+        if group.own:
+            ejected = [
+                one for one in group.own if not self.health.is_usable(*_served(one.target, request.model))
+            ]
+            candidates = [*(one for one in group.own if one not in ejected), *candidates, *ejected]
         return [one.target for one in candidates]
 
     def _with_slow_start(self, one: Candidate, model: str) -> Candidate:

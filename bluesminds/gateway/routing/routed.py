@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from msgspec import structs
+
 from bluesminds.common.routes import FallbackReason, ModelRoute
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest
@@ -33,7 +35,7 @@ class RoutedTargets:
 
     def targets(self) -> Sequence[Target]:
         """The targets that are left, in no particular order."""
-        return [one.target for group in self._groups for one in group.candidates]
+        return [one.target for group in self._groups for one in group.everything]
 
     def preview(self) -> Sequence[tuple[ModelCandidates, Sequence[Target]]]:
         """The models that are left with their targets, best first. It uses no turn of a rotation."""
@@ -62,6 +64,13 @@ class RoutedTargets:
     def _is_larger(self, group: ModelCandidates) -> bool:
         """Whether the model may take a longer request than the last one."""
         return group.context is None or self._context is None or group.context > self._context
+
+    def keep_own(self) -> bool:
+        """Give up the targets that are not of the caller's own keys. False if a kind is missing."""
+        if not any(group.own for group in self._groups) or not any(one.candidates for one in self._groups):
+            return False
+        self._groups = [structs.replace(group, candidates=()) for group in self._groups if group.own]
+        return True
 
     def drop_last_model(self) -> bool:
         """Give up the last fallback model. False if there is none."""

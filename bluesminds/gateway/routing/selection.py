@@ -10,7 +10,7 @@ from msgspec import Struct, structs
 
 from bluesminds.common.errors import NotFound
 from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTarget, RouteTraits
-from bluesminds.common.values import Caller, RequestContext, join_requirements
+from bluesminds.common.values import Caller, OwnKey, RequestContext, join_requirements
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.plans import Target, make_plan
@@ -26,7 +26,52 @@ DropReason = Literal[
     "not_listed",  # the server does not list the model, and another target does
     "duplicate",  # an earlier model has the same target
     "unsupported",  # the server does not support a field of the request
+    "own_key_only",  # only a key of the user for a vendor is used: its mode, or a limit
 ]
+
+
+class OwnTargets(Struct, frozen=True):
+    """The targets of the caller's own keys that have a model, in the order of the keys. `exclusive`: the
+    gateway's servers do not get the request. `dropped`: servers of own keys with the reason.
+    """
+
+    targets: Sequence[Target]
+    exclusive: bool
+    dropped: Sequence[tuple[str, DropReason]]
+
+
+def find_own_targets(
+    keys: Sequence[OwnKey],
+    catalog: ModelCatalog,
+    operation: Operation,
+    requested: str,
+    only: frozenset[str] | None,
+    *,
+    names: Sequence[str],
+    serves: str = "",
+) -> OwnTargets:
+    """`names`: the model, and the names that servers of its route have for it. A key is used with the first
+    of them that its vendor has. `requested`: the client's name.
+    """
+    targets: list[Target] = []
+    dropped: list[tuple[str, DropReason]] = []
+    exclusive = False
+    for key in keys:
+        sent = next((name for name in names if name in key.models), None)
+        if sent is None:
+            continue
+        server = key.server
+        exclusive = exclusive or key.mode == "only"
+        plan = make_plan(operation, server)
+        if catalog.required is not None and not catalog.required.allows(server):
+            dropped.append((server.name, "requirement"))
+        elif only is not None and server.name not in only:
+            dropped.append((server.name, "other_server"))
+        elif plan is None:
+            dropped.append((server.name, "no_endpoint"))
+        else:
+            targets.append(Target(server, plan, model="" if sent == requested else sent, serves=serves))
+    return OwnTargets(targets, exclusive, dropped)
 
 
 class Dropped(Struct, frozen=True):
@@ -48,13 +93,24 @@ class Candidate(Struct, frozen=True, gc=False):
 
 class ModelCandidates(Struct, frozen=True):
     """The targets of one model, in no particular order. `route` is None for a model without a route.
-    `context`: tokens that the model takes; None if unknown.
+    `context`: tokens that the model takes; None if unknown. `own`: those of the caller's own keys, which come
+    first.
     """
 
     model: str
     route: ModelRoute | None
     candidates: tuple[Candidate, ...]
     context: int | None = None
+    own: tuple[Candidate, ...] = ()
+
+    @property
+    def everything(self) -> tuple[Candidate, ...]:
+        return (*self.own, *self.candidates) if self.own else self.candidates
+
+    def filtered(self, keep: Callable[[Candidate], bool]) -> "ModelCandidates":
+        return structs.replace(
+            self, candidates=tuple(filter(keep, self.candidates)), own=tuple(filter(keep, self.own))
+        )
 
 
 class Selection(Struct, frozen=True):
@@ -64,33 +120,28 @@ class Selection(Struct, frozen=True):
     dropped: tuple[Dropped, ...] = ()
 
     def targets(self) -> list[Target]:
-        return [one.target for group in self.groups for one in group.candidates]
+        return [one.target for group in self.groups for one in group.everything]
 
     def keep(self, targets: Sequence[Target]) -> "Selection":
         """The selection without the targets that do not support the request."""
         kept = {id(target) for target in targets}
-        if len(kept) == sum(len(group.candidates) for group in self.groups):
+        if len(kept) == sum(len(group.everything) for group in self.groups):
             return self
         dropped = [
             Dropped(group.model, one.target.server.name, "unsupported")
             for group in self.groups
-            for one in group.candidates
+            for one in group.everything
             if id(one.target) not in kept
         ]
-        groups = [
-            structs.replace(
-                group, candidates=tuple(one for one in group.candidates if id(one.target) in kept)
-            )
-            for group in self.groups
-        ]
-        return Selection(tuple(group for group in groups if group.candidates), (*self.dropped, *dropped))
+        groups = [group.filtered(lambda one: id(one.target) in kept) for group in self.groups]
+        return Selection(tuple(group for group in groups if group.everything), (*self.dropped, *dropped))
 
     def prefer_usable(self, usable: Callable[[Target], bool]) -> "Selection":
         """Models whose servers are all ejected come last."""
         if len(self.groups) == 1:
             return self
         groups = sorted(
-            self.groups, key=lambda group: not any(usable(one.target) for one in group.candidates)
+            self.groups, key=lambda group: not any(usable(one.target) for one in group.everything)
         )
         return Selection(tuple(groups), self.dropped)
 
@@ -104,14 +155,18 @@ def select_candidates(
     may_use: Callable[[str], bool],
     only: frozenset[str] | None = None,
     traits: RouteTraits = NO_TRAITS,
+    own: Sequence[OwnKey] = (),
 ) -> Selection:
     """`route` is the route of `model`. `may_use`: whether the key may use a fallback model. `only`: the names
-    of the servers that have what the request refers to. `traits`: for the routes of fallback models.
+    of the servers that have what the request refers to. `traits`: for the routes of fallback models. `own`:
+    the caller's keys for vendors.
 
     Raises NotFound if no target is left. The result may be empty for an operation that the gateway can
     estimate.
     """
-    selection = find_candidates(catalog, route, operation, model, may_use=may_use, only=only, traits=traits)
+    selection = find_candidates(
+        catalog, route, operation, model, may_use=may_use, only=only, traits=traits, own=own
+    )
     check_candidates(selection, route, operation, model)
     return selection
 
@@ -125,9 +180,10 @@ def find_candidates(
     may_use: Callable[[str], bool],
     only: frozenset[str] | None = None,
     traits: RouteTraits = NO_TRAITS,
+    own: Sequence[OwnKey] = (),
 ) -> Selection:
     """As `select_candidates`, but the result may be empty."""
-    search = _Search(catalog, operation, model, only)
+    search = _Search(catalog, operation, model, only, own)
     for name, its_route in _chain(catalog, model, route, traits):
         if name == model or may_use(name):
             search.add_model(name, its_route)
@@ -161,12 +217,14 @@ class _Search(Struct):
     operation: Operation
     requested: str
     only: frozenset[str] | None
+    own: Sequence[OwnKey]
     groups: list[ModelCandidates] = []
     dropped: list[Dropped] = []
     taken: set[tuple[str, str]] = set()  # server, and the name of the model that it gets
 
     def add_model(self, name: str, route: ModelRoute | None) -> None:
         """`route` is the route of the model."""
+        own, exclusive = self._own_candidates(name, route) if self.own else ((), False)
         listed: list[Candidate] = []
         unlisted: list[Candidate] = []
         specs = route.targets if route is not None else ()
@@ -174,7 +232,7 @@ class _Search(Struct):
             RouteTarget(server.name)
             for server in self.catalog.servers_for(name, draining=self.only is not None)
         ]:
-            found = self._candidate(spec, name)
+            found = "own_key_only" if exclusive else self._candidate(spec, name)
             if isinstance(found, str):
                 self.dropped.append(Dropped(name, spec.server, found))
             else:
@@ -182,13 +240,33 @@ class _Search(Struct):
                 (listed if known else unlisted).append(found)
         if listed:
             self.dropped += [Dropped(name, one.name[0], "not_listed") for one in unlisted]
-        elif not unlisted and not specs:
+        elif not unlisted and not specs and not own:
             reason: DropReason = "requirement" if self.catalog.excluded else "unknown_model"
             self.dropped.append(Dropped(name, "", reason))
-        if candidates := tuple(listed or unlisted):
-            self.groups.append(
-                ModelCandidates(name, route, candidates, _context(self.catalog, name, candidates))
-            )
+        candidates = tuple(listed or unlisted)
+        if candidates or own:
+            context = _context(self.catalog, name, candidates)
+            self.groups.append(ModelCandidates(name, route, candidates, context, own))
+
+    def _own_candidates(self, name: str, route: ModelRoute | None) -> tuple[tuple[Candidate, ...], bool]:
+        """The targets of the caller's own keys, and whether the gateway's servers are left out."""
+        found = find_own_targets(
+            self.own,
+            self.catalog,
+            self.operation,
+            self.requested,
+            self.only,
+            names=(name, *(spec.model for spec in (route.targets if route else ()) if spec.model)),
+            serves="" if name == self.requested else name,
+        )
+        self.dropped += [Dropped(name, server, reason) for server, reason in found.dropped]
+        own = []
+        for target in found.targets:
+            sent = target.model or self.requested
+            if (target.server.name, sent) not in self.taken:
+                self.taken.add((target.server.name, sent))
+                own.append(Candidate(target, (target.server.name, sent), weight=1, priority=0))
+        return tuple(own), found.exclusive
 
     def _candidate(self, spec: RouteTarget, name: str) -> Candidate | DropReason:
         server = self.catalog.server(spec.server)

@@ -12,7 +12,14 @@ import trio
 from msgspec import Struct
 
 from bluesminds.common.clock import Clock
-from bluesminds.common.errors import GatewayError, InvalidRequest, NotFound
+from bluesminds.common.errors import (
+    Forbidden,
+    GatewayError,
+    InsufficientCredit,
+    InvalidRequest,
+    NotFound,
+    RateLimited,
+)
 from bluesminds.common.values import Caller, RequestContext
 from bluesminds.gateway.accounting import CLIENT_GONE, UsageEntry
 from bluesminds.gateway.authorize import check_model
@@ -120,12 +127,22 @@ class RealtimeSessions:
             own_key = bool(caller.address)
             call = Call(context, match.operation, CHAT, model, facts, own_key, caller.markup, caller.key_id)
             targets = gateway.select_for_session(match.operation, caller, context, model)
-            return self._reserve(caller, call, targets)
+            return self._reserve_any(caller, call, targets)
         except BaseException as exc:
             gateway.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)
             if isinstance(exc, GatewayError) and caller is not None:
                 raise exc.with_headers(as_text(gateway.limiter.headers(caller))) from None
             raise
+
+    def _reserve_any(self, caller: Caller, call: Call, targets: Sequence[Target]) -> _Admitted:
+        """Of a session that the limits do not allow, only the caller's own keys are left."""
+        own = [] if caller.own_keys is None else [one for one in targets if one.server.is_own]
+        try:
+            return self._reserve(caller, call, targets)
+        except (RateLimited, Forbidden, InsufficientCredit):
+            if not own or len(own) == len(targets):
+                raise
+        return self._reserve(caller, call, own)
 
     def _reserve(self, caller: Caller, call: Call, targets: Sequence[Target]) -> _Admitted:
         """Reserve the session and its first response."""
@@ -142,7 +159,7 @@ class RealtimeSessions:
             raise
         accounting.recorder.reserve()
         entry = accounting.open(caller, call, reservation)
-        entry.label = self._gateway.registry.catalog.label(call.model)
+        entry.label = self._gateway.registry.catalog.known_label(call.model)
         return _Admitted(call, targets, limits, entry)
 
     async def _serve(

@@ -128,7 +128,7 @@ class StoredResponseHandler(Struct, frozen=True):
         request: ClientRequest,
     ) -> RelayedRequest:
         """The request for the server that has the response. Raises NotFound if there is no such server."""
-        server = self._server(servers)
+        server = self._server(caller, servers)
         response_id = match.params["id"]
         below = tuple(match.operation.path.removeprefix("/v1/responses/{id}").strip("/").split("/"))
         path = RelayPath(RESPONSES, response_id, tuple(filter(None, below)))
@@ -147,8 +147,9 @@ class StoredResponseHandler(Struct, frozen=True):
             anthropic=False,
         )
 
-    def _server(self, names: frozenset[str]) -> Server:
-        for server in self.registry.catalog.servers:
+    def _server(self, caller: Caller, names: frozenset[str]) -> Server:
+        own = [key.server for key in caller.own_keys or ()]
+        for server in (*self.registry.catalog.servers, *own):
             if server.name in names and "responses" in profile_of(server).speaks:
                 return server
         raise NotFound(

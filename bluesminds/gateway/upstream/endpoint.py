@@ -36,7 +36,7 @@ class UpstreamEndpoint(Struct, frozen=True):
 
     @classmethod
     def to(cls, server: Server) -> "UpstreamEndpoint":
-        origin, base = UpstreamOrigin.parse(server.url, trusted=server.origin != "table")
+        origin, base = UpstreamOrigin.parse(server.url, trusted=server.is_trusted)
         profile = profile_of(server)
         endpoint = cls(
             server=server,

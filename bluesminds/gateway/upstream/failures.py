@@ -5,11 +5,13 @@ Clients can cause statuses from 400 to 499, so these are no failure of the serve
 """
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from msgspec import Struct
 
 from bluesminds.common.errors import UpstreamFailed, retry_headers
 from bluesminds.common.routes import FallbackReason
+from bluesminds.common.values import Server
 from bluesminds.gateway.routing.server_keys import AttemptKey, KeyFailure
 from bluesminds.gateway.upstream.attempt import RETRY_HEADERS, Reply
 from bluesminds.http.client.pool import (
@@ -24,6 +26,7 @@ from bluesminds.http.client.pool import (
     WriteTimeout,
 )
 from bluesminds.providers.dialects import DIALECTS
+from bluesminds.providers.vendors import VENDORS
 
 _TIMEOUTS = (ConnectTimeout, PoolTimeout, WriteTimeout, FirstByteTimeout, ChunkTimeout)
 _TRY_NEXT = frozenset((404, 408, 425, 429))  # another server may have the model, or may have capacity
@@ -90,10 +93,12 @@ def classify_reply(reply: Reply) -> AttemptFailure | None:
     if not in_success and DIALECTS[endpoint.server.dialect].refuses_key(reply.status, error):
         if endpoint.own_key and reply.status < 500:
             return None
-        return AttemptFailure(str(reply.status), blames_server=True, error=key_rejected())
+        return AttemptFailure(str(reply.status), blames_server=True, error=key_rejected(endpoint.server))
     status = reply.error_status
     # A redirect means a wrong URL: following it would send the key to another place.
     is_client_error = 400 <= status < 500 and status not in _TRY_NEXT and not 300 <= reply.status < 400
+    if status == HTTPStatus.PAYMENT_REQUIRED and endpoint.server.is_own:
+        is_client_error = False  # another server may have credit
     if is_client_error and (not in_success or error.blames_request()):
         return None
     headers = dict(reply.headers)
@@ -142,8 +147,17 @@ def _retry_after(headers: Mapping[bytes, bytes]) -> float | None:
     return None
 
 
-def key_rejected() -> UpstreamFailed:
-    """Without the server's text, because the client could think that its own key was rejected."""
+def key_rejected(server: Server) -> UpstreamFailed:
+    """Without the server's text, because the client could think that its API key of the gateway was
+    rejected.
+    """
+    if server.is_own:
+        vendor = VENDORS[server.vendor].title
+        return UpstreamFailed(
+            502,
+            "vendor_key_rejected",
+            f"{vendor} rejected your own key for it. Store another one in the settings of your account.",
+        )
     return UpstreamFailed(
         502,
         "upstream_credentials_refused",

@@ -12,7 +12,7 @@ from msgspec import Struct, structs
 
 from bluesminds.common.errors import UpstreamFailed
 from bluesminds.common.log import Log
-from bluesminds.common.values import RequestContext, Server
+from bluesminds.common.values import RequestContext, Server, server_label
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
@@ -100,7 +100,7 @@ class RawSender:
                 else with_server(self._timeouts, server.options),
             )
             if response.status < 300:
-                self._metrics.attempts[server.name, "answered"] += 1
+                self._metrics.attempts[server_label(server.name), "answered"] += 1
                 self._health.record_success(server.name, "")
                 if endpoint.key:
                     self._keys.record_success(server.name, endpoint.key)
@@ -144,14 +144,14 @@ class RawSender:
             if blamed is not None:
                 self._keys.rest(server, endpoint.key, *blamed)
         if DIALECTS[server.dialect].refuses_key(response.status, error):
-            failure = AttemptFailure(str(response.status), blames_server=True, error=key_rejected())
+            failure = AttemptFailure(str(response.status), blames_server=True, error=key_rejected(server))
             raise self._failed(context, server, failure)
         if response.status < 400:
             message = f"The server answered {response.status}, a redirect. Ask the operator to check its URL."
             failed = UpstreamFailed(502, "upstream_error", message)
             failure = AttemptFailure(str(response.status), blames_server=True, error=failed)
             raise self._failed(context, server, failure)
-        self._metrics.attempts[server.name, str(response.status)] += 1
+        self._metrics.attempts[server_label(server.name), str(response.status)] += 1
         if response.status >= 500:
             self._health.record_failure(server.name, "", str(response.status))
             error = structs.replace(error, code=error.code or "upstream_error")
@@ -160,7 +160,7 @@ class RawSender:
         return RawReply(endpoint, response, shaped.headers, shaped.body)
 
     def _failed(self, context: RequestContext, server: Server, failure: AttemptFailure) -> UpstreamFailed:
-        self._metrics.attempts[server.name, failure.reason] += 1
+        self._metrics.attempts[server_label(server.name), failure.reason] += 1
         if failure.blames_server:
             self._health.record_failure(server.name, "", failure.reason)
         self._log.warning(
@@ -173,6 +173,8 @@ class RawSender:
         return failure.error
 
     def _endpoint(self, server: Server) -> UpstreamEndpoint:
+        if server.is_own:
+            return UpstreamEndpoint.to(server)
         endpoint = self._endpoints.get(server.name)
         if endpoint is None or endpoint.server is not server:
             endpoint = self._endpoints[server.name] = UpstreamEndpoint.to(server)

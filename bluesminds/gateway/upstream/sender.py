@@ -23,7 +23,7 @@ from msgspec import Struct, structs
 from bluesminds.common.errors import UpstreamFailed, retry_headers
 from bluesminds.common.log import Log
 from bluesminds.common.routes import DEFAULT_OPTIONS, FallbackReason
-from bluesminds.common.values import Server
+from bluesminds.common.values import Server, server_label
 from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.routing.capacity_queue import CapacityQueue, QueuedRequest
@@ -56,6 +56,7 @@ from bluesminds.http.websocket import WebSocket
 from bluesminds.wire.errors import ErrorDetail, refusal_kind
 from bluesminds.wire.support import Refusal, Support, blames_field, find_refusal, names_forced_usage
 
+MAX_OWN_ENDPOINTS = 1000  # of users' own keys
 MAX_LEARNED = 1000  # pairs of a server and a model
 ALL_MODELS = 2  # attempts for a model and its fallback models together, as a multiple of those for one model
 _UNAVAILABLE = frozenset((502, 503, 504))
@@ -128,6 +129,7 @@ class Sender:
         self._log = log
         self._budget = RetryBudget()
         self._endpoints: dict[str, UpstreamEndpoint] = {}
+        self._own_endpoints: dict[str, UpstreamEndpoint] = {}
         self._learned: dict[tuple[str, str], Support] = {}  # by server and model, where fields were refused
 
     async def send(
@@ -193,6 +195,8 @@ class Sender:
         routed: RoutedTargets | None = None,
     ) -> T:
         budget = call.model if routed is None else routed.name
+        if targets[0].server.is_own:  # failures of a user's key must not use up the retries of others
+            budget = targets[0].server.name
         self._budget.add_request(budget)
         waiting = [_Try(target) for target in targets]
         failed: dict[str, int] = {}  # attempts by model
@@ -550,7 +554,7 @@ class Sender:
         )
 
     def _count(self, server: str, outcome: str) -> None:
-        self._metrics.attempts[server, outcome] += 1
+        self._metrics.attempts[server_label(server), outcome] += 1
 
     def _support(self, target: Target, model: str) -> Support:
         if self._learned and (known := self._learned.get((target.server.name, model))) is not None:
@@ -565,6 +569,8 @@ class Sender:
 
     def _endpoint(self, server: Server, call: Call) -> UpstreamEndpoint:
         """The endpoint, with the key for this request."""
+        if server.is_own:
+            return self._own_endpoint(server, call)
         endpoint = self._endpoints.get(server.name)
         if endpoint is None or endpoint.server is not server:
             endpoint = self._endpoints[server.name] = UpstreamEndpoint.to(server)
@@ -574,6 +580,15 @@ class Sender:
         if call.stand_ins:
             return structs.replace(endpoint, stand_ins=call.stand_ins)
         return endpoint.with_key(call.context.credential or "") if call.own_key else endpoint
+
+    def _own_endpoint(self, server: Server, call: Call) -> UpstreamEndpoint:
+        """Of a user's own key. The server is another value whenever the user's account is read again."""
+        endpoint = self._own_endpoints.get(server.name)
+        if endpoint is None or (endpoint.server is not server and endpoint.server != server):
+            if len(self._own_endpoints) >= MAX_OWN_ENDPOINTS:
+                del self._own_endpoints[next(iter(self._own_endpoints))]
+            endpoint = self._own_endpoints[server.name] = UpstreamEndpoint.to(server)
+        return structs.replace(endpoint, stand_ins=call.stand_ins) if call.stand_ins else endpoint
 
 
 def _due(turn: _Try) -> float:

@@ -46,6 +46,7 @@ class TimeoutTable:
         last = timeouts.first_byte
         self._default = StreamTimeouts(replace(timeouts, first_byte=min(first_token, last)), timeouts)
         self._of_routes: dict[_Overrides, StreamTimeouts] = {}
+        self._json_of_servers: dict[ServerOptions, Timeouts] = {}
         self._of_servers: dict[tuple[ServerOptions, _Overrides], StreamTimeouts] = {}
 
     def for_stream(self, options: RouteOptions, *, is_last: bool) -> Timeouts:
@@ -57,7 +58,12 @@ class TimeoutTable:
     ) -> Timeouts:
         """For a server with options of its own. The limits of a route have priority."""
         if not stream:
-            return with_server(self.json, structs.replace(server, chunk_timeout=None))
+            if (json := self._json_of_servers.get(server)) is None:
+                if len(self._json_of_servers) >= MAX_BUILT:
+                    self._json_of_servers.clear()
+                json = with_server(self.json, structs.replace(server, chunk_timeout=None))
+                self._json_of_servers[server] = json
+            return json
         key = (server, (options.first_token_timeout, options.chunk_timeout))
         if (found := self._of_servers.get(key)) is None:
             if len(self._of_servers) >= MAX_BUILT:

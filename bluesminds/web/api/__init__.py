@@ -43,6 +43,7 @@ from bluesminds.web.api import (
     statements,
     usage,
     users,
+    vendor_keys,
 )
 from bluesminds.web.api import reload as config_reload
 from bluesminds.web.guard import Guard
@@ -129,7 +130,9 @@ def api_routes(
             )
         ),
         *explain.routes(
-            explain.ExplainHandlers(accounts.keys, accounts.users, controls.explain, controls.key_status)
+            explain.ExplainHandlers(
+                accounts.keys, accounts.users, accounts.vendor_keys, controls.explain, controls.key_status
+            )
         ),
         *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
@@ -147,6 +150,9 @@ def api_routes(
         *chats.routes(chats.ChatHandlers(accounts.chats)),
         *backup.routes(backup.BackupHandlers(controls.open_backup, accounts.audit, clock)),
         *prompt_log.routes(prompt_log.PromptHandlers(accounts.prompts)),
+        *vendor_keys.routes(
+            vendor_keys.VendorKeyHandlers(accounts.vendor_keys, accounts.throttle, controls.test_server)
+        ),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]

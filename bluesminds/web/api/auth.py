@@ -17,6 +17,7 @@ from bluesminds.web.api.key_schemas import KeyDate, KeyView, key_date
 from bluesminds.web.api.key_schemas import view as key_view
 from bluesminds.web.api.sessions import SessionView, session_view
 from bluesminds.web.api.users import UserView, view
+from bluesminds.web.api.vendor_keys import VendorKeyView, vendor_key_view
 from bluesminds.web.fields import Email, FullName, Password, PromptLogSwitch, Token
 from bluesminds.web.guard import COOKIE, Access, Principal
 from bluesminds.web.routes import HandlerResponse, Route, route
@@ -103,6 +104,7 @@ class AccountExport(Struct, frozen=True):
 
     user: UserView
     keys: list[KeyView]
+    vendor_keys: list[VendorKeyView]
     sessions: list[SessionView]
     usage: list[KeyDate]
 
@@ -170,6 +172,7 @@ class AuthHandlers(Struct, frozen=True):
 
     async def export_me(self, principal: Principal) -> AccountExport:
         """Export your account: profile, keys without secrets, sessions, and usage by day."""
+        vendor_keys = self.accounts.vendor_keys
         user = await self.accounts.users.get(principal.user_id)
         keys = await self.accounts.keys.list(user.id, limit=MAX_EXPORTED_KEYS)
         days = await self.accounts.usage.totals_of_user(user.id, days=MAX_DAYS)
@@ -177,6 +180,7 @@ class AuthHandlers(Struct, frozen=True):
         return AccountExport(
             user=view(user),
             keys=[key_view(row) for row in keys],
+            vendor_keys=[vendor_key_view(vendor_keys, row) for row in await vendor_keys.list(user.id)],
             sessions=[session_view(row, principal) for row in sessions],
             usage=[key_date(row) for row in days],
         )

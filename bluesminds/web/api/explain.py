@@ -7,6 +7,7 @@ from msgspec import Meta, Struct
 
 from bluesminds.accounts.keys import Keys
 from bluesminds.accounts.users import Users
+from bluesminds.accounts.vendor_keys import VendorKeys
 from bluesminds.common.errors import GatewayError, InvalidRequest
 from bluesminds.common.routes import FallbackReason, Need, Policy, RouteTraits
 from bluesminds.common.values import (
@@ -110,6 +111,7 @@ class ExplanationView(Struct, frozen=True):
 class ExplainHandlers(Struct, frozen=True):
     keys: Keys
     users: Users
+    vendor_keys: VendorKeys
     explain: Callable[[RouteQuestion], Awaitable[Explanation]]
     key_status: Callable[[Server], Sequence[ServerKeyStatus]]
 
@@ -175,6 +177,7 @@ class ExplainHandlers(Struct, frozen=True):
             required=read_requirement(
                 key.metadata.get("require_region", ""), key.metadata.get("require_tags", "")
             ),
+            own_keys=await self.vendor_keys.of_account(user.id, user.tier),
         )
 
 

@@ -37,7 +37,7 @@ PAUSE: Final = 15.0  # seconds without an event until a comment is sent, so that
 EVENTS: Final = "text/event-stream"
 _BEGIN: Final = b"retry: 1000\n\n"
 _HEADERS: Final = (("x-accel-buffering", "no"),)
-Limit = Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000")]
+Recent = Annotated[int, Meta(ge=0, le=1000, description="a whole number from 0 to 1000")]
 T = TypeVar("T")
 
 
@@ -63,15 +63,15 @@ class EventFilter(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class LatestEvents(EventFilter, frozen=True, forbid_unknown_fields=True):
-    """The latest events of at least this `level`, with these fields."""
+    """The latest `recent` events of at least this `level`, with these fields."""
 
-    limit: Limit = 100
+    recent: Recent = 100
 
 
 class EventStreamFilter(EventFilter, frozen=True, forbid_unknown_fields=True):
     """Events of at least this `level`, with these fields. The stream begins with the latest `recent` ones."""
 
-    recent: Limit = 0
+    recent: Recent = 0
 
 
 class EventStream(Generic[T]):
@@ -144,7 +144,7 @@ class LiveHandlers(Struct, frozen=True):
 
     async def latest_events(self, query: LatestEvents) -> Page[dict[str, Any]]:
         """The latest events of the log, oldest first."""
-        events = _latest(_running(self.log), query, query.limit)
+        events = _latest(_running(self.log), query, query.recent)
         return Page([msgspec.json.decode(event.to_json()) for event in events])
 
     async def events(self, principal: Principal, query: EventStreamFilter) -> HandlerResponse[StreamBody]:

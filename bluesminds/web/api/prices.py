@@ -1,14 +1,14 @@
 """/api/admin/prices: the operator's prices, and the price that is in force for a model."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Literal
+from typing import Annotated
 
 from msgspec import Meta, Struct, structs
 
 from bluesminds.accounts.prices import Prices
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import InvalidRequest
-from bluesminds.common.money import Price
+from bluesminds.common.money import Price, PriceSource
 from bluesminds.common.prices import PriceLine, rate_texts, rates_from, read_day, write_day
 from bluesminds.common.values import Server
 from bluesminds.config.settings import Day, ServerName, TierOfService, Tokens
@@ -78,7 +78,7 @@ class PriceView(PriceRates, frozen=True, kw_only=True):
     service_tier: str | None
     from_tokens: int
     max_output_tokens: int | None
-    source: Literal["server", "operator", "bundled"]
+    source: PriceSource
     version: str
 
 

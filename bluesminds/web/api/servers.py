@@ -456,11 +456,15 @@ def _failed_test(server: str, problem: str) -> ServerTestResult:
     return ServerTestResult(server, ok=False, problem=problem, models=None, latency_ms=0, steps=[])
 
 
-def _test_result(result: ServerTest) -> ServerTestResult:
-    problem = next((step.message for step in result.steps if not step.ok), None)
-    steps = [
+def step_views(result: ServerTest) -> list[TestStepView]:
+    return [
         TestStepView(step.name, step.ok, round(step.seconds * 1000), step.message) for step in result.steps
     ]
+
+
+def _test_result(result: ServerTest) -> ServerTestResult:
+    problem = next((step.message for step in result.steps if not step.ok), None)
+    steps = step_views(result)
     return ServerTestResult(
         server=result.server,
         ok=problem is None,

@@ -357,3 +357,22 @@ async def test_session_follows_the_route_of_its_model_and_costs_what_the_target_
     assert [(row["model"], row["server"]) for row in rows] == [("voice-1", "server-1")] * 2
     assert [row["cost_nano"] for row in rows] == [1_200_000] * 2
     assert await gateway.metric("bluesminds_tokens_total", kind="output", model="voice*") == 20
+
+
+async def test_session_is_opened_with_the_next_key_if_one_is_refused(
+    nursery: trio.Nursery, home: Path, realtime: SocketUpstream
+) -> None:
+    keys = ["sk-0000000000-aaaa", "sk-0000000000-bbbb"]
+    gateway = await gateways.start(nursery, home, servers=[entry("one", realtime.url, api_keys=keys)])
+    realtime.responses.append(response(401, ERROR))
+    async with opened(gateway):
+        pass
+    async with opened(gateway):
+        pass
+    used = [
+        handshake.values(b"authorization")[0].removeprefix(b"Bearer ") for handshake in realtime.handshakes
+    ]
+    assert len(used) == 3
+    assert used[0] != used[1] == used[2]
+    (rest,) = gateway.events("server_key_rests")
+    assert used[0].endswith(rest["key"].encode())

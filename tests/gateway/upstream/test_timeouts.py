@@ -64,3 +64,12 @@ def test_total_limit_of_a_server_is_for_streams_and_json() -> None:
     for stream in (True, False):
         own = ServerOptions(total_timeout=9)
         assert TABLE.for_server(own, DEFAULT_OPTIONS, stream=stream, is_last=True).total == 9
+
+
+def test_timeouts_of_a_server_are_built_once() -> None:
+    for stream in (True, False):
+        first, second = (
+            TABLE.for_server(ServerOptions(total_timeout=8), DEFAULT_OPTIONS, stream=stream, is_last=True)
+            for _ in range(2)
+        )
+        assert first is second

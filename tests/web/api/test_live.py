@@ -120,7 +120,7 @@ async def test_stream_of_the_log_has_recent_and_new_events(callers: Callers) -> 
         assert latest == [reader.data[1]]
         assert latest == [event for event in gateway.events("request") if event["request_id"] == "after"]
         assert (await admin.get("/api/admin/logs?level=error")).json()["data"] == []
-        assert len((await admin.get("/api/admin/logs?limit=1")).json()["data"]) == 1
+        assert len((await admin.get("/api/admin/logs?recent=1")).json()["data"]) == 1
 
 
 async def test_stream_is_ended_when_its_reader_leaves(callers: Callers) -> None:
