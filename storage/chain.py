@@ -63,11 +63,27 @@ async def next_position(
     If the head is not at `last`, the chain was tampered with. Then one number is skipped, so that the damage
     stays visible. The head's own number is not used, because it may have been set to any value.
     """
-    seq = last.seq + (1 if head == last else 2)
-    position = ChainPosition(seq, row_hash(connection.chain_key, chain, last.hash, seq, fields))
-    sql = "UPDATE chain_heads SET seq = :seq, hash = :hash WHERE chain = :chain"
-    await connection.execute(sql, seq=seq, hash=position.hash, chain=chain)
+    (position,) = await next_positions(connection, chain, head, last, [fields])
     return position
+
+
+async def next_positions(
+    connection: Connection,
+    chain: str,
+    head: ChainPosition | None,
+    last: ChainPosition,
+    rows: Iterable[Fields],
+) -> list[ChainPosition]:
+    """As `next_position`, for several rows that follow each other."""
+    positions: list[ChainPosition] = []
+    for fields in rows:
+        seq = last.seq + (1 if head == last else 2)
+        head = last = ChainPosition(seq, row_hash(connection.chain_key, chain, last.hash, seq, fields))
+        positions.append(last)
+    if positions:
+        sql = "UPDATE chain_heads SET seq = :seq, hash = :hash WHERE chain = :chain"
+        await connection.execute(sql, seq=last.seq, hash=last.hash, chain=chain)
+    return positions
 
 
 def row_hash(key: bytes, chain: str, previous: str, seq: int, fields: Fields) -> str:

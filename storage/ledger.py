@@ -11,10 +11,11 @@ well.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
-from typing import Final, Literal
+from typing import Final, Literal, LiteralString
 
 from storage.base import Connection, Row
-from storage.chain import START, ChainCheck, ChainPosition, check_rows, lock_head, next_position
+from storage.chain import START, ChainCheck, ChainPosition, check_rows, lock_head, next_positions
+from storage.id_lists import IN_POSTGRES, IN_SQLITE, id_list
 
 CHAIN: Final = "ledger"
 REVENUE: Final = "revenue"
@@ -95,19 +96,19 @@ async def post(
     rows. Returns the wallets that were moved, by user.
     """
     head = await lock_ledger_head(connection)
+    known = await _existing(connection, [row.id for row in rows])
+    new = list({row.id: row for row in reversed(rows) if row.id not in known}.values())[::-1]
+    if not new:
+        return {}
     newest = await connection.one("SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1")
     last = START if newest is None else ChainPosition(*newest)
-    wallets: dict[str, WalletRow] = {}
-    for row in rows:
-        if await connection.one("SELECT seq FROM ledger WHERE id = :id", id=row.id) is not None:
-            continue
-        position = await next_position(connection, CHAIN, head, last, astuple(row))
-        await _insert(connection, position, row)
-        head = last = position
-        before = wallets.get(row.user_id) or await select_wallet(connection, row.user_id)
-        wallets[row.user_id] = moved(before or WalletRow(row.user_id, 0, (), 0), row, ends_at)
-    for wallet in wallets.values():
-        await _store(connection, wallet)
+    positions = await next_positions(connection, CHAIN, head, last, [astuple(row) for row in new])
+    await connection.many(_INSERT, [_Placed(row, at) for row, at in zip(new, positions, strict=True)])
+    wallets = await _wallets_of(connection, {row.user_id for row in new})
+    for row in new:
+        before = wallets.get(row.user_id) or WalletRow(row.user_id, 0, (), 0)
+        wallets[row.user_id] = moved(before, row, ends_at)
+    await connection.many(_STORE, [_StoredWallet(wallet) for wallet in wallets.values()])
     return wallets
 
 
@@ -141,42 +142,53 @@ def _used(grants: Iterable[Grant], nano: int) -> tuple[Grant, ...]:
     return tuple(left)
 
 
-async def _insert(connection: Connection, position: ChainPosition, row: LedgerRow) -> None:
-    await connection.execute(
-        """
-        INSERT INTO ledger (
-            seq, id, at, kind, debit, credit, amount_nano, user_id, reference, detail, hash
-        ) VALUES (
-            :seq, :id, :at, :kind, :debit, :credit, :amount_nano, :user_id, :reference, :detail, :hash
-        )
-        """,
-        seq=position.seq,
-        id=row.id,
-        at=row.at,
-        kind=row.kind,
-        debit=row.debit,
-        credit=row.credit,
-        amount_nano=row.amount_nano,
-        user_id=row.user_id,
-        reference=row.reference,
-        detail=row.detail,
-        hash=position.hash,
-    )
+class _Placed:
+    """An entry at its position, with the parameters of _INSERT as attributes."""
+
+    def __init__(self, row: LedgerRow, position: ChainPosition) -> None:
+        self.seq, self.hash = position.seq, position.hash
+        self.id, self.at, self.kind = row.id, row.at, row.kind
+        self.debit, self.credit, self.amount_nano = row.debit, row.credit, row.amount_nano
+        self.user_id, self.reference, self.detail = row.user_id, row.reference, row.detail
 
 
-async def _store(connection: Connection, wallet: WalletRow) -> None:
-    await connection.execute(
-        """
-        INSERT INTO wallets (user_id, balance_nano, grants, revision)
-        VALUES (:user_id, :balance_nano, :grants, :revision)
-        ON CONFLICT (user_id) DO UPDATE SET
-            balance_nano = excluded.balance_nano, grants = excluded.grants, revision = excluded.revision
-        """,
-        user_id=wallet.user_id,
-        balance_nano=wallet.balance_nano,
-        grants=json.dumps([astuple(one) for one in wallet.grants]),
-        revision=wallet.revision,
+class _StoredWallet:
+    """A wallet with the parameters of _STORE as attributes."""
+
+    def __init__(self, wallet: WalletRow) -> None:
+        self.user_id, self.balance_nano = wallet.user_id, wallet.balance_nano
+        self.grants = json.dumps([astuple(one) for one in wallet.grants])
+        self.revision = wallet.revision
+
+
+_INSERT: Final[LiteralString] = """
+    INSERT INTO ledger (
+        seq, id, at, kind, debit, credit, amount_nano, user_id, reference, detail, hash
+    ) VALUES (
+        :seq, :id, :at, :kind, :debit, :credit, :amount_nano, :user_id, :reference, :detail, :hash
     )
+"""
+_STORE: Final[LiteralString] = """
+    INSERT INTO wallets (user_id, balance_nano, grants, revision)
+    VALUES (:user_id, :balance_nano, :grants, :revision)
+    ON CONFLICT (user_id) DO UPDATE SET
+        balance_nano = excluded.balance_nano, grants = excluded.grants, revision = excluded.revision
+"""
+_EXISTING: Final[LiteralString] = "SELECT id FROM ledger WHERE id"
+_WALLETS: Final[LiteralString] = "SELECT user_id, balance_nano, grants, revision FROM wallets WHERE user_id"
+
+
+async def _existing(connection: Connection, ids: Sequence[str]) -> set[str]:
+    statement = _EXISTING + (IN_SQLITE if connection.engine == "sqlite" else IN_POSTGRES)
+    return {row[0] for row in await connection.all(statement, ids=id_list(connection, ids))}
+
+
+async def _wallets_of(connection: Connection, users: Iterable[str]) -> dict[str, WalletRow]:
+    """In the order of the users."""
+    ids = sorted(users)
+    statement = _WALLETS + (IN_SQLITE if connection.engine == "sqlite" else IN_POSTGRES)
+    rows = await connection.all(statement, ids=id_list(connection, ids))
+    return {row[0]: _wallet(row) for row in rows}
 
 
 async def select_wallets_after(connection: Connection, user_id: str, limit: int) -> Sequence[WalletRow]:
@@ -189,9 +201,7 @@ async def select_wallets_after(connection: Connection, user_id: str, limit: int)
         user_id=user_id,
         limit=limit,
     )
-    return [
-        WalletRow(row[0], row[1], tuple(Grant(*one) for one in json.loads(row[2])), row[3]) for row in rows
-    ]
+    return [_wallet(row) for row in rows]
 
 
 async def select_entry(connection: Connection, id_: str) -> LedgerRow | None:

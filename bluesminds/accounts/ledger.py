@@ -7,7 +7,7 @@ see storage.usage.
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, Literal, TypeVarTuple, Unpack
+from typing import Final, Literal, TypeVar, TypeVarTuple, Unpack
 
 import trio
 from msgspec import Struct, json
@@ -37,7 +37,11 @@ from storage.ledger import (
     wallet_account,
 )
 from storage.ledger_search import LedgerPage, LedgerQuery, select_entries
+from storage.reprice import select_adjustment_without_entry, select_entry_without_adjustment
 from storage.users import select_user
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 ROWS_PER_CHECK: Final = 200
 WALLETS_PER_CHECK: Final = 500
@@ -51,9 +55,12 @@ _SOURCES: Final[Mapping[CreditKind, str]] = {
     "adjustment": "adjustments",
 }
 
-Ts = TypeVarTuple("Ts")
 CreditChanged = Callable[[str, int, int], object]
 """Called with a user, a change in nano-USD, and the revision of the wallet."""
+
+
+CreditMoves = Mapping[str, tuple[int, int]]
+"""By user: a change in nano-USD, and the revision of the wallet after it."""
 
 
 class CreditEntry(Struct, frozen=True):
@@ -153,6 +160,16 @@ class Ledger:
             self._notify(user_id, row.amount_nano if given else -row.amount_nano, wallet.revision)
         return row
 
+    async def post_entries(
+        self, unit: Callable[[Connection, Unpack[Ts]], Awaitable[tuple[T, CreditMoves]]], *args: *Ts
+    ) -> T:
+        """Run a unit of work that posts entries which are not charges. Returns its result."""
+        async with self._lock:
+            result, moves = await self._store.write(unit, *args)
+            for user_id, (nano, revision) in moves.items():
+                self._notify(user_id, nano, revision)
+        return result
+
     async def expire(self) -> int:
         """Post the expiry of grants that have ended. Returns their number."""
         count, last = 0, ""
@@ -201,6 +218,16 @@ class Ledger:
             problem = f"the usage record {row_id} has no charge of its amount"
         if problem is None and (entry_id := await self._store.read(select_charge_without_usage)) is not None:
             problem = f"the entry {entry_id} has no usage record of its amount"
+        if (
+            problem is None
+            and (missing := await self._store.read(select_adjustment_without_entry)) is not None
+        ):
+            problem = f"the entry {missing} of a new cost is missing or has another amount"
+        if (
+            problem is None
+            and (entry_id := await self._store.read(select_entry_without_adjustment)) is not None
+        ):
+            problem = f"the entry {entry_id} has no new cost of a usage record"
         totals = {name: sum_ for name, sum_ in sums.items() if not name.startswith("wallet:")}
         totals["wallets"] = sum(wallet.balance_nano for wallet in wallets.values())
         return LedgerProof(check.at.seq, check.at, len(wallets), totals, problem)

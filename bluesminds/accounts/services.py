@@ -18,9 +18,11 @@ from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.redeem_codes import RedeemCodes
+from bluesminds.accounts.repricing import Repricing
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
+from bluesminds.accounts.statements import Statements
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
@@ -48,6 +50,8 @@ class AccountServices(Struct, frozen=True):
     servers: Servers
     prices: Prices
     ledger: Ledger
+    statements: Statements
+    repricing: Repricing
     redeem_codes: RedeemCodes
     routes: StoredRoutes
     usage: UsageReports

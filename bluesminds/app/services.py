@@ -29,10 +29,12 @@ from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.redeem_codes import RedeemCodes
+from bluesminds.accounts.repricing import Repricing
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.services import AccountServices
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
+from bluesminds.accounts.statements import Statements
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
@@ -258,6 +260,8 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
         prices=Prices(store, clock=clock),
         ledger=ledger,
+        statements=Statements(store, clock=clock),
+        repricing=Repricing(store, ledger, clock=clock),
         redeem_codes=RedeemCodes(store, ledger=ledger, clock=clock),
         routes=StoredRoutes(store, clock=clock),
         usage=UsageReports(store, clock=clock),

@@ -55,6 +55,7 @@ _FLAGS: Final = {
     "expires_at": "--expires",
     "full_name": "--name",
     "metadata": "--metadata",
+    "month": "--month",
     "scopes": "--scope",
     "since": "--since",
     "tier": "--tier",

@@ -20,6 +20,7 @@ from bluesminds.cli.prices import prices_group
 from bluesminds.cli.prompt_log import prompt_log_group
 from bluesminds.cli.redeem_codes import redeem_codes_group
 from bluesminds.cli.reload import reload
+from bluesminds.cli.reprice import reprice
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.server_keys import server_keys_group
@@ -76,6 +77,7 @@ for command in (
     explain,
     vendors,
     prices_group,
+    reprice,
     users_group,
     vendor_keys_group,
     limits_group,

@@ -1,4 +1,4 @@
-"""ledger topup, grant, refund, adjust, show, list, export, verify."""
+"""ledger topup, grant, refund, adjust, show, list, export, statement, verify."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -109,6 +109,33 @@ def export(user: str | None, config: Path | None, **filters: str | None) -> None
     """Write the entries of USER, or of all users, as CSV, newest first."""
     given = urlencode(_given(config, user, filters))
     download(config, f"/ledger/export?{given}" if given else "/ledger/export")
+
+
+@ledger_group.command()
+@click.argument("user")
+@click.option("--month", help="A month in UTC, such as 2026-11. Without it, the current one.")
+@click.option("--csv", "as_csv", is_flag=True, help="Write all entries of the month as CSV.")
+@config_option
+@json_option
+def statement(user: str, month: str | None, config: Path | None, as_csv: bool, as_json: bool) -> None:
+    """Show what has changed the credit of USER in a month."""
+    path = f"/users/{find_user(config, user)['id']}/statement"
+    query = f"?{urlencode({'month': month})}" if month else ""
+    if as_csv:
+        download(config, f"{path}/export{query}")
+        return
+    found = call(config, "GET", path + query)
+    if as_json:
+        echo_json(found)
+        return
+    lines = [{"line": "opening balance", "amount_usd": found["opening_usd"], "entries": None}]
+    lines += [one | {"line": one["kind"]} for one in found["sums"]]
+    lines.append({"line": "closing balance", "amount_usd": found["closing_usd"], "entries": None})
+    click.echo(f"{found['month']}: {'prepaid' if found['prepaid'] else 'only measured'}")
+    if found["prepaid"]:
+        show({"data": lines}, as_json=False, columns=("line", "entries", "amount_usd"))
+    columns = ("model", "requests", "input_tokens", "output_tokens", "cost_usd", "unpriced")
+    show({"data": found["models"]}, as_json=False, columns=columns)
 
 
 @ledger_group.command()

@@ -52,6 +52,18 @@ class PriceLine(Struct, frozen=True):
         return self.server, self.model, self.since, self.service_tier, self.from_tokens
 
 
+SEVERAL_PRICES: Final = (
+    "several"  # version in the usage record of a request with attempts at different prices
+)
+
+
+class NewCost(Struct, frozen=True):
+    """Nano-USD, and the version of the price."""
+
+    nano: int
+    version: str
+
+
 class OperatorPrice(Struct, frozen=True):
     """`server`: the name of the only server that it is for; "": all. `since`: milliseconds."""
 

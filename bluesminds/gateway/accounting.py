@@ -16,6 +16,7 @@ from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.errors import GatewayError
 from bluesminds.common.log import Log
 from bluesminds.common.money import CostItem, total
+from bluesminds.common.prices import SEVERAL_PRICES
 from bluesminds.common.values import NO_AMOUNT, NO_USAGE, Caller, RequestContext, Usage, server_label
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import Estimator
@@ -159,6 +160,7 @@ class UsageEntry:
         usage = self._usage_so_far(sent=bool(self.attempts))
         price = self._accounting.estimator.price(self.target, self._call.model, self._call.context.at_ms)
         items: Sequence[CostItem] | None = None if price is None else price.items(usage)
+        self._price_version = "" if price is None else price.version
         for failed, used in self._earlier:
             items = self._add_items(items, failed, used)
             usage = add_usage(usage, used)
@@ -166,7 +168,7 @@ class UsageEntry:
         return replace(
             self._row(500, "crashed", usage),
             cost_nano=cost,
-            price_version="" if price is None else price.version,
+            price_version=self._price_version,
             charged_nano=(cost or 0) if self._reservation.has_credit else None,
         )
 
@@ -228,6 +230,8 @@ class UsageEntry:
         call = self._call
         price = self._accounting.estimator.price(failed, call.model, call.context.at_ms)
         more = None if price is None else price.items(usage)
+        if price is None or price.version != self._price_version:
+            self._price_version = SEVERAL_PRICES
         return None if items is None or more is None else (*items, *more)
 
     def cost_of(self, usage: Usage) -> int | None:

@@ -762,6 +762,20 @@ CREATE TABLE ledger (
 
 CREATE INDEX ledger_user ON ledger (user_id, seq);
 
+-- New costs of settled requests. The last row of a request has its current cost; see storage/reprice.py.
+CREATE TABLE usage_adjustments (
+    usage_id TEXT NOT NULL,
+    number INTEGER NOT NULL, -- from 1
+    usage_at INTEGER NOT NULL,
+    user_id TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    cost_nano INTEGER NOT NULL,
+    price_version TEXT NOT NULL,
+    charged_nano INTEGER, -- what is now paid with prepaid credit; NULL: the account has none
+    posted_nano INTEGER NOT NULL, -- the change of the balance
+    PRIMARY KEY (usage_id, number)
+) STRICT, WITHOUT ROWID;
+
 -- The balance of each user with prepaid credit: the sum of the entries.
 CREATE TABLE wallets (
     user_id TEXT NOT NULL PRIMARY KEY,

@@ -45,3 +45,25 @@ def test_ledger_verify_finds_a_changed_entry(home: Path) -> None:
     wrong = user.call("ledger", "verify")
     assert wrong.returncode == exits.FAILURE
     assert "entry 1 is wrong: altered" in wrong.stderr
+
+
+def test_statement_shows_the_month_and_writes_csv(home: Path) -> None:
+    user = User(home).prepare()
+    make(user)
+    assert "only measured" in user.call("ledger", "statement", ADA).stdout
+    user.call("ledger", "topup", ADA, "25", "--reference", "=invoice", "--key", "one")
+    user.call("ledger", "adjust", ADA, "--", "-1.5")
+    shown = user.call("ledger", "statement", ADA).stdout
+    assert "opening balance\t-\t0\n" in shown and "closing balance\t-\t23.5\n" in shown
+    found = json.loads(user.call("ledger", "statement", ADA, "--json").stdout)
+    assert [(one["kind"], one["amount_usd"]) for one in found["sums"]] == [
+        ("adjustment", "-1.5"),
+        ("topup", "25"),
+    ]
+    header, first, second = user.call("ledger", "statement", ADA, "--csv").stdout.splitlines()
+    assert header == "at,kind,amount_usd,balance_usd,id,reference"
+    assert first.endswith(",topup,25,25,topup:one,'=invoice") and ",adjustment,-1.5,23.5," in second
+    old = json.loads(user.call("ledger", "statement", ADA, "--month", "2024-02", "--json").stdout)
+    assert (old["prepaid"], old["closing_usd"], old["sums"]) == (True, "0", [])
+    wrong = user.call("ledger", "statement", ADA, "--month", "2026-13")
+    assert wrong.returncode == exits.USAGE and "--month must be" in wrong.stderr

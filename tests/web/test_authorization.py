@@ -131,6 +131,8 @@ GET /user/balance
 GET /api/billing/ledger
 POST /api/billing/redeem
 GET /api/billing/ledger/export
+GET /api/billing/statement
+GET /api/billing/statement/export
 GET /user/api-keys
 POST /user/api-keys
 GET /user/api-keys/{key_id}
@@ -188,6 +190,8 @@ DELETE /api/admin/servers/{name}/keys
 GET /api/admin/prices
 GET /api/admin/users/{user_id}/balance
 GET /api/admin/users/{user_id}/ledger
+GET /api/admin/users/{user_id}/statement
+GET /api/admin/users/{user_id}/statement/export
 POST /api/admin/users/{user_id}/credit
 GET /api/admin/ledger
 GET /api/admin/ledger/export
@@ -204,6 +208,7 @@ PATCH /api/admin/routes/{route_id}
 DELETE /api/admin/routes/{route_id}
 GET /api/admin/models
 GET /api/admin/drift
+POST /api/admin/reprice
 GET /api/admin/usage/stats
 GET /api/admin/usage/logs
 GET /api/admin/usage/logs/stream

@@ -37,6 +37,10 @@ VENDOR_KEY = {"api_key", "mode", "models"}
 # What each write may say, and a body that it takes, written down a second time.
 OF_THE_OPERATOR = {"POST /api/admin/backup"}
 WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
+    "POST /api/admin/reprice": (
+        {"since", "until", "model", "dry_run", "after"},
+        {"since": "2026-01-01T00:00:00Z"},
+    ),
     "POST /api/setup": (
         {"token", "email", "password"},
         {"token": "t" * 43, "email": "a@b.cc", "password": PASSWORD},

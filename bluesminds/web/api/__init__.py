@@ -35,10 +35,12 @@ from bluesminds.web.api import (
     prices,
     prompt_log,
     redeem_codes,
+    reprice,
     requests,
     servers,
     sessions,
     setup,
+    statements,
     usage,
     users,
     vendor_keys,
@@ -135,6 +137,10 @@ def api_routes(
         *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
         *models.routes(models.ModelHandlers(controls.catalog)),
         *ledger.routes(ledger.LedgerHandlers(accounts.ledger)),
+        *statements.routes(statements.StatementHandlers(accounts.statements)),
+        *reprice.routes(
+            reprice.RepriceHandlers(accounts.repricing, controls.price_book, controls.list_servers, clock)
+        ),
         *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *usage.routes(usage.UsageHandlers(accounts.usage)),

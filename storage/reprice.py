@@ -1,0 +1,172 @@
+"""New costs of requests that were settled with another price.
+
+Usage rows stay as they are. Each change of a cost is a row of `usage_adjustments`, with a number that counts
+the changes of this request, and changes the sums. The last row has the current cost. If the request was paid
+with prepaid credit, the ledger has an entry with the id of `entry_id`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, LiteralString
+
+from storage.base import Connection
+from storage.ledger import REVENUE, LedgerRow, wallet_account
+from storage.usage import DAY, HOUR, USAGE_COLUMNS, UsageRow, usage_row
+
+
+@dataclass(frozen=True, slots=True)
+class AdjustmentRow:
+    """`cost_nano` is the new cost and `charged_nano` what is now paid of it, None if the account has no
+    prepaid credit. `posted_nano`: the change of the balance.
+    """
+
+    usage_id: str
+    number: int
+    usage_at: int
+    user_id: str
+    at: int
+    cost_nano: int
+    price_version: str
+    charged_nano: int | None
+    posted_nano: int
+
+    @property
+    def entry_id(self) -> str:
+        return f"reprice:{self.usage_id}:{self.number}"
+
+    def entry(self) -> LedgerRow:
+        """What it posts. `posted_nano` must not be 0."""
+        wallet = wallet_account(self.user_id)
+        given_back = self.posted_nano > 0
+        return LedgerRow(
+            id=self.entry_id,
+            at=self.at,
+            kind="adjustment",
+            debit=REVENUE if given_back else wallet,
+            credit=wallet if given_back else REVENUE,
+            amount_nano=abs(self.posted_nano),
+            user_id=self.user_id,
+            reference=self.usage_id,
+            detail="{}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SumChange:
+    """What changes in the sums of one group: `nano` more, and `priced` requests that have a price now."""
+
+    hour: int
+    day: int
+    key_id: str
+    user_id: str
+    model: str
+    server: str
+    nano: int
+    priced: int
+
+
+def sum_change(row: UsageRow, before: int | None, after: int) -> SumChange:
+    """`before` and `after`: the costs in nano-USD; None: there was no price."""
+    hour, day = row.at - row.at % HOUR, row.at - row.at % DAY
+    counts = (row.input_tokens, row.output_tokens, row.images, row.audio_ms, row.characters)
+    priced = before is None and any(counts)
+    return SumChange(
+        *(hour, day, row.key_id, row.user_id, row.model, row.server),
+        nano=after - (before or 0),
+        priced=int(priced),
+    )
+
+
+SELECT_AFTER = (
+    "SELECT"
+    + USAGE_COLUMNS
+    + "FROM usage WHERE (at, id) > (:at, :id) AND at < :until ORDER BY at, id LIMIT :limit"
+)
+
+
+async def select_rows_after(
+    connection: Connection, at: int, id_: str, until: int, limit: int
+) -> Sequence[UsageRow]:
+    """Usage rows above the position `(at, id)`, before `until`, oldest first."""
+    rows = await connection.all(SELECT_AFTER, at=at, id=id_, until=until, limit=limit)
+    return [usage_row(row) for row in rows]
+
+
+async def select_last_adjustments(
+    connection: Connection, rows: Sequence[UsageRow]
+) -> dict[str, AdjustmentRow]:
+    """The last adjustment of each usage row that has one, by the id of the row."""
+    if not rows:
+        return {}
+    ids = [row.id for row in rows]
+    found = await connection.all(
+        """
+        SELECT usage_id, number, usage_at, user_id, at, cost_nano, price_version, charged_nano, posted_nano
+        FROM usage_adjustments WHERE usage_id >= :first AND usage_id <= :last ORDER BY usage_id, number
+        """,
+        first=min(ids),
+        last=max(ids),
+    )
+    return {row[0]: AdjustmentRow(*row) for row in found}
+
+
+async def insert_adjustments(
+    connection: Connection, rows: Sequence[AdjustmentRow], changes: Sequence[SumChange]
+) -> None:
+    """Insert the rows, and change the sums. Raises IntegrityError if one of them exists."""
+    await connection.many(
+        """
+        INSERT INTO usage_adjustments (
+            usage_id, number, usage_at, user_id, at, cost_nano, price_version, charged_nano, posted_nano
+        ) VALUES (
+            :usage_id, :number, :usage_at, :user_id, :at, :cost_nano, :price_version, :charged_nano,
+            :posted_nano
+        )
+        """,
+        rows,
+    )
+    for statement in _CHANGE_SUMS:
+        await connection.many(statement, changes)
+
+
+_SET: Final[LiteralString] = " SET cost_nano = cost_nano + :nano, unpriced = unpriced - :priced WHERE "
+_EACH: Final[LiteralString] = (
+    " AND key_id = :key_id AND user_id = :user_id AND model = :model AND server = :server"
+)
+_SITE: Final[LiteralString] = " AND model = :model AND server = :server"
+_CHANGE_SUMS: Final[tuple[LiteralString, ...]] = (
+    "UPDATE usage_hourly" + _SET + "bucket_start = :hour" + _EACH,
+    "UPDATE usage_daily" + _SET + "bucket_start = :day" + _EACH,
+    "UPDATE usage_site_hourly" + _SET + "bucket_start = :hour" + _SITE,
+    "UPDATE usage_site_daily" + _SET + "bucket_start = :day" + _SITE,
+    "UPDATE usage_key_daily" + _SET + "bucket_start = :day AND key_id = :key_id AND user_id = :user_id",
+)
+
+
+async def select_adjustment_without_entry(connection: Connection) -> str | None:
+    """An adjustment whose entry in the ledger is missing or different, by the id of the entry."""
+    found = await connection.value(
+        """
+        SELECT 'reprice:' || usage_id || ':' || number
+        FROM usage_adjustments LEFT JOIN ledger ON ledger.id = 'reprice:' || usage_id || ':' || number
+        WHERE posted_nano <> 0 AND (
+            ledger.id IS NULL OR ledger.user_id <> usage_adjustments.user_id
+            OR posted_nano <> CASE WHEN debit = 'revenue' THEN amount_nano ELSE -amount_nano END
+        )
+        LIMIT 1
+        """
+    )
+    return None if found is None else str(found)
+
+
+async def select_entry_without_adjustment(connection: Connection) -> str | None:
+    """An entry of a new cost without its adjustment."""
+    found = await connection.value(
+        """
+        SELECT ledger.id FROM ledger LEFT JOIN usage_adjustments
+            ON usage_id = ledger.reference AND ledger.id = 'reprice:' || usage_id || ':' || number
+        WHERE ledger.kind = 'adjustment' AND ledger.id LIKE 'reprice:%' AND usage_id IS NULL
+        LIMIT 1
+        """
+    )
+    return None if found is None else str(found)
