@@ -16,6 +16,7 @@ from typing import Final, Literal, LiteralString
 from storage.base import Connection, Row
 from storage.chain import START, ChainCheck, ChainPosition, check_rows, lock_head, next_positions
 from storage.id_lists import IN_POSTGRES, IN_SQLITE, id_list
+from storage.settings import USAGE_DELETED_BEFORE, select_setting
 
 CHAIN: Final = "ledger"
 REVENUE: Final = "revenue"
@@ -247,12 +248,15 @@ async def select_uncharged(connection: Connection) -> str | None:
 
 
 async def select_charge_without_usage(connection: Connection) -> str | None:
-    """A charge without its usage row."""
+    """A charge without its usage row, unless the row may have been deleted because of its age."""
+    deleted = await select_setting(connection, USAGE_DELETED_BEFORE)
     found = await connection.value(
         """
         SELECT ledger.id FROM ledger LEFT JOIN usage ON usage.at = ledger.at AND usage.id = ledger.reference
-        WHERE ledger.kind = 'charge' AND coalesce(usage.charged_nano, 0) <> ledger.amount_nano
+        WHERE ledger.kind = 'charge' AND ledger.at >= :kept_from
+            AND coalesce(usage.charged_nano, 0) <> ledger.amount_nano
         LIMIT 1
-        """
+        """,
+        kept_from=int(deleted or 0),
     )
     return None if found is None else str(found)

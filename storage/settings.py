@@ -1,6 +1,11 @@
 """Named values that the product stores for itself, such as the digest of the first-run token."""
 
+from typing import Final
+
 from storage.base import Connection
+
+USAGE_DELETED_BEFORE: Final = "usage_deleted_before"
+"""Milliseconds: older usage rows were deleted because of their age."""
 
 
 async def select_setting(connection: Connection, name: str) -> str | None:

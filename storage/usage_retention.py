@@ -1,13 +1,14 @@
 """Deletes old usage: rows of the log, and sums. Each call is one short transaction."""
 
 from storage.base import Connection
+from storage.settings import USAGE_DELETED_BEFORE, put_setting
 
 
 async def delete_usage(connection: Connection, before: int, limit: int) -> int:
     """Delete up to `limit` rows of the log that are older than `before`, the oldest first. Returns their
-    number. The sums stay.
+    number. The sums stay. The time is kept, because charges before it have no row.
     """
-    return await connection.execute(
+    deleted = await connection.execute(
         """
         DELETE FROM usage WHERE (at, id) IN (
             SELECT at, id FROM usage WHERE at < :before ORDER BY at, id LIMIT :limit
@@ -16,6 +17,9 @@ async def delete_usage(connection: Connection, before: int, limit: int) -> int:
         before=before,
         limit=limit,
     )
+    if deleted:
+        await put_setting(connection, USAGE_DELETED_BEFORE, str(before))
+    return deleted
 
 
 async def delete_usage_hours(connection: Connection, before: int, limit: int) -> int:

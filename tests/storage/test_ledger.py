@@ -12,6 +12,7 @@ from bluesminds.common.errors import Conflict, NotFound
 from storage.base import Connection, Store
 from storage.ledger import LedgerRow, post, wallet_account
 from storage.usage import insert_batch
+from storage.usage_retention import delete_usage
 from storage.users import insert_user
 from tests.storage.samples import NOON, usage, user
 
@@ -88,6 +89,24 @@ async def test_damage_is_found(store: Store, statement: Any) -> None:
 
     await store.write(damage)
     assert DAMAGES[statement] in str((await ledger.verify()).problem)
+
+
+async def test_ledger_is_proven_after_old_usage_was_deleted(store: Store) -> None:
+    store.chain_key = b"key"
+    await store.write(with_users)
+    ledger = Ledger(store, clock=FixedClock())
+    await ledger.post(OPERATOR, "user-1", CreditEntry("topup", 50))
+    rows = [usage(number, at=NOON + number, cost_nano=5, charged_nano=5) for number in range(3)]
+    await store.write(insert_batch, rows)
+    assert await store.write(delete_usage, NOON + 2, 1) == 1
+    assert await store.write(delete_usage, NOON + 2, 10) == 1
+    assert (await ledger.verify()).problem is None
+
+    async def damage(connection: Connection) -> None:
+        await connection.execute("DELETE FROM usage")
+
+    await store.write(damage)
+    assert "has no usage record of its amount" in str((await ledger.verify()).problem)
 
 
 async def test_two_entries_of_one_transaction_are_one_chain(store: Store) -> None:
