@@ -23,7 +23,9 @@ _SUMS = ("before_usd", "after_usd", "difference_usd", "credit_usd")
 def reprice(
     since: str, until: str | None, model: str | None, config: Path | None, dry_run: bool, as_json: bool
 ) -> None:
-    """Compute the costs of past requests again, with the prices that are now in force for their times.
+    """Compute the costs of past requests again.
+
+    The prices are those that are now in force for the times of the requests.
 
     The differences are posted: costs, statistics and prepaid credit change, usage records do not. A second
     run changes nothing.

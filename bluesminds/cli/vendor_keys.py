@@ -103,7 +103,10 @@ def set_(
 @config_option
 @json_option
 def test(user: str, vendor: str, config: Path | None, as_json: bool) -> None:
-    """Test the key of a user for VENDOR, and read the models that the vendor lists."""
+    """Test the key of a user for VENDOR.
+
+    This reads the models that the vendor lists.
+    """
     found = call(config, "POST", f"{_key_path(config, user, vendor)}/test")
     if as_json:
         echo_json(found)

@@ -13,6 +13,7 @@ from bluesminds.cli.app import cli
 from tests.terminal import SECONDS, User
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_prints_a_script_of_the_shell(home: Path, shell: str) -> None:
     done = User(home).call("completion", shell)
@@ -44,6 +45,7 @@ def commands(command: click.Command, path: str = "bluesminds") -> list[str]:
     return [path, *(found for name, one in inner for found in commands(one, f"{path}-{name}"))]
 
 
+@pytest.mark.process
 def test_manual_has_a_page_for_every_command(home: Path) -> None:
     directory = home / "man" / "man1"
     done = User(home).call("man-pages", str(directory))
