@@ -57,6 +57,7 @@ def running(
         first_run,
         services,
         healthy=lambda: True,
+        reload=cast("Any", None),
         running_requests=lambda: 0,
     )
 
