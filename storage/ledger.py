@@ -4,8 +4,8 @@ An entry moves an amount from one account (debit) to another (credit), so that t
 zero. Entries are only appended and form the hash chain "ledger". An entry whose id exists already changes
 nothing. A user with a wallet pays for requests; others are only measured.
 
-A unit that posts entries locks the head of the chain before anything else, before that of the audit log as
-well.
+A unit that posts entries locks the head of the chain before anything else, except that of the audit log: a
+unit that also writes there locks that head first.
 """
 
 import json

@@ -13,7 +13,7 @@ from bluesminds.accounts.audit import Actor, entry
 from bluesminds.accounts.ledger import CreditMoves, Ledger
 from bluesminds.common.clock import Clock
 from bluesminds.common.prices import NewCost
-from storage.audit import AuditRow, insert_audit, lock_audit_head
+from storage.audit import insert_audit
 from storage.base import Connection, Store
 from storage.ledger import lock_ledger_head, post
 from storage.reprice import (
@@ -114,7 +114,7 @@ class Repricing:
         if result.changed and not query.dry_run:
             after = {"since": query.since, "until": query.until, "requests": result.changed}
             audit = entry(self._clock, actor, "usage.reprice", query.model or "*", after=after)
-            await self._store.write(_audit, audit)
+            await self._store.write(insert_audit, audit)
         return result
 
     def _changes(
@@ -190,8 +190,3 @@ async def _apply(
     await insert_adjustments(connection, rows, [one.sums() for one in changes])
     nanos = {user_id: sum(row.posted_nano for row in rows if row.user_id == user_id) for user_id in wallets}
     return changes, {user_id: (nanos[user_id], wallet.revision) for user_id, wallet in wallets.items()}
-
-
-async def _audit(connection: Connection, audit: AuditRow) -> None:
-    await lock_audit_head(connection)
-    await insert_audit(connection, audit)
