@@ -4,7 +4,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlencode
@@ -118,7 +119,9 @@ async def _send(settings: Settings, method: str, path: str, body: Mapping[str, A
         return await client.request(method, f"/api/admin{path}", json=body)
 
 
-async def _download(settings: Settings, path: str) -> None:
+@asynccontextmanager
+async def _opened(settings: Settings, path: str) -> AsyncIterator[httpx.Response]:
+    """A response whose body is read as it arrives."""
     clock = SystemClock()
     log = Log(clock, level="warning", json=False)
     async with (
@@ -128,6 +131,11 @@ async def _download(settings: Settings, path: str) -> None:
         if not response.is_success:
             await response.aread()
             _decode(response)
+        yield response
+
+
+async def _download(settings: Settings, path: str) -> None:
+    async with _opened(settings, path) as response:
         async for chunk in response.aiter_bytes():
             sys.stdout.buffer.write(chunk)
 
@@ -158,15 +166,7 @@ async def _save_download(settings: Settings, path: str, body: Mapping[str, Any],
 
 
 async def _follow(settings: Settings, path: str, handle: Callable[[str, Any], None]) -> None:
-    clock = SystemClock()
-    log = Log(clock, level="warning", json=False)
-    async with (
-        operator_client(settings, clock=clock, log=log) as client,
-        client.stream("GET", f"/api/admin{path}") as response,
-    ):
-        if not response.is_success:
-            await response.aread()
-            _decode(response)
+    async with _opened(settings, path) as response:
         name = ""
         async for line in response.aiter_lines():
             field, _, value = line.partition(": ")
