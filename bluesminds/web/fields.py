@@ -33,13 +33,20 @@ PromptLogSwitch = Annotated[
     PromptLogChoice,
     Meta(description='"on" or "off", or null to follow the account, and then the settings'),
 ]
+NumberCursor = Annotated[
+    str, Meta(pattern=r"^[0-9]{0,18}\Z", description="the next_cursor of the previous page")
+]
+_ABOVE_ZERO: Final = r"^(?=[0-9.]*[1-9])[0-9]{1,9}(\.[0-9]{1,9})?\Z"
+UsdAmount = Annotated[
+    str, Meta(pattern=_ABOVE_ZERO, description='an amount of USD above 0 in text, such as "12.5"')
+]
 _Count = Annotated[
     int, Meta(ge=1, le=10**15, description="null (limit of the tier), or a whole number from 1 to 10**15")
 ]
 _Usd = Annotated[
     str,
     Meta(
-        pattern=r"^(?=[0-9.]*[1-9])[0-9]{1,9}(\.[0-9]{1,9})?\Z",
+        pattern=_ABOVE_ZERO,
         description='null (limit of the tier), or an amount of USD above 0 in text, such as "12.5"',
     ),
 ]

@@ -7,6 +7,7 @@ from msgspec import Meta, Raw, Struct
 
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.common.clock import format_time
+from bluesminds.web.fields import NumberCursor
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Page, Paging, Route, route
 from storage.audit import AuditQuery, ChainedAuditRow
@@ -30,9 +31,7 @@ FilterText = Annotated[str, Meta(max_length=200, description="at most 200 charac
 class AuditFilter(Paging, frozen=True, forbid_unknown_fields=True):
     """From `since`, before `until`."""
 
-    after: Annotated[
-        str, Meta(pattern=r"^[0-9]{0,18}\Z", description="the next_cursor of the previous page")
-    ] = ""
+    after: NumberCursor = ""
     actor: FilterText | None = None
     action: FilterText | None = None
     subject: FilterText | None = None

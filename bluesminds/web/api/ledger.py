@@ -14,7 +14,7 @@ from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.money import read_usd, write_usd
 from bluesminds.web.api.usage_export import write_csv
 from bluesminds.web.api.usage_schemas import UserId
-from bluesminds.web.fields import Name
+from bluesminds.web.fields import Name, NumberCursor
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import MAX_PAGE, HandlerResponse, Page, Route, StreamBody, route
 from storage.chain import ChainPosition
@@ -51,9 +51,7 @@ class EntryPage(EntryFilter, frozen=True, forbid_unknown_fields=True):
     """From `since`, before `until`."""
 
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE, description=f"a whole number from 1 to {MAX_PAGE}")] = 20
-    after: Annotated[
-        str, Meta(pattern=r"^[0-9]{0,18}\Z", description="the next_cursor of the previous page")
-    ] = ""
+    after: NumberCursor = ""
 
 
 class EntryPageForAll(EntryPage, frozen=True, forbid_unknown_fields=True):

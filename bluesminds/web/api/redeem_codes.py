@@ -9,18 +9,10 @@ from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.money import read_usd, write_usd
 from bluesminds.web.api.ledger import EntryTime, EntryView, end_ms, entry_view
-from bluesminds.web.fields import Name
+from bluesminds.web.fields import Name, NumberCursor, UsdAmount
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Paging, Route, route
 from storage.redeem_codes import RedeemBatchRow, RedeemedCodeRow
-
-RedeemAmount = Annotated[
-    str,
-    Meta(
-        pattern=r"^(?=[0-9.]*[1-9])[0-9]{1,9}(\.[0-9]{1,9})?\Z",
-        description='an amount of USD above 0 in text, such as "12.5"',
-    ),
-]
 
 
 class RedeemInput(Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,16 +25,14 @@ class RedeemBatchInput(Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     name: Name
-    amount_usd: RedeemAmount
+    amount_usd: UsdAmount
     count: Annotated[int, Meta(ge=1, le=1000, description="a whole number from 1 to 1000")] = 1
     expires_at: EntryTime | None = None
     ends_at: EntryTime | None = None
 
 
 class RedeemedPage(Paging, frozen=True, forbid_unknown_fields=True):
-    after: Annotated[
-        str, Meta(pattern=r"^[0-9]{0,18}\Z", description="the next_cursor of the previous page")
-    ] = ""
+    after: NumberCursor = ""
 
 
 class RedeemBatchView(Struct, frozen=True):
