@@ -51,6 +51,7 @@ from bluesminds.config import Settings
 from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
+from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer, SmtpMailer, smtp_tls_context
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
@@ -93,6 +94,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     vault: Vault
     key_changes: KeyChangeNotifier
     outbox: MailOutbox
+    events: EventDispatcher
 
 
 class Services(Resources, frozen=True, kw_only=True):
@@ -134,6 +136,7 @@ async def open_services(
                 outbox=MailOutbox(
                     store, vault=vault, mailer=_mailer(settings, state, clock, log), clock=clock, log=log
                 ),
+                events=EventDispatcher(store, clock=clock, log=log),
             )
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
