@@ -190,9 +190,7 @@ def build_data_plane(
     traffic = TrafficMonitor(runtime.metrics)
     interval = settings.upstream.keep_alive_interval
     keep_alive = KeepAlive(interval) if interval else None
-    runtime.metrics.gauge(
-        "bluesminds_mails_waiting", "Mails in the queue.", lambda: services.mail_queue.length
-    )
+    runtime.metrics.gauge("bluesminds_mails_waiting", "Mails that wait.", lambda: services.outbox.waiting)
     runtime.metrics.gauge(
         "bluesminds_last_backup_seconds",
         "Unix time of the newest scheduled backup; 0 if there is none.",
@@ -518,7 +516,7 @@ def _build_monitor(
         traffic=traffic,
         throttle=services.accounts.throttle,
         running=lambda: authentication.limiter.running,
-        queues=lambda: {"usage_rows": runtime.recorder.held, "mails": services.mail_queue.length},
+        queues=lambda: {"usage_rows": runtime.recorder.held, "mails": services.outbox.waiting},
         servers=routing.states,
         tasks=runtime.tasks.down,
     )
