@@ -39,6 +39,7 @@ from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
+from bluesminds.accounts.webhooks import WebhookPolicy, Webhooks
 from bluesminds.app.backup import Backups
 from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import public_url, smtp_account, tier_limits
@@ -55,10 +56,13 @@ from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import Mailer, OutboxMailer, SmtpMailer, smtp_tls_context
 from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
+from bluesminds.notify.webhooks import WebhookSender, deliver_event
 from storage import open_store, sqlite_path
 from storage.base import Store
 
 MAIL_FLUSH_SECONDS = 5.0  # how long the shutdown waits for queued mail
+WEBHOOK_CONNECTIONS = 400
+WEBHOOK_CONNECTIONS_PER_HOST = 20
 
 
 class BadDatabaseURL(Exception):
@@ -95,6 +99,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     key_changes: KeyChangeNotifier
     mail_queue: MailQueue
     events: EventDispatcher
+    webhook_sender: WebhookSender | None
 
 
 class Services(Resources, frozen=True, kw_only=True):
@@ -122,6 +127,8 @@ async def open_services(
         )
         async with open_store(url, statement_timeout=settings.storage.settle_timeout) as store:
             pepper, vault = await load_secrets(store, state, settings.keys.pepper)
+            hooks = _webhook_pool(settings)
+            events = EventDispatcher(store, clock=clock, log=log)
             resources = Resources(
                 settings=settings,
                 clock=clock,
@@ -134,10 +141,17 @@ async def open_services(
                 vault=vault,
                 key_changes=KeyChangeNotifier(),
                 mail_queue=MailQueue(_mailer(settings, state, clock, log), log),
-                events=EventDispatcher(store, clock=clock, log=log),
+                events=events,
+                webhook_sender=None
+                if hooks is None
+                else WebhookSender(
+                    store, hooks, vault=vault, clock=clock, log=log, allow_http=settings.webhooks.allow_http
+                ),
             )
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
+                if hooks is not None:
+                    await nursery.start(hooks.run)
                 try:
                     yield _build_services(resources, password_hasher)
                     await resources.mail_queue.flush(MAIL_FLUSH_SECONDS)
@@ -156,6 +170,23 @@ def database_url(settings: Settings) -> str:
     return url
 
 
+def _webhook_pool(settings: Settings) -> Pool | None:
+    """A pool of its own: URLs of users get fewer connections and another address policy than servers."""
+    if not settings.webhooks.enabled:
+        return None
+    return Pool(
+        max_connections=WEBHOOK_CONNECTIONS,
+        max_per_origin=WEBHOOK_CONNECTIONS_PER_HOST,
+        tls=tls_context(settings.upstream.ca_file),
+        policy=webhook_addresses(settings),
+    )
+
+
+def webhook_addresses(settings: Settings) -> AddressPolicy:
+    networks = Networks.read(settings.webhooks.allowed_networks)
+    return AddressPolicy(networks, "[webhooks] allowed_networks")
+
+
 def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mailer:
     account = smtp_account(settings.mail)
     if account is None:
@@ -164,6 +195,8 @@ def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mail
 
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
+    if (sender := resources.webhook_sender) is not None:
+        resources.events.subscribe(deliver_event, dispatched=sender.notify)
     accounts = _build_accounts(resources, password_hasher)
     cleanup = ExpiredDataCleanup(
         resources.store,
@@ -272,6 +305,20 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         chats=Chats(store, vault=resources.vault, clock=clock),
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
+        webhooks=_build_webhooks(resources),
+    )
+
+
+def _build_webhooks(resources: Resources) -> Webhooks | None:
+    sender, settings = resources.webhook_sender, resources.settings
+    if sender is None:
+        return None
+    return Webhooks(
+        resources.store,
+        vault=resources.vault,
+        clock=resources.clock,
+        policy=WebhookPolicy(settings.webhooks.allow_http, webhook_addresses(settings)),
+        waiting=sender.notify,
     )
 
 

@@ -41,6 +41,7 @@ _REMEDIES = {
     "price_not_found": "bluesminds prices list",
     "prompt_not_found": "bluesminds prompt-log list",
     "session_not_found": "bluesminds users sessions USER",
+    "webhook_not_found": "bluesminds webhooks list",
     "user_not_found": "bluesminds users list",
     "signup_closed": "set signup in [accounts] and restart, or: bluesminds users create --email ADDRESS",
     "last_admin": "bluesminds users set USER --role admin",

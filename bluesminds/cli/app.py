@@ -31,6 +31,7 @@ from bluesminds.cli.users import users_group
 from bluesminds.cli.vendor_keys import vendor_keys_group
 from bluesminds.cli.vendors import vendors
 from bluesminds.cli.version import version
+from bluesminds.cli.webhooks import webhooks_group
 
 _EPILOG = (
     "Exit codes: "
@@ -80,6 +81,7 @@ for command in (
     reprice,
     users_group,
     vendor_keys_group,
+    webhooks_group,
     limits_group,
     ledger_group,
     redeem_codes_group,

@@ -34,6 +34,7 @@ ROUTE = {
     *("queue_timeout", "queue_size"),
 }
 VENDOR_KEY = {"api_key", "mode", "models"}
+WEBHOOK = {"url", "events", "description"}
 # What each write may say, and a body that it takes, written down a second time.
 OF_THE_OPERATOR = {"POST /api/admin/backup"}
 WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
@@ -114,6 +115,14 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"vendor": "openai", "api_key": "sk-new"},
     ),
     "PATCH /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}": (VENDOR_KEY, {"mode": "only"}),
+    "POST /api/webhooks": (WEBHOOK, {"url": "https://hooks.example/"}),
+    "PATCH /api/webhooks/{webhook_id}": (WEBHOOK | {"enabled"}, {"description": "new"}),
+    "POST /api/webhooks/{webhook_id}/rotate": ({"overlap_seconds"}, {}),
+    "POST /api/webhooks/{webhook_id}/test": ({"event"}, {}),
+    "POST /api/admin/webhooks": (WEBHOOK, {"url": "https://hooks.example/"}),
+    "PATCH /api/admin/webhooks/{webhook_id}": (WEBHOOK | {"enabled"}, {"description": "new"}),
+    "POST /api/admin/webhooks/{webhook_id}/rotate": ({"overlap_seconds"}, {}),
+    "POST /api/admin/webhooks/{webhook_id}/test": ({"event"}, {}),
     "POST /api/chats": ({"title", "model", "parameters"}, {"title": "new"}),
     "PATCH /api/chats/{chat_id}": ({"title", "model", "parameters"}, {"title": "new"}),
     "POST /api/chats/{chat_id}/messages": ({"messages"}, {"messages": [{"role": "user", "text": "new"}]}),
@@ -134,6 +143,8 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     ),
 }
 WITHOUT_BODY = {
+    "POST /api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
+    "POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
     "POST /api/admin/reload",
     "POST /api/auth/logout",
     "POST /api/admin/health",
