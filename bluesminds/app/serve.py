@@ -141,6 +141,7 @@ def _start_tasks(
 ) -> None:
     for name, run in (
         ("health_checker", data_plane.routing.health_checker.run),
+        ("entra_tokens", data_plane.routing.run_tokens),
         ("capacity_queue", data_plane.capacity_queue.run),
         ("idle_sweeper", data_plane.idle_sweeper.run),
         ("open_requests", data_plane.open_requests.run),
