@@ -1,5 +1,6 @@
 """webhooks add, list, deliveries, rotate, remove, trigger, listen."""
 
+import sys
 import time
 from functools import partial
 from pathlib import Path
@@ -107,9 +108,9 @@ def listen(port: int, count: int | None) -> None:
     The secret is read from standard input. The gateway must allow the address: set allow_http = true and
     allowed_networks = ["127.0.0.0/8"] in [webhooks].
     """
-    if click.get_text_stream("stdin").isatty():
+    if sys.stdin.isatty():
         click.echo("Secret of the webhook (whsec_...):", err=True)
-    secret = click.get_text_stream("stdin").readline().strip()
+    secret = sys.stdin.readline().strip()
     try:
         verify(secret, "", "0", "", b"", now=0)
     except ValueError as exc:

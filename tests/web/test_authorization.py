@@ -81,6 +81,8 @@ GET /dashboard/usage.csv
 GET /dashboard/prompts
 GET /dashboard/prompts/{request_id}
 GET /dashboard/credit
+GET /dashboard/webhooks
+GET /dashboard/webhooks/{webhook_id}
 GET /dashboard/settings
 GET /dashboard/keys/{key_id}
 """
@@ -94,6 +96,8 @@ GET /dashboard/admin/users/{user_id}
 GET /dashboard/admin/ledger
 GET /dashboard/admin/prompts
 GET /dashboard/admin/prompts/{request_id}
+GET /dashboard/admin/webhooks
+GET /dashboard/admin/webhooks/{webhook_id}
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
 GET /dashboard/admin/system

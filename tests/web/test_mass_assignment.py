@@ -1,5 +1,6 @@
 """No input sets more than it is meant to: every write, with the name of every column of every table."""
 
+import re
 import sqlite3
 from collections import defaultdict
 from contextlib import closing
@@ -174,7 +175,7 @@ def tables(gateway: Gateway) -> dict[str, list[str]]:
 def content(gateway: Gateway) -> list[str]:
     """Everything, but for what changes by itself."""
     with closing(sqlite3.connect(gateway.database)) as database:
-        return [line for line in database.iterdump() if 'INTO "sessions"' not in line]
+        return [line for line in database.iterdump() if not re.search('INTO "(sessions|events)"', line)]
 
 
 def components(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
