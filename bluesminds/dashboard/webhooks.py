@@ -88,7 +88,7 @@ class WebhookPages(Struct, frozen=True):
             more=link(path, after=rows[ROWS - 1].id) if len(rows) > ROWS else "",
             is_first_page=not query.after,
             shown=shown,
-            path=path,
+            log=path,
             api=f"{self._api}/{webhook_id}",
             home=link(self._path),
             operators=self.operators,
