@@ -80,11 +80,13 @@ GET /dashboard/usage
 GET /dashboard/usage.csv
 GET /dashboard/prompts
 GET /dashboard/prompts/{request_id}
+GET /dashboard/prompts/{request_id}/replay
 GET /dashboard/credit
 GET /dashboard/settings
 GET /dashboard/keys/{key_id}
 """
 PAGES_OF_ADMINISTRATORS = """
+POST /api/admin/requests/{request_id}/replay
 GET /dashboard/admin/servers
 GET /dashboard/admin/servers/{name}
 GET /dashboard/admin/models
@@ -94,6 +96,7 @@ GET /dashboard/admin/users/{user_id}
 GET /dashboard/admin/ledger
 GET /dashboard/admin/prompts
 GET /dashboard/admin/prompts/{request_id}
+GET /dashboard/admin/prompts/{request_id}/replay
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
 GET /dashboard/admin/system
@@ -111,6 +114,7 @@ DELETE /api/auth/sessions
 DELETE /api/auth/sessions/{session_id}
 GET /api/auth/limits
 GET /api/requests/{request_id}
+POST /api/requests/{request_id}/replay
 GET /api/keys/{key_id}/limits
 GET /user/api-keys/{key_id}/limits
 GET /api/keys
