@@ -16,7 +16,10 @@ from tests.gateway.test_prompt_log import ANSWER, ASKED, SECRET, Person, person
 from tests.gateways import ASK, STREAM, entry
 
 Start = Callable[..., Any]
-PRICES = [{"model": "m", "input_usd": 1, "output_usd": 2}, {"model": "other", "input_usd": 10, "output_usd": 20}]
+PRICES = [
+    {"model": "m", "input_usd": 1, "output_usd": 2},
+    {"model": "other", "input_usd": 10, "output_usd": 20},
+]
 
 
 @pytest.fixture
