@@ -148,7 +148,7 @@ def _start_tasks(
         ("heap_trimmer", data_plane.heap_trimmer.run),
         ("traffic", data_plane.traffic.run),
         ("lease", runtime.lease.run),
-        ("mail_queue", services.mail_queue.run),
+        ("mail_outbox", services.outbox.run),
         ("events", services.events.run),
         ("cleanup", services.cleanup.run),
         ("ledger", services.accounts.ledger.run),

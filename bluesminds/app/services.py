@@ -53,14 +53,14 @@ from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
 from bluesminds.notify.events import EventDispatcher
-from bluesminds.notify.mail import Mailer, OutboxMailer, SmtpMailer, smtp_tls_context
-from bluesminds.notify.mail_queue import MailQueue
+from bluesminds.notify.mail import FileMailer, Mailer, SmtpMailer, smtp_tls_context
 from bluesminds.notify.mail_templates import MailTemplates
+from bluesminds.notify.outbox import MailOutbox
 from bluesminds.notify.webhooks import WebhookSender, deliver_event
 from storage import open_store, sqlite_path
 from storage.base import Store
 
-MAIL_FLUSH_SECONDS = 5.0  # how long the shutdown waits for queued mail
+MAIL_FLUSH_SECONDS = 3.0  # how long the end waits for mail that can be sent at once
 WEBHOOK_CONNECTIONS = 400
 WEBHOOK_CONNECTIONS_PER_HOST = 20
 
@@ -97,7 +97,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     pepper: bytes
     vault: Vault
     key_changes: KeyChangeNotifier
-    mail_queue: MailQueue
+    outbox: MailOutbox
     events: EventDispatcher
     webhook_sender: WebhookSender | None
 
@@ -128,7 +128,6 @@ async def open_services(
         async with open_store(url, statement_timeout=settings.storage.settle_timeout) as store:
             pepper, vault = await load_secrets(store, state, settings.keys.pepper)
             hooks = _webhook_pool(settings)
-            events = EventDispatcher(store, clock=clock, log=log)
             resources = Resources(
                 settings=settings,
                 clock=clock,
@@ -140,8 +139,10 @@ async def open_services(
                 pepper=pepper,
                 vault=vault,
                 key_changes=KeyChangeNotifier(),
-                mail_queue=MailQueue(_mailer(settings, state, clock, log), log),
-                events=events,
+                outbox=MailOutbox(
+                    store, vault=vault, mailer=_mailer(settings, state, clock, log), clock=clock, log=log
+                ),
+                events=EventDispatcher(store, clock=clock, log=log),
                 webhook_sender=None
                 if hooks is None
                 else WebhookSender(
@@ -152,11 +153,8 @@ async def open_services(
                 await nursery.start(pool.run)
                 if hooks is not None:
                     await nursery.start(hooks.run)
-                try:
-                    yield _build_services(resources, password_hasher)
-                    await resources.mail_queue.flush(MAIL_FLUSH_SECONDS)
-                finally:
-                    resources.mail_queue.close()
+                yield _build_services(resources, password_hasher)
+                await resources.outbox.flush(MAIL_FLUSH_SECONDS)
                 nursery.cancel_scope.cancel()
 
 
@@ -190,7 +188,7 @@ def webhook_addresses(settings: Settings) -> AddressPolicy:
 def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mailer:
     account = smtp_account(settings.mail)
     if account is None:
-        return OutboxMailer(state.path / "outbox", clock=clock, log=log)
+        return FileMailer(state.path / "outbox", clock=clock, log=log)
     return SmtpMailer(account, tls=smtp_tls_context(settings.mail.ca_file), clock=clock)
 
 
@@ -228,7 +226,7 @@ def _prompt_retention(settings: Settings) -> PromptRetention:
 
 
 def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> AccountServices:
-    store, clock, mail_queue = resources.store, resources.clock, resources.mail_queue
+    store, clock, outbox = resources.store, resources.clock, resources.outbox
     settings = resources.settings.accounts
     templates = MailTemplates(public_url(resources.settings.server))
     passwords, throttle, sessions = Passwords(password_hasher), Throttle(), _build_sessions(resources)
@@ -237,7 +235,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         clock=clock,
         passwords=passwords,
         throttle=throttle,
-        mail_queue=mail_queue,
+        outbox=outbox,
         templates=templates,
         settings=settings,
     )
@@ -253,7 +251,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             passwords=passwords,
             sessions=sessions,
             throttle=throttle,
-            mail_queue=mail_queue,
+            outbox=outbox,
             templates=templates,
             log=resources.log,
         ),
@@ -262,7 +260,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             clock=clock,
             passwords=passwords,
             throttle=throttle,
-            mail_queue=mail_queue,
+            outbox=outbox,
             templates=templates,
             settings=settings,
             verification=verification,
@@ -272,7 +270,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             store=store,
             clock=clock,
             throttle=throttle,
-            mail_queue=mail_queue,
+            outbox=outbox,
             templates=templates,
             verification=verification,
         ),
@@ -281,14 +279,12 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             clock=clock,
             passwords=passwords,
             throttle=throttle,
-            mail_queue=mail_queue,
+            outbox=outbox,
             templates=templates,
             settings=settings,
             verification=verification,
         ),
-        invitations=Invitations(
-            store, clock=clock, mail_queue=mail_queue, templates=templates, settings=settings
-        ),
+        invitations=Invitations(store, clock=clock, outbox=outbox, templates=templates, settings=settings),
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
