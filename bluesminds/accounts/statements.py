@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from bluesminds.common.clock import Clock
 from storage.base import Connection, Store
-from storage.ledger import ChainedLedgerRow, LedgerRow, wallet_account
+from storage.ledger import ChainedLedgerRow, LedgerRow, wallet_change
 from storage.statements import (
     KindSum,
     select_balance_before,
@@ -103,9 +103,9 @@ async def _statement(connection: Connection, user_id: str, month: str) -> Accoun
 def _lines(
     rows: Sequence[ChainedLedgerRow], user_id: str, balance: int
 ) -> tuple[Sequence[StatementLine], int]:
-    lines, wallet = [], wallet_account(user_id)
+    lines = []
     for one in rows:
-        nano = one.row.amount_nano if one.row.credit == wallet else -one.row.amount_nano
+        nano = wallet_change(one.row)
         balance += nano
         lines.append(StatementLine(one.row, nano, balance))
     return lines, balance

@@ -485,7 +485,7 @@ CREATE TABLE ledger (
     seq BIGINT NOT NULL PRIMARY KEY,
     id TEXT NOT NULL UNIQUE, -- idempotency key, such as charge:USAGE_ID
     at BIGINT NOT NULL,
-    kind TEXT NOT NULL, -- topup, grant, charge, refund, adjustment or expiry
+    kind TEXT NOT NULL, -- see EntryKind in storage/ledger.py
     debit TEXT NOT NULL, -- accounts: wallet:USER_ID, revenue, grants, payments:manual, expired, adjustments
     credit TEXT NOT NULL,
     amount_nano BIGINT NOT NULL CHECK (amount_nano > 0),

@@ -749,7 +749,7 @@ CREATE TABLE ledger (
     seq INTEGER NOT NULL PRIMARY KEY,
     id TEXT NOT NULL UNIQUE, -- idempotency key, such as charge:USAGE_ID
     at INTEGER NOT NULL,
-    kind TEXT NOT NULL, -- topup, grant, charge, refund, adjustment or expiry
+    kind TEXT NOT NULL, -- see EntryKind in storage/ledger.py
     debit TEXT NOT NULL, -- accounts: wallet:USER_ID, revenue, grants, payments:manual, expired, adjustments,
     -- redeem_codes
     credit TEXT NOT NULL,
