@@ -19,7 +19,14 @@ from bluesminds.accounts.audit import Actor, entry
 from bluesminds.accounts.login import invalid_credentials
 from bluesminds.accounts.single_use_tokens import invalid_token, new_token
 from bluesminds.accounts.throttle import Throttle
-from bluesminds.accounts.users import BOOTSTRAP, audit_fields, email_taken, end_invites, is_taken
+from bluesminds.accounts.users import (
+    BOOTSTRAP,
+    audit_fields,
+    created_event,
+    email_taken,
+    end_invites,
+    is_taken,
+)
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import token_digest
 from bluesminds.common.emails import require_email
@@ -30,6 +37,7 @@ from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, Store
+from storage.events import insert_event
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting, put_setting
 from storage.single_use_tokens import TokenRow, delete_tokens, insert_token, select_token, use_token
@@ -102,6 +110,8 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
         audit = entry(self.clock, actor, action, after.id, before=audit_fields(before), after=logged)
         await insert_audit(connection, audit)
         await update_user(connection, after)
+        if before.email_verified_at is None:
+            await insert_event(connection, created_event(self.clock.now_ms(), after))
         # Links that were sent to another address, or for another password, are no longer valid.
         await delete_tokens(connection, after.id, "reset_password")
         await delete_tokens(connection, after.id, "verify_email")

@@ -148,6 +148,7 @@ def _start_tasks(
         ("traffic", data_plane.traffic.run),
         ("lease", runtime.lease.run),
         ("mail_queue", services.mail_queue.run),
+        ("events", services.events.run),
         ("cleanup", services.cleanup.run),
         ("ledger", services.accounts.ledger.run),
         ("backup", services.backups.run),

@@ -51,6 +51,7 @@ from bluesminds.config import Settings
 from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
+from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import Mailer, OutboxMailer, SmtpMailer, smtp_tls_context
 from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
@@ -93,6 +94,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     vault: Vault
     key_changes: KeyChangeNotifier
     mail_queue: MailQueue
+    events: EventDispatcher
 
 
 class Services(Resources, frozen=True, kw_only=True):
@@ -132,6 +134,7 @@ async def open_services(
                 vault=vault,
                 key_changes=KeyChangeNotifier(),
                 mail_queue=MailQueue(_mailer(settings, state, clock, log), log),
+                events=EventDispatcher(store, clock=clock, log=log),
             )
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)

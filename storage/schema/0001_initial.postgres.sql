@@ -632,6 +632,19 @@ CREATE TABLE open_requests (
     usage TEXT NOT NULL -- JSON object: the usage row
 );
 
+-- Events: what has happened, written in the transaction that changes it. IDs are UUIDv7, which orders them by time.
+CREATE TABLE events (
+    id TEXT NOT NULL PRIMARY KEY,
+    kind TEXT NOT NULL, -- such as key.created
+    account_id TEXT, -- user that it concerns; NULL: only operators
+    at BIGINT NOT NULL,
+    data TEXT NOT NULL, -- JSON object
+    dispatched_at BIGINT -- NULL: consumers have not got it yet
+);
+
+CREATE INDEX events_new ON events (id) WHERE dispatched_at IS NULL;
+CREATE INDEX events_account ON events (account_id) WHERE account_id IS NOT NULL;
+
 -- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.
 CREATE TABLE leases (
     name TEXT NOT NULL PRIMARY KEY,
