@@ -224,15 +224,18 @@ class _StoredSubscription:
 
 
 def _subscription(row: Row) -> SubscriptionRow:
-    return SubscriptionRow(*row[:10], bool(row[10]), row[11], bool(row[12]), *row[13:])
+    values = [*row]
+    values[10], values[12] = bool(row[10]), bool(row[12])
+    return SubscriptionRow(*values)
 
 
 async def select_subscriptions(connection: Connection, user_id: str) -> Sequence[SubscriptionRow]:
     """Those of a user, newest first, at most 100."""
     rows = await connection.all(
         """
-        SELECT id, user_id, provider, provider_id, order_id, plan, state, period_start, period_end, created_at,
-            cancel_at_end, next_plan, is_paid, granted_nano, past_due_since, reminders, ends_at, tier, due_at
+        SELECT id, user_id, provider, provider_id, order_id, plan, state, period_start, period_end,
+            created_at, cancel_at_end, next_plan, is_paid, granted_nano, past_due_since, reminders,
+            ends_at, tier, due_at
         FROM subscriptions WHERE user_id = :user_id ORDER BY id DESC LIMIT 100
         """,
         user_id=user_id,

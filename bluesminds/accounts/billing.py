@@ -64,15 +64,16 @@ _LIVE: Final = ("active", "trialing", "past_due")
 
 
 class BillingPolicy(Struct, frozen=True):
-    """Top-ups in cents. `sync_interval`: seconds between two reconciliations. `instructions`: how to pay an
-    order that an administrator marks as paid.
+    """Top-ups in cents. `manual`: users may place orders that an administrator marks as paid, and
+    `instructions` say how to pay them. `sync_interval`: seconds between two reconciliations.
     """
 
     topup_min: int
     topup_max: int
-    sync_interval: float
     return_url: str
+    manual: bool = False
     instructions: str = ""
+    sync_interval: float = 86_400.0
 
 
 class PlacedOrder(Struct, frozen=True):
@@ -83,7 +84,9 @@ class PlacedOrder(Struct, frozen=True):
 
 
 class OwnPlan(Struct, frozen=True):
-    """`plan`: what is in force; None for a tier that no plan has. `subscription`: the newest that has not ended."""
+    """`plan`: what is in force; None for a tier that no plan has. `subscription`: the newest that has not
+    ended.
+    """
 
     tier: str | None
     plan: Plan | None
@@ -151,13 +154,20 @@ class Billing:
     # Orders
 
     async def order(
-        self, actor: Actor, user_id: str, *, plan: str | None, cents: int | None, provider: str | None
+        self,
+        actor: Actor,
+        user_id: str,
+        *,
+        plan: str | None,
+        cents: int | None,
+        provider: str | None,
+        as_admin: bool = False,
     ) -> PlacedOrder:
         """Order a plan, or credit of `cents`. Raises NotFound, Conflict, InvalidRequest, and Unavailable if
         the provider cannot be asked.
         """
         user = await self._user(user_id)
-        name = self._provider_name(provider)
+        name = self._provider_name(provider, as_admin=as_admin)
         if (plan is None) == (cents is None):
             raise InvalidRequest("invalid_value", "Send either `plan` or `amount_usd`.", param="plan")
         chosen = None if plan is None else self.plans.get(plan)
@@ -171,7 +181,9 @@ class Billing:
         checkout_id = id_ if name == MANUAL else ""
         row = OrderRow(id_, user_id, name, chosen.name if chosen else "", price, now, checkout_id)
         after = {"order": row.id, "plan": row.plan, "amount": write_usd(price * CENT), "provider": name}
-        await self._store.write(_insert_order, row, entry(self._clock, actor, "order.create", user_id, after=after))
+        await self._store.write(
+            _insert_order, row, entry(self._clock, actor, "order.create", user_id, after=after)
+        )
         if name == MANUAL:
             return PlacedOrder(row, "")
         placed = await self._checkout(row, chosen, user)
@@ -206,17 +218,23 @@ class Billing:
         found = await self._store.read(select_customers, user_id)
         return next((customer for name, customer in found if name == provider), None)
 
-    def _provider_name(self, given: str | None) -> str:
+    def _provider_name(self, given: str | None, *, as_admin: bool) -> str:
+        known = [*self.providers, *([MANUAL] if self.policy.manual or as_admin else [])]
+        if not known:
+            raise Conflict("plan_not_sold", "Nothing can be bought here. Ask your administrator.")
         if given is None:
-            return next(iter(self.providers), MANUAL)
-        if given != MANUAL and given not in self.providers:
-            known = ", ".join([*self.providers, MANUAL])
-            raise InvalidRequest("invalid_value", f"provider must be one of {known}.", param="provider")
+            return known[0]
+        if given not in known:
+            raise InvalidRequest(
+                "invalid_value", f"provider must be one of {', '.join(known)}.", param="provider"
+            )
         return given
 
     async def _require_sold(self, user_id: str, plan: Plan, provider: str) -> None:
         if not plan.price_cents or (provider != MANUAL and provider not in plan.products):
-            raise Conflict("plan_not_sold", "This plan cannot be bought there. Choose another plan or provider.")
+            raise Conflict(
+                "plan_not_sold", "This plan cannot be bought there. Choose another plan or provider."
+            )
         current = (await self.own_plan(user_id)).subscription
         if current is not None and current.state in _LIVE and not (current.provider == provider == MANUAL):
             raise Conflict(
@@ -241,7 +259,9 @@ class Billing:
         if order is None:
             raise NotFound("order_not_found", "There is no order with this id.")
         if order.provider != MANUAL:
-            raise Conflict("order_not_manual", "This order is paid at its provider, which reports the payment.")
+            raise Conflict(
+                "order_not_manual", "This order is paid at its provider, which reports the payment."
+            )
         if order.state != "open":
             raise Conflict("order_not_open", f"This order is already {order.state}.")
         async with self._lock(order.user_id):
@@ -271,9 +291,7 @@ class Billing:
         plan = self.plans.get(order.plan)
         end = period_end(start, plan.period)
         states.append(SubscriptionState(id_, order.id, order.plan, "active", start, end, paid=True))
-        payment = PaymentState(
-            order.id, order.amount_cents, "usd", now, checkout=order.id, subscription=id_
-        )
+        payment = PaymentState(order.id, order.amount_cents, "usd", now, checkout=order.id, subscription=id_)
         return CustomerState(states, [payment])
 
     # Subscriptions
@@ -287,7 +305,9 @@ class Billing:
         raise NotFound("customer_not_found", "The account has not paid anything yet.")
 
     async def change_plan(self, actor: Actor, user_id: str, name: str) -> OwnPlan:
-        """A dearer plan is in force at once, a cheaper one from the next period. Raises NotFound, Conflict."""
+        """A dearer plan is in force at once, a cheaper one from the next period. Raises NotFound,
+        Conflict.
+        """
         plan, row = self.plans.get(name), await self._live(user_id)
         if row.provider == MANUAL or row.provider not in plan.products or not plan.price_cents:
             raise Conflict("plan_not_sold", "The subscription cannot change to this plan. Order it instead.")
@@ -346,7 +366,9 @@ class Billing:
             raise NotFound("payment_not_found", "There is no payment with this id.")
         provider = self.providers.get(row.provider)
         if provider is None:
-            state = PaymentState(row.provider_id, row.paid_cents, row.currency, row.at, reversed_cents=row.paid_cents)
+            state = PaymentState(
+                row.provider_id, row.paid_cents, row.currency, row.at, reversed_cents=row.paid_cents
+            )
             async with self._lock(row.user_id):
                 await self._settle(
                     Settlement(row.user_id, row.provider, CustomerState(payments=[state]), actor=actor)
@@ -360,8 +382,8 @@ class Billing:
     # Reconciliation
 
     async def handle(self, name: str, headers: Mapping[str, str], body: bytes) -> None:
-        """Handle an event of a provider. It is settled when this returns. Raises SignatureInvalid, Unavailable
-        if the provider cannot be asked, and StorageError.
+        """Handle an event of a provider. It is settled when this returns. Raises SignatureInvalid,
+        Unavailable if the provider cannot be asked, and StorageError.
         """
         provider = self.providers[name]
         event = provider.read_event(headers, body, self._clock.now_ms())
@@ -421,7 +443,9 @@ class Billing:
                 if name == provider.name:
                     state = _joined(state, await provider.read(customer, checkouts))
             asked = Settlement(user_id, provider.name, state, event)
-            await self._settle(asked if actor is None else Settlement(user_id, provider.name, state, event, actor))
+            await self._settle(
+                asked if actor is None else Settlement(user_id, provider.name, state, event, actor)
+            )
 
     async def _settle(self, asked: Settlement) -> Settled:
         with trio.CancelScope(shield=True):  # a committed change must invalidate the caches

@@ -33,7 +33,9 @@ class PlanBook:
     def __init__(self, plans: Sequence[Plan]) -> None:
         self._plans = {plan.name: plan for plan in plans}
         self._products = {
-            (provider, product): plan for plan in plans for provider, product in (*plan.products.items(), (MANUAL, plan.name))
+            (provider, product): plan
+            for plan in plans
+            for provider, product in (*plan.products.items(), (MANUAL, plan.name))
         }
 
     def __iter__(self) -> Iterator[Plan]:
@@ -60,7 +62,7 @@ class PlanBook:
 
 
 def period_end(start: int, period: Literal["month", "year"]) -> int:
-    """The end of a period in milliseconds: the same day of a later month, or the last day of a shorter one."""
+    """The end of a period in milliseconds: the same day of a later month, or the last of a shorter one."""
     at = datetime.fromtimestamp(start / 1000, UTC)
     months = at.year * 12 + at.month - 1 + (1 if period == "month" else 12)
     year, month = months // 12, months % 12 + 1

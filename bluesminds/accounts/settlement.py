@@ -21,8 +21,9 @@ from bluesminds.accounts.subscription_states import (
     is_in_force,
     next_due,
 )
-from bluesminds.common.clock import Clock
+from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.crypto import uuid7
+from bluesminds.notify.events import EventKind, new_event
 from bluesminds.payments.port import CustomerState, PaymentState, SubscriptionState
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection
@@ -39,6 +40,7 @@ from storage.billing import (
     select_user_orders,
     set_order,
 )
+from storage.events import EventRow, insert_events
 from storage.ledger import (
     REVENUE,
     EntryKind,
@@ -94,8 +96,11 @@ class _Work:
     subscriptions: dict[str, SubscriptionRow]
     entries: list[tuple[LedgerRow, int | None]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    events: list[tuple[str, Mapping[str, object]]] = field(default_factory=list)
+    events: list[EventRow] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+
+    def tell(self, kind: EventKind, data: Mapping[str, object]) -> None:
+        self.events.append(new_event(self.now, kind, self.asked.user_id, data))
 
     def post(
         self,
@@ -153,7 +158,9 @@ async def settle(
 
 async def _find_subscriptions(work: _Work) -> dict[str, OrderRow]:
     """Add new subscriptions. Returns the orders of all subscriptions, by the provider's id."""
-    known = {row.provider_id: row for row in work.subscriptions.values() if row.provider == work.asked.provider}
+    known = {
+        row.provider_id: row for row in work.subscriptions.values() if row.provider == work.asked.provider
+    }
     orders: dict[str, OrderRow] = {}
     for state in work.asked.state.subscriptions:
         row = known.get(state.id)
@@ -252,7 +259,7 @@ async def _add_payment(work: _Work, payment: PaymentState, order: OrderRow) -> P
         await set_order(work.connection, replace(order, state=row.state))
     if not matches:
         work.refused.append(payment.id)
-        work.events.append(("payment.failed", {"payment": row.id, "reason": "mismatch"}))
+        work.tell("payment.failed", {**_payment_fields(row), "reason": "mismatch"})
         work.notes.append(f"payment {row.id} refused")
         return row
     source, key = f"payments:{row.provider}", f"{row.provider}:{payment.id}"
@@ -262,7 +269,7 @@ async def _add_payment(work: _Work, payment: PaymentState, order: OrderRow) -> P
         work.subscriptions[subscription.id] = replace(subscription, is_paid=True)
         net = (row.paid_cents - row.tax_cents) * CENT
         work.post("subscription", key, source, REVENUE, net, row.id)
-    work.events.append(("payment.succeeded", _payment_fields(row)))
+    work.tell("payment.succeeded", _payment_fields(row))
     work.notes.append(f"payment {row.id}")
     return row
 
@@ -272,9 +279,13 @@ def _payment_fields(row: PaymentRow) -> Mapping[str, object]:
         "payment": row.id,
         "provider": row.provider,
         "title": row.title,
-        "amount_cents": row.paid_cents,
+        "amount": _amount(row.paid_cents),
         "currency": row.currency,
     }
+
+
+def _amount(cents: int) -> str:
+    return f"{cents // 100}.{cents % 100:02}"
 
 
 async def _reverse(work: _Work, row: PaymentRow, reversed_cents: int) -> None:
@@ -291,7 +302,7 @@ async def _reverse(work: _Work, row: PaymentRow, reversed_cents: int) -> None:
     if row.state == "paid":
         work.post("payment_refund", key, source, target, parts[1] - parts[0], row.id)
     await put_payment(work.connection, replace(row, reversed_cents=reversed_cents))
-    work.events.append(("payment.refunded", {**_payment_fields(row), "refunded_cents": reversed_cents}))
+    work.tell("payment.refunded", {**_payment_fields(row), "refunded": _amount(reversed_cents)})
     work.notes.append(f"payment {row.id} refunded")
 
 
@@ -340,7 +351,8 @@ def _new_tier(work: _Work, before: Mapping[str, SubscriptionRow], user: UserRow)
         row.id: row.tier for row in work.subscriptions.values() if row.tier
     }:
         return user.tier
-    found = [plan for row in work.subscriptions.values() if row.tier and (plan := work.rules.plans.find(row.plan))]
+    in_force = [work.rules.plans.find(row.plan) for row in work.subscriptions.values() if row.tier]
+    found = [plan for plan in in_force if plan is not None]
     best = max(found, key=lambda plan: plan.price_cents, default=None)
     return work.rules.free_tier if best is None else best.tier
 
@@ -353,12 +365,15 @@ async def _store(
         _report(work, before.get(row.id), row)
     if work.notes or tier != user.tier:
         after = {"tier": tier, "changes": "; ".join(work.notes)}
-        audit = entry(work.clock, work.asked.actor, "billing.settle", user.id, before={"tier": user.tier}, after=after)
+        audit = entry(
+            work.clock, work.asked.actor, "billing.settle", user.id, before={"tier": user.tier}, after=after
+        )
         await insert_audit(work.connection, audit)
     for row in changed:
         await put_subscription(work.connection, row)
     if tier != user.tier:
         await update_user(work.connection, replace(user, tier=tier))
+    await insert_events(work.connection, work.events)
     return await _post_all(work)
 
 
@@ -375,28 +390,29 @@ async def _post_all(work: _Work) -> CreditMoves:
 
 def _report(work: _Work, old: SubscriptionRow | None, new: SubscriptionRow) -> None:
     """Events and audit notes about a change of a subscription."""
-    fields = {"subscription": new.id, "plan": new.plan, "period_end": new.period_end}
 
-    def happened(kind: str, **more: object) -> None:
-        work.events.append((f"subscription.{kind}", fields | more))
-        work.notes.append(f"subscription {new.id} {kind} {new.plan}")
+    def happened(kind: EventKind, change: str, **more: object) -> None:
+        fields = {"subscription": new.id, "plan": new.plan, "period_end": format_time(new.period_end)}
+        work.tell(kind, fields | {"change": change} | more)
+        work.notes.append(f"subscription {new.id} {change} {new.plan}")
 
-    if new.tier and (old is None or old.state == "incomplete"):
-        happened("started")
-    elif old is None:
+    was_tier = None if old is None else old.tier
+    if new.tier and not was_tier and (old is None or old.state == "incomplete"):
+        happened("subscription.created", "started")
+    if old is None:
         return
-    elif old.plan != new.plan:
-        happened("changed", before=old.plan)
+    if old.plan != new.plan:
+        happened("subscription.updated", "changed", plan_before=old.plan)
     elif new.period_start > old.period_start and new.state == "active":
-        happened("renewed")
-    if old is not None and new.next_plan and new.next_plan != old.next_plan:
-        happened("change_scheduled", next_plan=new.next_plan)
-    if new.state == "past_due" and (old is None or old.state != "past_due"):
-        work.events.append(("payment.failed", fields))
-        happened("past_due")
-    elif old is not None and new.state == "past_due" and new.reminders > old.reminders:
-        happened("past_due", reminder=new.reminders)
-    if old is not None and new.cancel_at_end != old.cancel_at_end and new.state != "ended":
-        happened("cancel_scheduled" if new.cancel_at_end else "resumed")
-    if old is not None and old.tier and not new.tier:
-        happened("ended")
+        happened("subscription.updated", "renewed")
+    if new.next_plan and new.next_plan != old.next_plan:
+        happened("subscription.updated", "change_scheduled", next_plan=new.next_plan)
+    if new.cancel_at_end != old.cancel_at_end and new.state != "ended":
+        happened("subscription.updated", "cancel_scheduled" if new.cancel_at_end else "resumed")
+    if new.state == "past_due" and old.state != "past_due":
+        work.tell("payment.failed", {"plan": new.plan, "reason": "unpaid"})
+        happened("subscription.past_due", "past_due", reminder=0)
+    elif new.state == "past_due" and new.reminders > old.reminders:
+        happened("subscription.past_due", "past_due", reminder=new.reminders)
+    if was_tier and not new.tier:
+        happened("subscription.canceled", "ended")

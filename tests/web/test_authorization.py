@@ -41,6 +41,7 @@ GET /ping
 GET /ready
 GET /models
 GET /models/providers
+GET /plans
 GET /ranking/models
 GET /metrics
 GET /openapi.json
@@ -128,6 +129,15 @@ GET /api/usage/export
 GET /api/costs
 GET /api/costs/{key_id}
 GET /user/balance
+GET /user/plan
+POST /api/billing/checkout
+POST /api/billing/portal
+GET /api/billing/subscription
+POST /api/billing/subscription
+DELETE /api/billing/subscription
+POST /api/billing/subscription/resume
+POST /api/billing/refresh
+GET /api/billing/payments
 GET /api/billing/ledger
 POST /api/billing/redeem
 GET /api/billing/ledger/export
@@ -197,6 +207,13 @@ GET /api/admin/ledger
 GET /api/admin/ledger/export
 GET /api/admin/ledger/verify
 GET /api/admin/redeem-codes
+GET /api/admin/plans
+GET /api/admin/orders
+POST /api/admin/orders
+POST /api/admin/orders/{order_id}/paid
+GET /api/admin/users/{user_id}/payments
+POST /api/admin/payments/{payment_id}/refund
+POST /api/admin/billing/sync
 POST /api/admin/redeem-codes
 DELETE /api/admin/redeem-codes/{batch_id}
 GET /api/admin/redeem-codes/{batch_id}/redeemed
