@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.accounts.ledger import Ledger
-from bluesminds.accounts.plans import MANUAL, Plan, PlanBook, period_end
+from bluesminds.accounts.plans import MANUAL, BillingPlan, PlanBook, period_end
 from bluesminds.accounts.settlement import CENT, BillingRules, Settled, Settlement, settle
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_uuid, uuid7
@@ -89,7 +89,7 @@ class OwnPlan(Struct, frozen=True):
     """
 
     tier: str | None
-    plan: Plan | None
+    plan: BillingPlan | None
     subscription: SubscriptionRow | None
 
 
@@ -191,7 +191,7 @@ class Billing:
         await self._store.write(set_order, row)
         return PlacedOrder(row, placed.url)
 
-    async def _checkout(self, row: OrderRow, plan: Plan | None, user: UserRow) -> Checkout:
+    async def _checkout(self, row: OrderRow, plan: BillingPlan | None, user: UserRow) -> Checkout:
         provider = self.providers[row.provider]
         with self._asking():
             customer = await self._customer(provider, user)
@@ -230,7 +230,7 @@ class Billing:
             )
         return given
 
-    async def _require_sold(self, user_id: str, plan: Plan, provider: str) -> None:
+    async def _require_sold(self, user_id: str, plan: BillingPlan, provider: str) -> None:
         if not plan.price_cents or (provider != MANUAL and provider not in plan.products):
             raise Conflict(
                 "plan_not_sold", "This plan cannot be bought there. Choose another plan or provider."

@@ -12,7 +12,7 @@ from bluesminds.common.errors import NotFound
 MANUAL: Final = "manual"  # the provider whose payments an administrator confirms
 
 
-class Plan(Struct, frozen=True):
+class BillingPlan(Struct, frozen=True):
     """`price_cents` and `included_nano` are for one period. `overage`: accounts may buy credit as well.
     `products`: the id of the plan at each provider.
     """
@@ -30,7 +30,7 @@ class Plan(Struct, frozen=True):
 class PlanBook:
     """All plans, in the order of the settings."""
 
-    def __init__(self, plans: Sequence[Plan]) -> None:
+    def __init__(self, plans: Sequence[BillingPlan]) -> None:
         self._plans = {plan.name: plan for plan in plans}
         self._products = {
             (provider, product): plan
@@ -38,24 +38,24 @@ class PlanBook:
             for provider, product in (*plan.products.items(), (MANUAL, plan.name))
         }
 
-    def __iter__(self) -> Iterator[Plan]:
+    def __iter__(self) -> Iterator[BillingPlan]:
         return iter(self._plans.values())
 
-    def find(self, name: str) -> Plan | None:
+    def find(self, name: str) -> BillingPlan | None:
         return self._plans.get(name)
 
-    def get(self, name: str) -> Plan:
+    def get(self, name: str) -> BillingPlan:
         """Raises NotFound."""
         plan = self._plans.get(name)
         if plan is None:
             raise NotFound("plan_not_found", "There is no plan with this name. GET /plans lists them.")
         return plan
 
-    def of_product(self, provider: str, product: str) -> Plan | None:
+    def of_product(self, provider: str, product: str) -> BillingPlan | None:
         """The plan with this id at a provider."""
         return self._products.get((provider, product))
 
-    def of_tier(self, tier: str | None) -> Plan | None:
+    def of_tier(self, tier: str | None) -> BillingPlan | None:
         """The first plan of a tier without a price."""
         free = (plan for plan in self._plans.values() if plan.tier == tier and not plan.price_cents)
         return next(free, None)

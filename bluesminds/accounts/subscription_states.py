@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from bluesminds.accounts.plans import MANUAL, Plan
+from bluesminds.accounts.plans import MANUAL, BillingPlan
 from bluesminds.payments.port import SubscriptionState
 from storage.billing import SubscriptionRow
 
@@ -28,7 +28,7 @@ class DunningPolicy(Struct, frozen=True):
 
 
 def advanced(
-    row: SubscriptionRow, state: SubscriptionState, old: Plan | None, new: Plan, now: int
+    row: SubscriptionRow, state: SubscriptionState, old: BillingPlan | None, new: BillingPlan, now: int
 ) -> SubscriptionRow:
     """The row after the provider's state was read. `old` is the plan in force, `new` that of the state."""
     next_period = state.period_start > row.period_start

@@ -6,7 +6,7 @@ from typing import Any, Final
 from msgspec import structs
 
 from bluesminds.accounts.billing import BillingPolicy
-from bluesminds.accounts.plans import Plan, PlanBook
+from bluesminds.accounts.plans import BillingPlan, PlanBook
 from bluesminds.accounts.settlement import CENT, BillingRules
 from bluesminds.accounts.subscription_states import DunningPolicy
 from bluesminds.common.money import read_usd
@@ -104,17 +104,17 @@ def _limit_set(fields: dict[str, Any]) -> LimitSet:
 
 
 DEFAULT_PLANS: Final = (
-    Plan("free", "Free", "free", 0),
-    Plan("starter", "Starter", "starter", 29_00),
-    Plan("pro", "Pro", "pro", 99_00),
-    Plan("enterprise", "Enterprise", "enterprise", 299_00),
+    BillingPlan("free", "Free", "free", 0),
+    BillingPlan("starter", "Starter", "starter", 29_00),
+    BillingPlan("pro", "Pro", "pro", 99_00),
+    BillingPlan("enterprise", "Enterprise", "enterprise", 299_00),
 )
 
 
-def configured_plans(settings: Settings) -> list[Plan]:
+def configured_plans(settings: Settings) -> list[BillingPlan]:
     """The [[plans]] entries, else the default ones."""
     return [
-        Plan(
+        BillingPlan(
             name=row.name,
             title=row.title or row.name.capitalize(),
             tier=row.tier,

@@ -7,7 +7,7 @@ define the rest.
         \"\"\"Create a key. The docstring is used in the API reference, the first sentence as summary.\"\"\"
 
 The parameters of a handler are optional: `principal`, `body`, `query` (Structs that forbid unknown fields),
-`browser` (a BrowserRequest), `raw` (a RawRequest) and every {name} of its path. It returns a Struct, None
+`browser` (a BrowserRequest), `raw` (a RawInput) and every {name} of its path. It returns a Struct, None
 for no content, or a HandlerResponse to set a status or headers. Routes are only added by `mount`, so every
 route checks its access.
 """
@@ -54,7 +54,7 @@ class HandlerResponse(Struct, Generic[T], frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class RawRequest(Struct, frozen=True):
+class RawInput(Struct, frozen=True):
     """The headers, with lower-case names, and the body of a request as it was received, for signatures."""
 
     headers: Mapping[str, str]
@@ -193,7 +193,7 @@ def _view(route: Route, guard: Guard) -> Callable[..., Awaitable[Response]]:
             arguments["browser"] = read_browser_request(request)
         if route.takes_raw:
             headers = {name.lower(): value for name, value in request.headers.items()}
-            arguments["raw"] = RawRequest(headers, cast(bytes, await request.get_data(cache=False)))
+            arguments["raw"] = RawInput(headers, cast(bytes, await request.get_data(cache=False)))
         if route.query is not None:
             arguments["query"] = read_query(route.query, request)
         elif route.method != "GET" or route.access is not Access.PUBLIC:  # links to pages may have a query

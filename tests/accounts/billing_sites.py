@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bluesminds.accounts.billing import Billing, BillingPolicy
 from bluesminds.accounts.ledger import Ledger
-from bluesminds.accounts.plans import Plan, PlanBook
+from bluesminds.accounts.plans import BillingPlan, PlanBook
 from bluesminds.accounts.settlement import BillingRules
 from bluesminds.accounts.subscription_states import DunningPolicy
 from bluesminds.common.log import Log
@@ -21,11 +21,11 @@ from tests.storage.test_ledger import FixedClock
 DAY = 86_400_000
 USD = 10**9
 PLANS = (
-    Plan("free", "Free", "free", 0),
-    Plan(
+    BillingPlan("free", "Free", "free", 0),
+    BillingPlan(
         "starter", "Starter", "starter", 2900, products={"stripe": "price_starter", "creem": "prod_starter"}
     ),
-    Plan(
+    BillingPlan(
         "pro",
         "Pro",
         "pro",
@@ -33,7 +33,7 @@ PLANS = (
         included_nano=20 * USD,
         products={"stripe": "price_pro", "creem": "prod_pro"},
     ),
-    Plan("fixed", "Fixed", "pro", 5000, overage=False),
+    BillingPlan("fixed", "Fixed", "pro", 5000, overage=False),
 )
 
 

@@ -6,7 +6,7 @@ from msgspec import Meta, Struct
 
 from bluesminds.accounts.audit import Actor
 from bluesminds.accounts.billing import Billing, OwnPlan, PlacedOrder
-from bluesminds.accounts.plans import Plan
+from bluesminds.accounts.plans import BillingPlan
 from bluesminds.accounts.settlement import CENT
 from bluesminds.common.clock import format_time
 from bluesminds.common.money import read_usd, write_usd
@@ -276,7 +276,7 @@ def _cents(usd: str) -> int:
     return read_usd(usd) // CENT
 
 
-def plan_view(plan: Plan) -> PlanView:
+def plan_view(plan: BillingPlan) -> PlanView:
     return PlanView(
         name=plan.name,
         title=plan.title,

@@ -43,7 +43,7 @@ async def test_order_marked_as_paid_changes_the_tier_at_once(nursery: trio.Nurse
 async def limits_of(client: httpx.AsyncClient, headers: dict[str, str]) -> tuple[str | None, int | None]:
     """The tier and the requests per minute that are in force."""
     found = (await client.get("/api/auth/limits", headers=headers)).json()
-    return found["tier"], found["limits"]["rpm"]
+    return found["tier"], found["rpm"]["limit"]
 
 
 async def test_gateway_without_billing_has_no_plans(nursery: trio.Nursery, home: Path) -> None:
