@@ -6,8 +6,18 @@ from msgspec import Struct
 
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
-from bluesminds.dashboard import credit, keys, overview, playground, prompts, requests, settings, usage
-from bluesminds.dashboard.admin import servers, system, users
+from bluesminds.dashboard import (
+    credit,
+    keys,
+    overview,
+    playground,
+    prompts,
+    requests,
+    settings,
+    statements,
+    usage,
+)
+from bluesminds.dashboard.admin import codes, drift, servers, system, users
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
 from bluesminds.web.api import GatewayControls
@@ -91,6 +101,7 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
         ),
         *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
         *credit.routes(credit.CreditPages(frame, accounts.ledger, accounts.users, accounts.redeem_codes)),
+        *statements.routes(statements.StatementPages(frame, accounts.statements, accounts.users)),
         *_prompt_pages(services, frame),
         *settings.routes(
             settings.SettingsPage(frame, accounts.users, accounts.sessions, accounts.vendor_keys)
@@ -167,6 +178,8 @@ def _admin_pages(
                 ledger=accounts.ledger,
             )
         ),
+        *codes.routes(codes.CodesPages(frame, accounts.redeem_codes, accounts.users, services.clock)),
+        *drift.routes(drift.DriftPage(frame, accounts.usage)),
         *system.routes(
             system.SystemPages(
                 frame=frame,

@@ -58,16 +58,22 @@ def address(site: DashboardSite, route: Route) -> str:
         "name": "one",
         "request_id": site.request_id,
         "chat_id": site.chat_id,
+        "batch_id": site.batch_id,
     }
     return route.path.format_map(values)
 
 
 def pages_of(site: DashboardSite, access: Access) -> list[str]:
-    """All but those of one prompt, which has to be kept first; see test_prompts.py."""
+    """All but those of one prompt, which has to be kept first; see test_prompts.py. That of a batch of codes
+    only if there is one.
+    """
     found = [
         address(site, route)
         for route in routes_of(site)
-        if route.access is access and "html" in route.media and "prompts/{" not in route.path
+        if route.access is access
+        and "html" in route.media
+        and "prompts/{" not in route.path
+        and ("{batch_id}" not in route.path or site.batch_id)
     ]
     assert found
     return found
@@ -105,7 +111,8 @@ async def test_page_of_a_user_is_shown_to_all_roles(both_engines: DashboardSite,
 
 
 async def test_page_of_administrators_is_shown_to_them_only(both_engines: DashboardSite) -> None:
-    await both_engines.add_usage("user", 5)
+    await both_engines.add_usage("user", 5, own_input_tokens=3, own_output_tokens=2)
+    await both_engines.add_codes()
     paths = pages_of(both_engines, Access.ADMIN)
     async with both_engines.visitor("admin") as client:
         for path in paths:

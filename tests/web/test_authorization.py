@@ -81,6 +81,7 @@ GET /dashboard/usage.csv
 GET /dashboard/prompts
 GET /dashboard/prompts/{request_id}
 GET /dashboard/credit
+GET /dashboard/credit/statements
 GET /dashboard/settings
 GET /dashboard/keys/{key_id}
 """
@@ -91,7 +92,11 @@ GET /dashboard/admin/models
 GET /dashboard/admin/routes
 GET /dashboard/admin/users
 GET /dashboard/admin/users/{user_id}
+GET /dashboard/admin/users/{user_id}/statements
 GET /dashboard/admin/ledger
+GET /dashboard/admin/codes
+GET /dashboard/admin/codes/{batch_id}
+GET /dashboard/admin/drift
 GET /dashboard/admin/prompts
 GET /dashboard/admin/prompts/{request_id}
 GET /dashboard/admin/audit
