@@ -17,13 +17,15 @@ from bluesminds.dashboard import (
     statements,
     usage,
 )
-from bluesminds.dashboard.admin import codes, drift, servers, system, users
+from bluesminds.dashboard.admin import codes, drift, prices, servers, system, users
+from bluesminds.dashboard.admin import routes as model_routes
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
 from bluesminds.web.api import GatewayControls
 from bluesminds.web.api.explain import ExplainHandlers
 from bluesminds.web.api.model_routes import RouteHandlers
 from bluesminds.web.api.models import ModelHandlers
+from bluesminds.web.api.prices import PriceHandlers
 from bluesminds.web.api.requests import RequestHandlers
 from bluesminds.web.api.servers import ServerHandlers
 from bluesminds.web.app import BrowserPages
@@ -149,6 +151,14 @@ def _admin_pages(
                     controls.key_status,
                 ),
                 models=ModelHandlers(controls.catalog),
+                usage=accounts.usage,
+                clock=services.clock,
+                health=controls.fleet_health,
+            )
+        ),
+        *model_routes.routes(
+            model_routes.RoutesPages(
+                frame=frame,
                 routes=RouteHandlers(
                     accounts.routes,
                     controls.list_routes,
@@ -159,9 +169,24 @@ def _admin_pages(
                 explain=ExplainHandlers(
                     accounts.keys, accounts.users, accounts.vendor_keys, controls.explain, controls.key_status
                 ),
+                list_servers=controls.list_servers,
+            )
+        ),
+        *prices.routes(
+            prices.ModelPricesPages(
+                frame=frame,
+                models=ModelHandlers(controls.catalog),
+                handlers=PriceHandlers(
+                    accounts.prices,
+                    controls.price_book,
+                    controls.prices_changed,
+                    controls.list_servers,
+                    services.clock,
+                ),
+                prices=accounts.prices,
                 usage=accounts.usage,
                 clock=services.clock,
-                health=controls.fleet_health,
+                list_servers=controls.list_servers,
             )
         ),
         *users.routes(

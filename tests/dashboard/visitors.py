@@ -38,6 +38,7 @@ class DashboardSite:
     request_id: str = "00000000-0000-7000-8000-000000000000"
     chat_id: str = "00000000-0000-7000-8000-000000000001"
     batch_id: str = ""
+    route_id: str = ""
 
     @property
     def gateway(self) -> Gateway:
@@ -113,6 +114,15 @@ class DashboardSite:
         await codes.redeem(OPERATOR, self.callers.users["user"], made.codes[0])
         self.batch_id = made.row.id
         return made.codes
+
+    async def add_route(self, model: str = "m", **fields: Any) -> str:
+        """Add a route to the server `one`. Its id."""
+        body = {"model": model, "targets": [{"server": "one", "weight": 3}], **fields}
+        async with self.gateway.operator() as operator:
+            made = await operator.post("/api/admin/routes", json=body)
+        assert made.status_code == 201, made.text
+        self.route_id = made.json()["id"]
+        return self.route_id
 
     async def add_credit(self, name: str, kind: CreditKind = "topup", usd: int = 25, **given: Any) -> None:
         """Post an entry for this user."""

@@ -89,7 +89,10 @@ PAGES_OF_ADMINISTRATORS = """
 GET /dashboard/admin/servers
 GET /dashboard/admin/servers/{name}
 GET /dashboard/admin/models
+GET /dashboard/admin/models/prices
 GET /dashboard/admin/routes
+GET /dashboard/admin/routes/new
+GET /dashboard/admin/routes/{route_id}
 GET /dashboard/admin/users
 GET /dashboard/admin/users/{user_id}
 GET /dashboard/admin/users/{user_id}/statements
