@@ -14,7 +14,7 @@ from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.prices import PriceLoader, bundled_prices
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.reload import ConfigReloader, ConfigSource
-from bluesminds.app.routing import Routing, log_health, log_key_rest
+from bluesminds.app.routing import Routing, log_health, log_key_rest, log_token_failure
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     configured_prices,
@@ -69,6 +69,7 @@ from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweep
 from bluesminds.gateway.tracing import CollectorAddress, Tracer
 from bluesminds.gateway.traffic import TrafficMonitor
 from bluesminds.gateway.upstream.backoff import Backoff
+from bluesminds.gateway.upstream.entra import EntraTokens
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.gateway.upstream.timeouts import TimeoutTable
@@ -189,9 +190,7 @@ def build_data_plane(
     traffic = TrafficMonitor(runtime.metrics)
     interval = settings.upstream.keep_alive_interval
     keep_alive = KeepAlive(interval) if interval else None
-    runtime.metrics.gauge(
-        "bluesminds_mails_waiting", "Mails in the queue.", lambda: services.mail_queue.length
-    )
+    runtime.metrics.gauge("bluesminds_mails_waiting", "Mails that wait.", lambda: services.outbox.waiting)
     runtime.metrics.gauge(
         "bluesminds_last_backup_seconds",
         "Unix time of the newest scheduled backup; 0 if there is none.",
@@ -272,6 +271,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         eject_seconds=upstream.eject_seconds,
         on_change=partial(log_health, services.log),
     )
+    tokens = EntraTokens(services.pool, upstream.entra_url, partial(log_token_failure, services.log))
     registry = ServerRegistry(
         configured,
         services.accounts.servers.load,
@@ -282,6 +282,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         find_price=partial(prices.find_now, services.clock),
         routes=file_routes(services.settings),
         load_routes=services.accounts.routes.load,
+        fill_in_tokens=tokens.fill_in,
     )
     checker = HealthChecker(
         services.pool,
@@ -304,6 +305,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         services.clock,
         services.pool,
         upstream.max_connections_per_server,
+        tokens,
     )
 
 
@@ -448,7 +450,11 @@ def _build_control(
         key_status=routing.keys.statuses,
         servers_changed=routing.servers_changed,
         test_server=partial(
-            test_server, services.pool, services.clock, seconds=services.settings.upstream.probe_timeout
+            test_server,
+            services.pool,
+            services.clock,
+            routing.tokens,
+            seconds=services.settings.upstream.probe_timeout,
         ),
         price_book=routing.price_book,
         prices_changed=routing.prices_changed,
@@ -510,7 +516,7 @@ def _build_monitor(
         traffic=traffic,
         throttle=services.accounts.throttle,
         running=lambda: authentication.limiter.running,
-        queues=lambda: {"usage_rows": runtime.recorder.held, "mails": services.mail_queue.length},
+        queues=lambda: {"usage_rows": runtime.recorder.held, "mails": services.outbox.waiting},
         servers=routing.states,
         tasks=runtime.tasks.down,
     )

@@ -36,6 +36,7 @@ from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.gateway.routing.health import UNKNOWN, ServerStatus
 from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
 from bluesminds.gateway.server_test import test_server
+from bluesminds.gateway.upstream.entra import EntraTokens
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.client.pool import Pool
 from bluesminds.http.client.transport import PoolTransport
@@ -135,7 +136,11 @@ def _build_control(services: Services) -> ASGIApp:
         key_status=ServerKeyRegistry().statuses,
         servers_changed=_noop,
         test_server=partial(
-            test_server, services.pool, services.clock, seconds=services.settings.upstream.probe_timeout
+            test_server,
+            services.pool,
+            services.clock,
+            EntraTokens(services.pool, services.settings.upstream.entra_url),
+            seconds=services.settings.upstream.probe_timeout,
         ),
         price_book=PriceLoader(services).load,
         prices_changed=_noop,
