@@ -80,6 +80,7 @@ GET /dashboard/usage
 GET /dashboard/usage.csv
 GET /dashboard/prompts
 GET /dashboard/prompts/{request_id}
+GET /dashboard/prompts/{request_id}/replay
 GET /dashboard/credit
 GET /dashboard/credit/statements
 GET /dashboard/settings
@@ -102,6 +103,7 @@ GET /dashboard/admin/codes/{batch_id}
 GET /dashboard/admin/drift
 GET /dashboard/admin/prompts
 GET /dashboard/admin/prompts/{request_id}
+GET /dashboard/admin/prompts/{request_id}/replay
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
 GET /dashboard/admin/system
@@ -119,6 +121,7 @@ DELETE /api/auth/sessions
 DELETE /api/auth/sessions/{session_id}
 GET /api/auth/limits
 GET /api/requests/{request_id}
+POST /api/requests/{request_id}/replay
 GET /api/keys/{key_id}/limits
 GET /user/api-keys/{key_id}/limits
 GET /api/keys
@@ -172,6 +175,7 @@ POST /api/chats/{chat_id}/messages
 DELETE /api/chats/{chat_id}/messages/{position}
 """
 ADMINISTRATORS = """
+POST /api/admin/requests/{request_id}/replay
 GET /api/admin/prompt-log
 GET /api/admin/prompt-log/{request_id}
 DELETE /api/admin/prompt-log/{request_id}
@@ -641,7 +645,7 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
             before = await client.get("/api/keys", headers=own, params={"limit": 100})
-            if thief == "admin" and name.endswith("/requests/{request_id}"):
+            if thief == "admin" and "/requests/{request_id}" in name:
                 continue  # administrators see the requests of all users
             refused = await client.request(method, url, headers=stolen, **body)  # type: ignore[arg-type]
             assert refused.status_code == 404, name
@@ -650,6 +654,9 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             after = await client.get("/api/keys", headers=own, params={"limit": 100})
             assert (after.status_code, after.text) == (200, before.text), name
             allowed = await client.request(method, url, headers=own, **body)  # type: ignore[arg-type]
+            if method == "POST" and name.endswith("/replay"):  # the request of `new_request` has no key
+                assert allowed.json()["error"]["code"] == "replay_key_unusable"
+                continue
             assert allowed.status_code in (200, 201, 204), (name, allowed.text)
 
 

@@ -41,6 +41,8 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"since", "until", "model", "dry_run", "after"},
         {"since": "2026-01-01T00:00:00Z"},
     ),
+    "POST /api/requests/{request_id}/replay": ({"model"}, {"model": "m"}),
+    "POST /api/admin/requests/{request_id}/replay": ({"model"}, {"model": "m"}),
     "POST /api/setup": (
         {"token", "email", "password"},
         {"token": "t" * 43, "email": "a@b.cc", "password": PASSWORD},

@@ -68,7 +68,7 @@ class ModelLine(Struct, frozen=True):
     total: UsageTotal
 
 
-class PriceRow(Struct, frozen=True):
+class ShownPrice(Struct, frozen=True):
     """A line of a price. `others`: its further rates, with their names. `remove`: the call that removes it,
     empty if it is not in the database.
     """
@@ -144,7 +144,7 @@ class ModelPricesPages(Struct, frozen=True):
             today=write_day(self.clock.now_ms()),
         )
 
-    async def _in_force(self, model: str, server: str) -> Sequence[PriceRow]:
+    async def _in_force(self, model: str, server: str) -> Sequence[ShownPrice]:
         found = await self.handlers.list(PriceQuery(model, server))
         return [_row(row, ()) for row in found.data]
 
@@ -159,8 +159,8 @@ def _rank(row: ModelView) -> tuple[bool, str]:
 
 
 def _without_repetition(
-    found: Sequence[tuple[str, Sequence[PriceRow]]],
-) -> Sequence[tuple[str, Sequence[PriceRow]]]:
+    found: Sequence[tuple[str, Sequence[ShownPrice]]],
+) -> Sequence[tuple[str, Sequence[ShownPrice]]]:
     """Without servers whose price is that of all servers."""
     (_, of_all), *_ = found
     versions = [row.price.version for row in of_all]
@@ -171,7 +171,7 @@ def _without_repetition(
     ]
 
 
-def _row(price: PriceView, stored: Collection[LineKey]) -> PriceRow:
+def _row(price: PriceView, stored: Collection[LineKey]) -> ShownPrice:
     others = [
         (label, rate)
         for name, label in RATES.items()
@@ -186,7 +186,7 @@ def _row(price: PriceView, stored: Collection[LineKey]) -> PriceRow:
         service_tier=price.service_tier,
         from_tokens=str(price.from_tokens) if price.from_tokens else None,
     )
-    return PriceRow(price, others, f"DELETE {remove}" if key in stored else "")
+    return ShownPrice(price, others, f"DELETE {remove}" if key in stored else "")
 
 
 def routes(pages: ModelPricesPages) -> list[Route]:

@@ -33,7 +33,7 @@ REASONS: Final[Mapping[FallbackReason, str]] = {
 }
 RECOVERIES: Final[Mapping[Recovery, str]] = {
     "restart": "another server starts again, and repeats what the client has",
-    "continue": "another server goes on where it ended",
+    "continue": "another server continues where it ended",
     "error": "the stream ends with an error",
 }
 PREFILLS: Final[Mapping[Prefill, str]] = {

@@ -8,7 +8,7 @@ const button = form.querySelector("[data-yes]");
 const first = button.textContent;
 let shown = false;
 
-// A call looks at a limited number of requests and says where the next one goes on.
+// A call looks at a limited number of requests and returns where the next one continues.
 async function run(body) {
   const sums = { requests: 0, changed: 0, skipped: 0, accounts: new Map() };
   for (let after = ""; after !== null; ) {
