@@ -84,6 +84,7 @@ GET /dashboard/prompts
 GET /dashboard/prompts/{request_id}
 GET /dashboard/prompts/{request_id}/replay
 GET /dashboard/credit
+GET /dashboard/credit/statements
 GET /dashboard/settings
 GET /dashboard/keys/{key_id}
 """
@@ -91,10 +92,17 @@ PAGES_OF_ADMINISTRATORS = """
 GET /dashboard/admin/servers
 GET /dashboard/admin/servers/{name}
 GET /dashboard/admin/models
+GET /dashboard/admin/models/prices
 GET /dashboard/admin/routes
+GET /dashboard/admin/routes/new
+GET /dashboard/admin/routes/{route_id}
 GET /dashboard/admin/users
 GET /dashboard/admin/users/{user_id}
+GET /dashboard/admin/users/{user_id}/statements
 GET /dashboard/admin/ledger
+GET /dashboard/admin/codes
+GET /dashboard/admin/codes/{batch_id}
+GET /dashboard/admin/drift
 GET /dashboard/admin/prompts
 GET /dashboard/admin/prompts/{request_id}
 GET /dashboard/admin/prompts/{request_id}/replay
