@@ -41,7 +41,7 @@ from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.app.backup import Backups
 from bluesminds.app.secrets import load_secrets
-from bluesminds.app.settings_map import public_url, smtp_account, tier_limits
+from bluesminds.app.settings_map import public_url, smtp_account, tier_budgets, tier_limits
 from bluesminds.app.state_dir import StateDir
 from bluesminds.common.clock import Calendar, Clock, zone_named
 from bluesminds.common.crypto import Vault
@@ -321,5 +321,6 @@ def _build_limits(resources: Resources) -> AccountLimits:
         clock=resources.clock,
         calendar=resources.calendar,
         tiers=tier_limits(resources.settings),
+        budgets=tier_budgets(resources.settings),
         changed=resources.key_changes.notify,
     )
