@@ -6,6 +6,8 @@ from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
+from bluesminds.accounts.federated import FederatedSignIn
+from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Keys
@@ -31,7 +33,7 @@ from bluesminds.identity.password import Passwords
 
 
 class AccountServices(Struct, frozen=True):
-    """One instance each, all on the same store."""
+    """One instance each, all on the same store. `federated`: None if the settings name no provider."""
 
     users: Users
     passwords: Passwords
@@ -39,6 +41,8 @@ class AccountServices(Struct, frozen=True):
     throttle: Throttle
     login: Login
     local_sign_in: LocalSignIn
+    identities: Identities
+    federated: FederatedSignIn | None
     signup: SignUp
     email_verification: EmailVerification
     email_change: EmailChange

@@ -17,6 +17,8 @@ from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
+from bluesminds.accounts.federated import FederatedSignIn
+from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Changed, Keys
@@ -40,6 +42,7 @@ from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.app.backup import Backups
+from bluesminds.app.identity import sign_in_clients
 from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import public_url, smtp_account, tier_limits
 from bluesminds.app.state_dir import StateDir
@@ -206,6 +209,14 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         settings=settings,
     )
     ledger = Ledger(store, clock=clock)
+    identities = Identities(
+        store,
+        clock=clock,
+        sessions=sessions,
+        verification=verification,
+        settings=settings,
+        changed=resources.key_changes.notify,
+    )
     return AccountServices(
         users=_build_users(resources),
         passwords=passwords,
@@ -255,6 +266,8 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         ),
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
+        identities=identities,
+        federated=_build_federated(resources, identities, throttle),
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
@@ -269,6 +282,22 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         chats=Chats(store, vault=resources.vault, clock=clock),
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
+    )
+
+
+def _build_federated(
+    resources: Resources, identities: Identities, throttle: Throttle
+) -> FederatedSignIn | None:
+    clients = sign_in_clients(resources.settings.identity, resources.pool, resources.clock)
+    if not clients:
+        return None
+    return FederatedSignIn(
+        clients,
+        identities,
+        clock=resources.clock,
+        vault=resources.vault,
+        throttle=throttle,
+        log=resources.log,
     )
 
 
