@@ -18,7 +18,7 @@ from bluesminds.accounts.sessions import ActiveSession, NewSession
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import Vault, token_digest
-from bluesminds.common.errors import Forbidden, NotFound
+from bluesminds.common.errors import Forbidden, NotFound, UpstreamFailed
 from bluesminds.common.log import Log
 from bluesminds.identity.external import (
     ExternalIdentity,
@@ -94,8 +94,7 @@ class FederatedSignIn:
         try:
             url = await client.authorization_url(attempt)
         except ProviderUnavailable as exc:
-            self._log.warning("identity_provider_failed", provider=provider, reason=exc.reason)
-            raise
+            raise self._unavailable(provider, exc) from exc
         return StartedSignIn(url, self._vault.seal_bytes(msgspec.json.encode(attempt)).decode())
 
     async def finish(
@@ -118,11 +117,11 @@ class FederatedSignIn:
         self._throttle.count_sign_in(actor.address)
         try:
             external = await client.identify(attempt, answer)
-        except (IdentityRejected, ProviderUnavailable) as exc:
-            is_down = isinstance(exc, ProviderUnavailable)
-            event = "identity_provider_failed" if is_down else "identity_rejected"
-            self._log.warning(event, provider=provider, reason=exc.reason)
-            raise
+        except IdentityRejected as exc:
+            self._log.warning("identity_rejected", provider=provider, reason=exc.reason)
+            raise invalid_identity() from exc
+        except ProviderUnavailable as exc:
+            raise self._unavailable(provider, exc) from exc
         require_domain(client.policy, external)
         self._throttle.release_sign_in(actor.address)
         if attempt.user_id:
@@ -143,6 +142,11 @@ class FederatedSignIn:
             )
         )
         return FinishedSignIn(user, new, attempt.next)
+
+    def _unavailable(self, provider: str, exc: ProviderUnavailable) -> UpstreamFailed:
+        self._log.warning("identity_provider_failed", provider=provider, reason=exc.reason)
+        message = "The sign-in service does not respond as it should. Try again later."
+        return UpstreamFailed(502, "identity_provider_failed", message)
 
     def _client(self, provider: str) -> SignInClient:
         client = self._clients.get(provider)
@@ -178,6 +182,13 @@ def require_domain(policy: ProviderPolicy, external: ExternalIdentity) -> None:
             "identity_not_allowed",
             f"Your account at {policy.title} is not allowed here. Use an account of your organisation.",
         )
+
+
+def invalid_identity() -> Forbidden:
+    return Forbidden(
+        "invalid_identity",
+        "The answer of the sign-in service is not valid. Sign in again. If it fails again, ask the operator.",
+    )
 
 
 def sign_in_expired() -> Forbidden:

@@ -5,8 +5,6 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from bluesminds.common.errors import Forbidden, UpstreamFailed
-
 CLOCK_SKEW = 60  # seconds that the clocks of gateway and provider may differ
 
 
@@ -59,31 +57,25 @@ class SignInClient(Protocol):
     def policy(self) -> ProviderPolicy: ...
 
     async def authorization_url(self, attempt: SignInAttempt) -> str:
-        """Where the browser is sent. Raises UpstreamFailed."""
+        """Where the browser is sent. Raises ProviderUnavailable."""
 
     async def identify(self, attempt: SignInAttempt, answer: Mapping[str, str]) -> ExternalIdentity:
-        """The user, from the query that the browser came back with. Raises Forbidden, UpstreamFailed."""
+        """The user, from the query that the browser came back with. Raises
+        Forbidden, IdentityRejected, ProviderUnavailable.
+        """
 
 
-class IdentityRejected(Forbidden):
-    """403: what a provider sent cannot be accepted. `reason` is for the log."""
+class IdentityRejected(Exception):
+    """What a provider or a browser sent cannot be accepted. `reason` is for the log."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(
-            "invalid_identity",
-            "The answer of the sign-in service is not valid. Sign in again; if it fails again, ask the"
-            " operator.",
-        )
+        super().__init__(reason)
         self.reason = reason
 
 
-class ProviderUnavailable(UpstreamFailed):
-    """502: a provider does not respond as it should. `reason` is for the log."""
+class ProviderUnavailable(Exception):
+    """A provider does not respond as it should. `reason` is for the log."""
 
     def __init__(self, reason: str) -> None:
-        super().__init__(
-            502,
-            "identity_provider_failed",
-            "The sign-in service does not respond as it should. Try again later.",
-        )
+        super().__init__(reason)
         self.reason = reason
