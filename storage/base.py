@@ -70,6 +70,9 @@ class Connection(Protocol):
     def chain_key(self) -> bytes:
         """The store's `chain_key`."""
 
+    has_events: bool
+    """Whether the unit has inserted events. The store then calls its `on_events` after the commit."""
+
     async def execute(self, sql: LiteralString, *, final: bool = False, **params: object) -> int:
         """Run one statement. Returns the number of changed rows."""
 
@@ -99,10 +102,12 @@ class Store(Protocol):
     """An open database. Callers are Trio tasks.
 
     A caller that is cancelled stops waiting; a write in the queue still runs. `chain_key` is the HMAC key of
-    all hash chains; it is set once, before the first row of a chain is written.
+    all hash chains; it is set once, before the first row of a chain is written. `on_events` is called after
+    each commit of a unit that inserted events.
     """
 
     chain_key: bytes
+    on_events: Callable[[], None]
 
     @property
     def engine(self) -> Engine: ...

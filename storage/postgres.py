@@ -65,6 +65,7 @@ class PostgresStore:
         self._schema = schema
         self._queue = JobQueue(loop, statement_timeout)
         self.chain_key = b""
+        self.on_events: Callable[[], None] = lambda: None
 
     @property
     def engine(self) -> Engine:
@@ -135,6 +136,8 @@ class PostgresStore:
             job.fail(exc)
         else:
             job.succeed(result)
+            if transaction.has_events:
+                self.on_events()
 
     async def _connected(self, raw: Any, deadline: float) -> Any:  # noqa: ANN401
         """The connection if it is open, otherwise a new one. Raises StorageUnavailable at the deadline."""
@@ -184,6 +187,7 @@ class PostgresTransaction:
 
     def __init__(self, raw: Any, begin: LiteralString, chain_key: bytes) -> None:  # noqa: ANN401
         self.chain_key = chain_key
+        self.has_events = False
         self._raw = raw
         self._begin = begin
         self._started = False

@@ -60,6 +60,7 @@ class SqliteStore:
         self._writer: SqliteThread
         self._readers: list[SqliteThread] = []
         self.chain_key = b""
+        self.on_events: Callable[[], None] = lambda: None
 
     @property
     def engine(self) -> Engine:
@@ -132,6 +133,8 @@ class SqliteStore:
             job.fail(exc)
         else:
             job.succeed(result)
+            if transaction.has_events:
+                self.on_events()
 
     async def _run_read(self, reader: SqliteThread, job: Job) -> None:
         transaction = SqliteTransaction(reader, "BEGIN", self.chain_key)
@@ -152,6 +155,7 @@ class SqliteTransaction:
         self, thread: SqliteThread, begin: Literal["BEGIN", "BEGIN IMMEDIATE"], chain_key: bytes
     ) -> None:
         self.chain_key = chain_key
+        self.has_events = False
         self._thread = thread
         self._begin = begin
         self._started = False

@@ -1,5 +1,5 @@
-"""Deletes expired sessions, single-use tokens, stored responses, receipts, logged prompts and usage, and
-accounts whose address was never confirmed.
+"""Deletes expired sessions, single-use tokens, stored responses, receipts, logged prompts, usage and events,
+and accounts whose address was never confirmed.
 """
 
 from typing import Final
@@ -13,6 +13,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import first_uuid7
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, StorageBroken, StorageUnavailable, Store
+from storage.events import delete_events
 from storage.prompt_log import delete_old_prompts, delete_prompts_above, select_prompt_accounts_above
 from storage.receipts import delete_receipts
 from storage.responses import delete_expired_responses, delete_responses_above, select_accounts_above
@@ -34,7 +35,9 @@ INTERVAL: Final = 600.0  # seconds
 BATCH: Final = 100  # responses deleted in one transaction: other writes wait meanwhile
 RECEIPT_BATCH: Final = 1000  # receipts deleted in one transaction
 USAGE_BATCH: Final = 1000  # rows of usage deleted in one transaction
+EVENT_BATCH: Final = 1000  # events deleted in one transaction
 DAY_MS: Final = 86_400_000
+EVENT_DAYS: Final = 30  # how long events are kept
 UNCONFIRMED_MS: Final = DAY_MS  # how long an unconfirmed account can request another link
 
 
@@ -100,6 +103,9 @@ class ExpiredDataCleanup:
             pass
         await self._remove_prompts(now)
         await self._remove_usage(now)
+        oldest = first_uuid7(now - EVENT_DAYS * DAY_MS)
+        while await self._store.write(delete_events, oldest, EVENT_BATCH) == EVENT_BATCH:
+            pass
         for user_id in await self._store.read(select_accounts_above, self._account_bytes):
             await self._store.write(delete_responses_above, user_id, self._account_bytes)
 

@@ -17,12 +17,14 @@ from msgspec import Struct, structs
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.accounts.key_policy import KeyPolicy
 from bluesminds.accounts.users import no_such_user
-from bluesminds.common.clock import Clock
+from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.crypto import is_uuid, key_digest, new_key, uuid7
 from bluesminds.common.errors import Conflict, NotFound
 from bluesminds.common.values import read_limits, write_limits
+from bluesminds.notify.events import EventKind, new_event
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, StorageError, Store
+from storage.events import EventRow, insert_event
 from storage.keys import (
     KeyQuery,
     KeyRow,
@@ -249,6 +251,17 @@ def _audit_fields(row: KeyRow) -> dict[str, object]:
     }
 
 
+def _event(at_ms: int, kind: EventKind, row: KeyRow) -> EventRow:
+    data = {
+        "key_id": row.id,
+        "name": row.name,
+        "prefix": row.prefix,
+        "last4": row.last4,
+        "expires_at": format_time(row.expires_at),
+    }
+    return new_event(at_ms, kind, row.user_id, data)
+
+
 def no_such_key() -> NotFound:
     return NotFound("key_not_found", "There is no key with this id.")
 
@@ -256,6 +269,7 @@ def no_such_key() -> NotFound:
 async def _insert(connection: Connection, row: KeyRow, audit: AuditRow) -> None:
     await insert_audit(connection, audit)
     await insert_key(connection, row)
+    await insert_event(connection, _event(row.created_at, "key.created", row))
     await _check_active_keys(connection, row.user_id, row.created_at)
 
 
@@ -289,6 +303,8 @@ async def _apply(
     if after != before:
         await insert_audit(connection, audit)
         await update_key(connection, after)
+    if after.revoked_at is not None:
+        await insert_event(connection, _event(after.revoked_at, "key.revoked", after))
     if before.expires_at is not None and before.expires_at <= audit.at:  # it may be active again
         await _check_active_keys(connection, after.user_id, audit.at)
     return before, after

@@ -20,8 +20,10 @@ from bluesminds.accounts.audit import Actor, entry
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_uuid, token_digest, uuid7
 from bluesminds.common.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from bluesminds.notify.events import new_event
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, Store
+from storage.events import EventRow, insert_event
 from storage.prompt_log import PromptLogChoice
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting, put_setting, select_setting
@@ -247,6 +249,7 @@ class Users:
         after = audit_fields(user) | await end_invites(connection, user)
         await insert_audit(connection, entry(self._clock, actor, action, user.id, before=before, after=after))
         await (insert_user(connection, user) if known is None else update_user(connection, user))
+        await insert_event(connection, created_event(self._clock.now_ms(), user))
         await delete_tokens(connection, user.id, "verify_email")
         await delete_tokens(connection, user.id, "reset_password")
         if user.role == "admin":
@@ -301,6 +304,12 @@ def audit_fields(user: UserRow) -> dict[str, object]:
         "disabled": user.disabled_at is not None,
         "prompt_log": user.prompt_log,
     }
+
+
+def created_event(at_ms: int, user: UserRow) -> EventRow:
+    """The event of an account whose address is confirmed for the first time."""
+    data = {"user_id": user.id, "email": user.email, "full_name": user.full_name, "tier": user.tier}
+    return new_event(at_ms, "user.created", user.id, data)
 
 
 def is_admin(user: UserRow) -> bool:

@@ -122,7 +122,7 @@ def init(path: Path, force: bool) -> None:
     PATH is the file to write. Default: ./gateway.toml.
     """
     try:
-        _write_private(path, STARTER, force)
+        write_private(path, STARTER, force)
     except FileExistsError:
         remedy = "choose another path, or replace it with --force"
         raise exits.Failure(f"{path} exists already", exits.CONFLICT, remedy) from None
@@ -133,7 +133,7 @@ def init(path: Path, force: bool) -> None:
     click.echo(f"next: bluesminds serve --config {path}", err=True)
 
 
-def _write_private(path: Path, text: str, force: bool) -> None:
+def write_private(path: Path, text: str, force: bool) -> None:
     """Write a file with mode 0600. Raises FileExistsError without `force`, OSError."""
     target = path.with_name(f".{path.name}.{os.getpid()}.new") if force else path
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import call, echo_json, json_option
+from bluesminds.cli.import_litellm import import_litellm
 from bluesminds.cli.options import config_option
 from bluesminds.common.money import write_usd
 
@@ -78,6 +79,7 @@ def _command(product: str) -> click.Command:
 
 import_group.add_command(_command("one-api"))
 import_group.add_command(_command("new-api"))
+import_group.add_command(import_litellm)
 
 
 def read_plan(product: str, file: Path) -> ImportPlan:

@@ -64,6 +64,21 @@ CREATE TABLE identities (
 CREATE UNIQUE INDEX identities_subject ON identities (issuer, subject);
 CREATE INDEX identities_user ON identities (user_id, id);
 
+-- Mails that wait to be sent
+CREATE TABLE mail_outbox (
+    id TEXT NOT NULL PRIMARY KEY, -- also the idempotency key
+    kind TEXT NOT NULL,
+    sealed BYTEA NOT NULL, -- the message, encrypted
+    decoy BIGINT NOT NULL CHECK (decoy IN (0, 1)), -- 1: never sent
+    priority BIGINT NOT NULL, -- the lowest is sent first
+    attempts BIGINT NOT NULL,
+    due_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL, -- not sent after this time
+    created_at BIGINT NOT NULL
+);
+
+CREATE INDEX mail_outbox_due ON mail_outbox (due_at);
+
 -- API keys
 
 -- A digest is the HMAC-SHA256 of a secret. Rotation moves the current digest to previous_digest, which is accepted
@@ -564,6 +579,19 @@ CREATE TABLE open_requests (
     at BIGINT NOT NULL,
     usage TEXT NOT NULL -- JSON object: the usage row
 );
+
+-- Events: what has happened, written in the transaction that changes it. IDs are UUIDv7, which orders them by time.
+CREATE TABLE events (
+    id TEXT NOT NULL PRIMARY KEY,
+    kind TEXT NOT NULL, -- such as key.created
+    account_id TEXT, -- user that it concerns; NULL: only operators
+    at BIGINT NOT NULL,
+    data TEXT NOT NULL, -- JSON object
+    dispatched_at BIGINT -- NULL: consumers have not got it yet
+);
+
+CREATE INDEX events_new ON events (id) WHERE dispatched_at IS NULL;
+CREATE INDEX events_account ON events (account_id) WHERE account_id IS NOT NULL;
 
 -- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.
 CREATE TABLE leases (

@@ -64,6 +64,21 @@ CREATE TABLE identities (
 CREATE UNIQUE INDEX identities_subject ON identities (issuer, subject);
 CREATE INDEX identities_user ON identities (user_id, id);
 
+-- Mails that wait to be sent
+CREATE TABLE mail_outbox (
+    id TEXT NOT NULL PRIMARY KEY, -- also the idempotency key
+    kind TEXT NOT NULL,
+    sealed BLOB NOT NULL, -- the message, encrypted
+    decoy INTEGER NOT NULL CHECK (decoy IN (0, 1)), -- 1: never sent
+    priority INTEGER NOT NULL, -- the lowest is sent first
+    attempts INTEGER NOT NULL,
+    due_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL, -- not sent after this time
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX mail_outbox_due ON mail_outbox (due_at);
+
 -- API keys
 
 -- A digest is the HMAC-SHA256 of a secret. Rotation moves the current digest to previous_digest, which is accepted
@@ -829,6 +844,19 @@ CREATE TABLE open_requests (
     at INTEGER NOT NULL,
     usage TEXT NOT NULL -- JSON object: the usage row
 ) STRICT, WITHOUT ROWID;
+
+-- Events: what has happened, written in the transaction that changes it. IDs are UUIDv7, which orders them by time.
+CREATE TABLE events (
+    id TEXT NOT NULL PRIMARY KEY,
+    kind TEXT NOT NULL, -- such as key.created
+    account_id TEXT, -- user that it concerns; NULL: only operators
+    at INTEGER NOT NULL,
+    data TEXT NOT NULL, -- JSON object
+    dispatched_at INTEGER -- NULL: consumers have not got it yet
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX events_new ON events (id) WHERE dispatched_at IS NULL;
+CREATE INDEX events_account ON events (account_id) WHERE account_id IS NOT NULL;
 
 -- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.
 CREATE TABLE leases (

@@ -1,0 +1,479 @@
+"""Converts the configuration of a LiteLLM proxy into settings of the gateway.
+
+The names are those of LiteLLM's documentation: docs.litellm.ai/docs/proxy/config_settings.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+Lines = Mapping[tuple[str | int, ...], int]
+"""Line numbers by path, such as ("model_list", 0) and ("router_settings", "timeout")."""
+
+VENDORS: Final = {
+    "openai": ("openai", "OPENAI_API_KEY"),
+    "text-completion-openai": ("openai", "OPENAI_API_KEY"),
+    "custom_openai": ("openai", "OPENAI_API_KEY"),
+    "azure": ("azure", "AZURE_API_KEY"),
+    "anthropic": ("anthropic", "ANTHROPIC_API_KEY"),
+    "openrouter": ("openrouter", "OPENROUTER_API_KEY"),
+    "groq": ("groq", "GROQ_API_KEY"),
+    "together_ai": ("together", "TOGETHERAI_API_KEY"),
+    "fireworks_ai": ("fireworks", "FIREWORKS_AI_API_KEY"),
+    "mistral": ("mistral", "MISTRAL_API_KEY"),
+    "deepseek": ("deepseek", "DEEPSEEK_API_KEY"),
+    "xai": ("xai", "XAI_API_KEY"),
+    "cerebras": ("cerebras", "CEREBRAS_API_KEY"),
+    "perplexity": ("perplexity", "PERPLEXITYAI_API_KEY"),
+    "cohere": ("cohere", "COHERE_API_KEY"),
+    "cohere_chat": ("cohere", "COHERE_API_KEY"),
+    "gemini": ("gemini", "GEMINI_API_KEY"),
+    "github": ("github", "GITHUB_API_KEY"),
+    "nvidia_nim": ("nvidia", "NVIDIA_NIM_API_KEY"),
+    "featherless_ai": ("featherless", "FEATHERLESS_AI_API_KEY"),
+    "ollama": ("ollama", ""),
+    "ollama_chat": ("ollama", ""),
+    "hosted_vllm": ("vllm", ""),
+    "vllm": ("vllm", ""),
+    "lm_studio": ("lmstudio", ""),
+    "litellm_proxy": ("litellm", "LITELLM_PROXY_API_KEY"),
+}
+"""By LiteLLM's provider: the vendor here, and the variable in which LiteLLM looks for its key."""
+_WITHOUT_PREFIX: Final = (
+    (re.compile(r"(gpt-|o\d|chatgpt-|text-embedding-|dall-e|whisper|tts-|omni-moderation)"), "openai"),
+    (re.compile(r"claude-"), "anthropic"),
+    (re.compile(r"gemini-"), "gemini"),
+)
+_LOCAL: Final = ("ollama", "vllm", "lmstudio", "litellm")
+_REFERENCE: Final = "os.environ/"
+_POLICIES: Final = {
+    "simple-shuffle": "weighted",
+    "latency-based-routing": "least_latency",
+    "least-busy": "least_busy",
+    "cost-based-routing": "cheapest",
+}
+_FALLBACKS: Final = {
+    "fallbacks": ("error", "limit", "timeout", "context_length"),
+    "context_window_fallbacks": ("context_length",),
+    "content_policy_fallbacks": ("content_filter",),
+}
+_RATES: Final = {
+    "input_cost_per_token": "input_usd",
+    "output_cost_per_token": "output_usd",
+    "cache_read_input_token_cost": "cached_input_usd",
+    "cache_creation_input_token_cost": "cache_write_usd",
+    "output_cost_per_reasoning_token": "reasoning_usd",
+}
+_READ: Final = {
+    *("model", "api_key", "api_base", "base_url", "api_version", "custom_llm_provider", "extra_headers"),
+    *("rpm", "max_parallel_requests", "timeout", "stream_timeout", "weight", "order", "organization"),
+    *("region_name", "tags", *_RATES),
+}
+_BUDGETS: Final = {None: "usd_total", "1d": "usd_per_day", "24h": "usd_per_day"} | dict.fromkeys(
+    ("30d", "1mo", "31d"), "usd_per_month"
+)
+_HINTS: Final = {
+    ("general_settings", "master_key"): "create an administrator with `bluesminds users create --role admin`",
+    ("general_settings", "database_url"): "its users create new API keys here",
+    ("litellm_settings", "max_budget"): "set a budget for each tier, user or key",
+    ("litellm_settings", "budget_duration"): "set a budget for each tier, user or key",
+    ("litellm_settings", "drop_params"): "fields that a vendor does not support are removed anyway",
+    ("litellm_settings", "set_verbose"): 'set level = "debug" in [log]',
+}
+
+
+class LitellmPlan(Struct, frozen=True):
+    """`servers`, `routes` and `prices` are tables of gateway.toml, `sections` its other tables. A secret is
+    text, or {"env": NAME}.
+    """
+
+    servers: list[dict[str, Any]]
+    routes: list[dict[str, Any]]
+    prices: list[dict[str, Any]]
+    sections: dict[str, dict[str, Any]]
+    left_out: list[str]
+
+
+def plan_litellm(config: Mapping[str, Any], lines: Lines, environ: Mapping[str, str]) -> LitellmPlan:
+    """`environ` is only used for addresses that LiteLLM reads from it; keys stay references."""
+    return _Planner(config, lines, environ).plan()
+
+
+class _Planner:
+    def __init__(self, config: Mapping[str, Any], lines: Lines, environ: Mapping[str, str]) -> None:
+        self._config = config
+        self._lines = lines
+        self._environ = environ
+        self._plan = LitellmPlan([], [], [], {}, [])
+        self._groups: dict[str, list[dict[str, Any]]] = {}  # targets by the name that clients use
+        self._fallbacks: dict[str, tuple[list[str], list[str]]] = {}  # models and reasons
+
+    def plan(self) -> LitellmPlan:
+        for index, row in enumerate(_rows(self._config.get("model_list"))):
+            self._add_deployment(index, row)
+        self._add_aliases()
+        self._add_fallbacks()
+        self._add_routes()
+        self._add_timeouts()
+        self._add_budget()
+        self._add_cache()
+        self._name_the_rest()
+        return self._plan
+
+    def _leave_out(self, text: str, *where: str | int) -> None:
+        line = self._lines.get(where)
+        self._plan.left_out.append(text if line is None else f"line {line}: {text}")
+
+    def _settings(self, section: str) -> Mapping[str, Any]:
+        found = self._config.get(section)
+        return found if isinstance(found, dict) else {}
+
+    # Deployments
+
+    def _add_deployment(self, index: int, row: Mapping[str, Any]) -> None:
+        where = ("model_list", index)
+        params = row.get("litellm_params")
+        name = str(row.get("model_name") or "")
+        if not isinstance(params, dict) or not name or not params.get("model"):
+            self._leave_out("a model without model_name or litellm_params.model", *where)
+            return
+        title = f'model "{name}"'
+        provider, model = _split(str(params["model"]), params)
+        vendor, variable = VENDORS.get(provider, ("", ""))
+        if not vendor:
+            self._leave_out(f'{title}: its provider "{provider or model}" has no vendor here', *where)
+            return
+        if name.endswith("*") and model.endswith("*") and name != "*" and name != model:
+            self._leave_out(f"{title}: clients use the names without {name[:-1]!r}", *where)
+            return
+        server = self._server(title, where, vendor, variable, params)
+        if server is None:
+            return
+        unread = sorted(set(params) - _READ)
+        if unread:
+            self._leave_out(f"{title}: {', '.join(unread)}", *where)
+        wild = model.endswith("*")
+        found = self._place(server, "" if wild else model)
+        target: dict[str, Any] = {"server": found["name"]}
+        if not wild and model != name:
+            target["model"] = model
+        if "order" in params:
+            target["priority"] = int(params["order"])
+        target["weight"] = params.get("weight", 1)
+        self._groups.setdefault(name, []).append(target)
+        self._add_price(model, found["name"], params | (row.get("model_info") or {}))
+
+    def _server(
+        self, title: str, where: tuple[str, int], vendor: str, variable: str, params: Mapping[str, Any]
+    ) -> dict[str, Any] | None:
+        """The server of a deployment, without its name and models. None: it cannot be carried over."""
+        url = self._value(params.get("api_base") or params.get("base_url"))
+        if url is None or (vendor == "azure" and not url):
+            self._leave_out(f"{title}: its address is not in the configuration or the environment", *where)
+            return None
+        server: dict[str, Any] = {} if url and vendor in ("openai", "litellm") else {"vendor": vendor}
+        if vendor == "litellm" and url:
+            server = {"dialect": "litellm"}
+        if url:
+            server["url"] = url.rstrip("/")
+            if vendor in _LOCAL and vendor != "litellm" and not re.search(r"/v\d+$", server["url"]):
+                server["url"] += "/v1"
+        key = params.get("api_key") or (f"{_REFERENCE}{variable}" if variable else None)
+        if key is not None and not (url and vendor == "openai" and str(key).lower() in ("none", "")):
+            server["api_key"] = _secret(str(key))
+        if vendor == "azure" and (version := self._value(params.get("api_version"))):
+            server["api_version"] = version
+        headers = {
+            str(one): _secret(str(value)) for one, value in (params.get("extra_headers") or {}).items()
+        }
+        if organization := params.get("organization"):
+            headers["OpenAI-Organization"] = _secret(str(organization))
+        return server | ({"headers": headers} if headers else {}) | _caps(params)
+
+    def _value(self, text: Any) -> str | None:  # noqa: ANN401
+        """ "" if it is not given, None if its variable is not set."""
+        if text is None:
+            return ""
+        text = str(text)
+        return self._environ.get(text.removeprefix(_REFERENCE)) if text.startswith(_REFERENCE) else text
+
+    def _place(self, server: dict[str, Any], model: str) -> dict[str, Any]:
+        """The planned server that equals this one, with the model. A server with caps has one model."""
+        capped = "rpm" in server or "max_concurrency" in server
+        for one in self._plan.servers:
+            rest = {key: value for key, value in one.items() if key not in ("name", "models")}
+            if (
+                rest == server
+                and bool(model) == ("models" in one)
+                and not (capped and model not in one["models"])
+            ):
+                if model and model not in one["models"]:
+                    one["models"].append(model)
+                return one
+        named = {"name": self._free_name(server)} | server | ({"models": [model]} if model else {})
+        self._plan.servers.append(named)
+        return named
+
+    def _free_name(self, server: Mapping[str, Any]) -> str:
+        host = urlsplit(server.get("url", "")).hostname or ""
+        label = "" if re.fullmatch(r"[\d.:a-f]*", host) else host.split(".")[0]
+        base = re.sub(r"[^a-z0-9_-]+", "-", (label or server.get("vendor", "") or "server").lower()).strip(
+            "-"
+        )
+        if server.get("vendor") in _LOCAL:
+            base = server["vendor"]
+        taken = {one["name"] for one in self._plan.servers}
+        names = (base if number == 1 else f"{base}-{number}" for number in range(1, len(taken) + 2))
+        return next(name for name in names if name not in taken)
+
+    def _add_price(self, model: str, server: str, params: Mapping[str, Any]) -> None:
+        rates = {ours: _per_million(params[theirs]) for theirs, ours in _RATES.items() if theirs in params}
+        row = {"model": model, "server": server} | {name: rate for name, rate in rates.items() if rate}
+        if len(row) > 2 and row not in self._plan.prices and not model.endswith("*"):
+            self._plan.prices.append(row)
+
+    # Routes
+
+    def _add_aliases(self) -> None:
+        aliases = self._settings("router_settings").get("model_group_alias")
+        for alias, given in (aliases if isinstance(aliases, dict) else {}).items():
+            name = str(given.get("model", "")) if isinstance(given, dict) else str(given)
+            if name not in self._groups:
+                where = ("router_settings", "model_group_alias")
+                self._leave_out(f'alias "{alias}": there is no model "{name}"', *where)
+                continue
+            # The server must get the name that it knows.
+            self._groups[str(alias)] = [{"model": name} | target for target in self._groups[name]]
+
+    def _add_fallbacks(self) -> None:
+        for section in ("litellm_settings", "router_settings"):
+            settings = self._settings(section)
+            for key, reasons in _FALLBACKS.items():
+                for row in _rows(settings.get(key)):
+                    for model, others in row.items():
+                        self._add_fallback(section, key, str(model), others, reasons)
+            default = settings.get("default_fallbacks")
+            if default:
+                for model in list(self._groups):
+                    self._add_fallback(
+                        section, "default_fallbacks", model, default, _FALLBACKS["fallbacks"], default=True
+                    )
+
+    def _add_fallback(
+        self,
+        section: str,
+        key: str,
+        model: str,
+        others: Any,  # noqa: ANN401
+        reasons: Sequence[str],
+        *,
+        default: bool = False,
+    ) -> None:
+        names = others if isinstance(others, list) else [others]
+        models, known = self._fallbacks.setdefault(model, ([], []))
+        for other in names:
+            if not isinstance(other, str):
+                self._leave_out(f'{key} of "{model}": a fallback with its own parameters', section, key)
+            elif model not in self._groups or other not in self._groups:
+                self._leave_out(f'{key}: "{model}" to "{other}": there is no such model', section, key)
+            elif other == model or other in models:
+                continue
+            elif model in self._reachable(other):
+                if not default:
+                    self._leave_out(f'{key}: "{model}" to "{other}" would be a circle', section, key)
+                continue
+            else:
+                models.append(other)
+        if models:
+            known.extend(reason for reason in reasons if reason not in known)
+
+    def _reachable(self, model: str) -> set[str]:
+        found, waiting = {model}, [model]
+        while waiting:
+            for other in self._fallbacks.get(waiting.pop(), ([], []))[0]:
+                if other not in found:
+                    found.add(other)
+                    waiting.append(other)
+        return found
+
+    def _add_routes(self) -> None:
+        strategy = self._settings("router_settings").get("routing_strategy", "simple-shuffle")
+        policy = _POLICIES.get(strategy, "weighted")
+        if strategy not in _POLICIES:
+            text = f'routing_strategy "{strategy}": "{policy}" is used'
+            self._leave_out(text, "router_settings", "routing_strategy")
+        offered = [model for server in self._plan.servers for model in server.get("models", ())]
+        for name, targets in self._groups.items():
+            fallback, reasons = self._fallbacks.get(name, ([], []))
+            plain = len(targets) == 1 and "model" not in targets[0] and offered.count(name) == 1
+            if plain and not fallback:
+                continue
+            if "*" in name[:-1]:
+                self._leave_out(f'model "{name}": "*" is only possible at the end of a name')
+                continue
+            route: dict[str, Any] = {"model": name, "targets": _weighted(targets)}
+            if len(targets) > 1:
+                route["policy"] = policy
+            if fallback:
+                route |= {"fallback": fallback, "fallback_on": reasons}
+            self._plan.routes.append(route)
+
+    # Everything else
+
+    def _add_timeouts(self) -> None:
+        router, library = self._settings("router_settings"), self._settings("litellm_settings")
+        upstream: dict[str, Any] = {}
+        if (timeout := router.get("timeout", library.get("request_timeout"))) is not None:
+            upstream["total_timeout"] = _seconds(timeout)
+        if (stream := router.get("stream_timeout")) is not None:
+            upstream["first_token_timeout"] = _seconds(stream)
+        if (retries := router.get("num_retries", library.get("num_retries"))) is not None:
+            upstream["attempts"] = min(20, int(retries) + 1)
+        if (fails := router.get("allowed_fails", library.get("allowed_fails"))) is not None:
+            upstream["eject_after"] = int(fails) + 1
+        if (cooldown := router.get("cooldown_time", library.get("cooldown_time"))) is not None:
+            upstream["eject_seconds"] = _seconds(cooldown)
+        if upstream:
+            self._plan.sections["upstream"] = upstream
+
+    def _add_budget(self) -> None:
+        """What every new user of LiteLLM gets becomes the limits of the tier that new users get here."""
+        library = self._settings("litellm_settings")
+        given = library.get("default_internal_user_params")
+        given = given if isinstance(given, dict) else {}
+        budget = given.get("max_budget", library.get("max_internal_user_budget"))
+        duration = given.get("budget_duration", library.get("internal_user_budget_duration"))
+        tier: dict[str, Any] = {}
+        if budget is not None and duration in _BUDGETS:
+            tier[_BUDGETS[duration]] = _plain(Decimal(str(budget)))
+        elif budget is not None:
+            key = "default_internal_user_params"
+            self._leave_out(f'a budget of {budget} USD for "{duration}"', "litellm_settings", key)
+        for theirs, ours in (("rpm_limit", "rpm"), ("tpm_limit", "tpm")):
+            if given.get(theirs) is not None:
+                tier[ours] = int(given[theirs])
+        if tier:
+            self._plan.sections["tiers.free"] = tier
+
+    def _add_cache(self) -> None:
+        library = self._settings("litellm_settings")
+        if library.get("cache") is True:
+            cache: dict[str, Any] = {"enabled": True}
+            params = library.get("cache_params")
+            params = params if isinstance(params, dict) else {}
+            if "ttl" in params:
+                cache["ttl"] = max(60.0, _seconds(params["ttl"]))
+            if params.get("type", "local") != "local":
+                text = f"the cache is in memory, not in {params['type']}"
+                self._leave_out(text, "litellm_settings", "cache_params")
+            self._plan.sections["cache"] = cache
+
+    def _name_the_rest(self) -> None:
+        read = {
+            "router_settings": {
+                *_FALLBACKS,
+                *("routing_strategy", "model_group_alias", "timeout", "stream_timeout", "num_retries"),
+                *("allowed_fails", "cooldown_time", "default_fallbacks"),
+            },
+            "litellm_settings": {
+                *_FALLBACKS,
+                *(
+                    "request_timeout",
+                    "num_retries",
+                    "allowed_fails",
+                    "cooldown_time",
+                    "cache",
+                    "cache_params",
+                ),
+                *("default_fallbacks", "default_internal_user_params", "max_internal_user_budget"),
+                "internal_user_budget_duration",
+            },
+        }
+        for section, value in self._config.items():
+            if section == "model_list":
+                continue
+            if section == "environment_variables" and isinstance(value, dict):
+                names = ", ".join(map(str, value))
+                self._leave_out(f"{section}: set these in the environment of the gateway: {names}", section)
+            elif section in ("router_settings", "litellm_settings", "general_settings") and isinstance(
+                value, dict
+            ):
+                for key in value:
+                    if key not in read.get(section, ()):
+                        hint = _HINTS.get((section, key))
+                        self._leave_out(f"{section}.{key}" + (f": {hint}" if hint else ""), section, key)
+            else:
+                self._leave_out(str(section), section)
+
+
+def _rows(value: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401
+    yield from (row for row in (value if isinstance(value, list) else ()) if isinstance(row, dict))
+
+
+def _split(model: str, params: Mapping[str, Any]) -> tuple[str, str]:
+    """The provider and the name that it has for the model. "": the provider is not known."""
+    provider, slash, rest = model.partition("/")
+    if given := params.get("custom_llm_provider"):
+        return str(given), rest if slash and provider == given else model
+    if slash and provider in VENDORS:
+        return provider, rest
+    guess = next((vendor for pattern, vendor in _WITHOUT_PREFIX if pattern.match(model)), "")
+    if guess:
+        return guess, model
+    if model == "*" or (not slash and params.get("api_base")):
+        return "openai", model
+    return (provider, rest) if slash else ("", model)
+
+
+def _secret(text: str) -> str | dict[str, str]:
+    return {"env": text.removeprefix(_REFERENCE)} if text.startswith(_REFERENCE) else text
+
+
+def _caps(params: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for theirs, ours in (("rpm", "rpm"), ("max_parallel_requests", "max_concurrency")):
+        if params.get(theirs):
+            found[ours] = int(params[theirs])
+    if params.get("timeout"):
+        found["total_timeout"] = _seconds(params["timeout"])
+    if params.get("stream_timeout"):
+        found["first_token_timeout"] = _seconds(params["stream_timeout"])
+    if region := re.sub(r"[^a-z0-9_-]", "-", str(params.get("region_name") or "").lower()):
+        found["region"] = region
+    if tags := params.get("tags"):
+        found["tags"] = [re.sub(r"[^a-z0-9_-]", "-", str(tag).lower()) for tag in tags]
+    return found
+
+
+def _weighted(targets: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Weights as whole numbers. A target with nothing but a server is its name."""
+    scale = 1 if all(float(target["weight"]) >= 1 for target in targets) else 100
+    found: list[Any] = []
+    for target in targets:
+        weight = min(10_000, max(1, round(float(target["weight"]) * scale)))
+        row = {key: value for key, value in target.items() if key != "weight"}
+        if weight != 1:
+            row["weight"] = weight
+        found.append(row["server"] if len(row) == 1 else row)
+    return found
+
+
+def _seconds(value: Any) -> float:  # noqa: ANN401
+    return min(86_400.0, max(0.1, float(value)))
+
+
+def _per_million(rate: Any) -> str:  # noqa: ANN401
+    """USD for a million tokens, "" for what is not a number."""
+    try:
+        return _plain(Decimal(str(rate)) * 1_000_000)
+    except InvalidOperation:
+        return ""
+
+
+def _plain(amount: Decimal) -> str:
+    text = f"{amount:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
