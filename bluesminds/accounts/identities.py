@@ -109,6 +109,7 @@ class Identities:
             "provider": policy.name,
         }
         await insert_audit(connection, entry(self._clock, as_user, "session.begin", user.id, after=after))
+        await self._sessions.announce(connection, session, policy.name)
         await self._sessions.revoke_token(connection, as_user, request.session_token)
         await self._sessions.insert(connection, session)
         return before, user, session

@@ -1,5 +1,6 @@
 """Sign-in at an OpenID Connect provider over HTTP: the flow, the accounts it opens, and hostile answers."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -103,6 +104,19 @@ async def test_sign_in_of_a_new_user_creates_an_account(site: Site) -> None:
         assert me["email_verified"] is True
         assert (await ada.client.get("/dashboard")).status_code == 200
     assert {"user.signup", "email.verify", "identity.link", "session.begin"} <= set(await site.actions())
+
+
+async def test_sign_in_from_a_new_browser_makes_an_event(site: Site) -> None:
+    async with site.visitor() as ada, site.visitor() as phone:
+        await ada.sign_in()
+        await ada.sign_in()
+        phone.client.headers["user-agent"] = "phone"
+        await phone.sign_in()
+        session = (await phone.me())["session_id"]
+    with site.deployment.gateway.reading() as database:
+        rows = database.execute("SELECT data FROM events WHERE kind = 'sign_in.new' ORDER BY id").fetchall()
+    (_, new) = (json.loads(data) for (data,) in rows)
+    assert (new["session_id"], new["user_agent"], new["method"]) == (session, "phone", "company")
 
 
 async def test_sign_in_again_opens_the_same_account(site: Site) -> None:
