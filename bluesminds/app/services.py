@@ -13,6 +13,7 @@ from argon2 import PasswordHasher
 from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import AuditLog
+from bluesminds.accounts.billing import Billing
 from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.email_change import EmailChange
@@ -44,7 +45,7 @@ from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.app.backup import Backups
 from bluesminds.app.identity import sign_in_clients
 from bluesminds.app.secrets import load_secrets
-from bluesminds.app.settings_map import public_url, smtp_account, tier_limits
+from bluesminds.app.settings_map import billing_policy, billing_rules, public_url, smtp_account, tier_limits
 from bluesminds.app.state_dir import StateDir
 from bluesminds.common.clock import Calendar, Clock, zone_named
 from bluesminds.common.crypto import Vault
@@ -276,6 +277,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         statements=Statements(store, clock=clock),
         repricing=Repricing(store, ledger, clock=clock),
         redeem_codes=RedeemCodes(store, ledger=ledger, clock=clock),
+        billing=_build_billing(resources, ledger),
         routes=StoredRoutes(store, clock=clock),
         usage=UsageReports(store, clock=clock),
         audit=AuditLog(store),
@@ -298,6 +300,21 @@ def _build_federated(
         vault=resources.vault,
         throttle=throttle,
         log=resources.log,
+    )
+
+
+def _build_billing(resources: Resources, ledger: Ledger) -> Billing | None:
+    if not resources.settings.billing.enabled:
+        return None
+    return Billing(
+        resources.store,
+        ledger=ledger,
+        clock=resources.clock,
+        log=resources.log,
+        rules=billing_rules(resources.settings),
+        policy=billing_policy(resources.settings),
+        providers={},
+        changed=resources.key_changes.notify,
     )
 
 

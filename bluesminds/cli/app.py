@@ -6,6 +6,7 @@ from bluesminds import __version__
 from bluesminds.cli import exits
 from bluesminds.cli.audit import audit_group
 from bluesminds.cli.backup import backup, restore
+from bluesminds.cli.billing import billing_group
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.doctor import doctor, support_bundle
 from bluesminds.cli.explain import explain
@@ -83,6 +84,7 @@ for command in (
     vendor_keys_group,
     limits_group,
     ledger_group,
+    billing_group,
     redeem_codes_group,
     usage_group,
     logs,

@@ -21,6 +21,7 @@ from bluesminds.web.api import (
     audit,
     auth,
     backup,
+    billing,
     chats,
     drift,
     explain,
@@ -145,6 +146,7 @@ def api_routes(
             reprice.RepriceHandlers(accounts.repricing, controls.price_book, controls.list_servers, clock)
         ),
         *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
+        *([] if accounts.billing is None else billing.routes(billing.BillingHandlers(accounts.billing))),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *replay.routes(
             replay.ReplayHandlers(accounts.prompts, accounts.usage, controls.replay, expose_server)
