@@ -23,6 +23,7 @@ from bluesminds.app.settings_map import (
     file_routes,
     keyless_limits,
     socket_settings,
+    tier_budgets,
     tier_markups,
     upstream_timeouts,
 )
@@ -85,7 +86,7 @@ from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.pages import account_pages
 from bluesminds.web.playground import Playground
 from storage.keys import select_allowed_origins, select_key_digest
-from storage.quotas import select_recent
+from storage.quotas import select_quotas, select_recent
 from storage.usage import UsageRow
 
 # Its own generator: a seed that is set elsewhere must not choose the servers.
@@ -245,18 +246,22 @@ def build_data_plane(
 
 
 async def restore_limits(services: Services, limiter: RateLimiter) -> None:
-    """Restore the counters of the last minute from the usage rows, as the previous process left them. Raises
-    StorageError.
+    """Restore the counters of the last minute from the usage rows, as the previous process left them, and
+    those of tiers with a common budget. Raises StorageError.
 
     Rows of requests that took longer than the total timeout, or than MAX_RESTORED_SECONDS, are not read.
     """
     longest = min(services.settings.upstream.total_timeout, MAX_RESTORED_SECONDS)
     select = partial(select_recent, within=(WINDOW_SECONDS + 1) * 1000, longest=round(longest * 1000))
     limiter.restore(await services.store.read(select, services.clock.now_ms()))
+    if limiter.tiers:
+        limiter.restore_tiers(await services.store.read(select_quotas, limiter.tiers))
 
 
 def _build_authentication(services: Services, lease: Lease) -> Authentication:
-    limiter = RateLimiter(services.clock, services.calendar, lease.held)
+    limiter = RateLimiter(
+        services.clock, services.calendar, lease.held, tier_budgets=tier_budgets(services.settings)
+    )
     keys = KeyAuthenticator(
         partial(limiter.look_up_key, services.store),
         pepper=services.pepper,

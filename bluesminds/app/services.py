@@ -45,7 +45,14 @@ from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.app.backup import Backups
 from bluesminds.app.identity import sign_in_clients
 from bluesminds.app.secrets import load_secrets
-from bluesminds.app.settings_map import billing_policy, billing_rules, public_url, smtp_account, tier_limits
+from bluesminds.app.settings_map import (
+    billing_policy,
+    billing_rules,
+    public_url,
+    smtp_account,
+    tier_budgets,
+    tier_limits,
+)
 from bluesminds.app.state_dir import StateDir
 from bluesminds.common.clock import Calendar, Clock, zone_named
 from bluesminds.common.crypto import Vault
@@ -367,5 +374,6 @@ def _build_limits(resources: Resources) -> AccountLimits:
         clock=resources.clock,
         calendar=resources.calendar,
         tiers=tier_limits(resources.settings),
+        budgets=tier_budgets(resources.settings),
         changed=resources.key_changes.notify,
     )

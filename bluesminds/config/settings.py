@@ -483,7 +483,9 @@ class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class TierSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[tiers.NAME]: limits of accounts with this tier; 0 is no limit."""
+    """[tiers.NAME]: limits of accounts with this tier; 0 is no limit. `shared_usd_per_day` and
+    `shared_usd_per_month` are for all of them together.
+    """
 
     rpm: Limit = 0
     tpm: Limit = 0
@@ -493,6 +495,8 @@ class TierSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     usd_per_day: Budget = "0"
     usd_per_month: Budget = "0"
     usd_total: Budget = "0"
+    shared_usd_per_day: Budget = "0"
+    shared_usd_per_month: Budget = "0"
     markup_percent: Percent = 0
 
 

@@ -277,6 +277,7 @@ CREATE TABLE usage (
     service_tier TEXT NOT NULL, -- in the response; '' is the standard one
     sent_model TEXT NOT NULL, -- the name that the server got; '' is that of the client
     served_model TEXT NOT NULL, -- the fallback model; '' is that of the client
+    budget_tier TEXT NOT NULL, -- tier whose common budget it counts in; '' for none
     PRIMARY KEY (at, id)
 );
 
@@ -486,7 +487,7 @@ CREATE TABLE usage_meters (
 
 -- Amounts that count towards limits: in the latest day, in the latest month, and in total.
 CREATE TABLE quota_counters (
-    subject TEXT NOT NULL PRIMARY KEY, -- key:ID or user:ID
+    subject TEXT NOT NULL PRIMARY KEY, -- key:ID, user:ID or tier:NAME
     day TEXT NOT NULL,
     day_tokens BIGINT NOT NULL,
     day_nano BIGINT NOT NULL,

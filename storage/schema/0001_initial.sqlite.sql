@@ -278,6 +278,7 @@ CREATE TABLE usage (
     service_tier TEXT NOT NULL, -- in the response; '' is the standard one
     sent_model TEXT NOT NULL, -- the name that the server got; '' is that of the client
     served_model TEXT NOT NULL, -- the fallback model; '' is that of the client
+    budget_tier TEXT NOT NULL, -- tier whose common budget it counts in; '' for none
     PRIMARY KEY (at, id)
 ) STRICT, WITHOUT ROWID;
 
@@ -471,7 +472,7 @@ CREATE TABLE usage_meters (
 
 -- Amounts that count towards limits: in the latest day, in the latest month, and in total.
 CREATE TABLE quota_counters (
-    subject TEXT NOT NULL PRIMARY KEY, -- key:ID or user:ID
+    subject TEXT NOT NULL PRIMARY KEY, -- key:ID, user:ID or tier:NAME
     day TEXT NOT NULL,
     day_tokens INTEGER NOT NULL,
     day_nano INTEGER NOT NULL,
@@ -713,9 +714,9 @@ BEGIN
             column1 AS subject,
             coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0) AS tokens,
             coalesce(new.cost_nano, 0) AS nano
-        FROM (VALUES ('key:' || new.key_id), ('user:' || new.user_id))
+        FROM (VALUES ('key:' || new.key_id), ('user:' || new.user_id), ('tier:' || new.budget_tier))
     )
-    WHERE subject NOT IN ('key:', 'user:')
+    WHERE subject NOT IN ('key:', 'user:', 'tier:')
     ON CONFLICT DO UPDATE SET
         day_tokens = excluded.day_tokens * (excluded.day >= day) + day_tokens * (day >= excluded.day),
         day_nano = excluded.day_nano * (excluded.day >= day) + day_nano * (day >= excluded.day),
