@@ -7,6 +7,8 @@ from bluesminds.accounts.billing import Billing
 from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
+from bluesminds.accounts.federated import FederatedSignIn
+from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Keys
@@ -41,6 +43,8 @@ class AccountServices(Struct, frozen=True):
     throttle: Throttle
     login: Login
     local_sign_in: LocalSignIn
+    identities: Identities
+    federated: FederatedSignIn | None
     signup: SignUp
     email_verification: EmailVerification
     email_change: EmailChange

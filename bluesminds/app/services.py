@@ -18,6 +18,8 @@ from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
+from bluesminds.accounts.federated import FederatedSignIn
+from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Changed, Keys
@@ -42,6 +44,7 @@ from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.accounts.webhooks import WebhookPolicy, Webhooks
 from bluesminds.app.backup import Backups
+from bluesminds.app.identity import sign_in_clients
 from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import (
     billing_policy,
@@ -248,6 +251,14 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         settings=settings,
     )
     ledger = Ledger(store, clock=clock)
+    identities = Identities(
+        store,
+        clock=clock,
+        sessions=sessions,
+        verification=verification,
+        settings=settings,
+        changed=resources.key_changes.notify,
+    )
     return AccountServices(
         users=_build_users(resources),
         passwords=passwords,
@@ -295,6 +306,8 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         invitations=Invitations(store, clock=clock, outbox=outbox, templates=templates, settings=settings),
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
+        identities=identities,
+        federated=_build_federated(resources, identities, throttle),
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
@@ -324,6 +337,22 @@ def _build_webhooks(resources: Resources) -> Webhooks | None:
         clock=resources.clock,
         policy=WebhookPolicy(settings.webhooks.allow_http, webhook_addresses(settings)),
         waiting=sender.notify,
+    )
+
+
+def _build_federated(
+    resources: Resources, identities: Identities, throttle: Throttle
+) -> FederatedSignIn | None:
+    clients = sign_in_clients(resources.settings.identity, resources.pool, resources.clock)
+    if not clients:
+        return None
+    return FederatedSignIn(
+        clients,
+        identities,
+        clock=resources.clock,
+        vault=resources.vault,
+        throttle=throttle,
+        log=resources.log,
     )
 
 

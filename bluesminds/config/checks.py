@@ -27,6 +27,7 @@ from bluesminds.config.routes import check_routes
 from bluesminds.config.settings import (
     VENDORS_WITHOUT_MODEL_LIST,
     VENDORS_WITHOUT_URL,
+    IdentityProviderSettings,
     ListenSettings,
     PromptLogSettings,
     ServerSettings,
@@ -62,6 +63,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_authorities(("upstream", "ca_file"), settings.upstream.ca_file)
     yield from _check_authorities(("mail", "ca_file"), settings.mail.ca_file)
     yield from _check_accounts(settings)
+    yield from _check_identity(settings)
     yield from _check_mail(settings)
     yield from _check_limits(settings)
     yield from _check_prompt_log(settings.prompt_log)
@@ -237,6 +239,46 @@ def _check_accounts(settings: Settings) -> Iterator[Finding]:
             "set host and sender in [mail]; without them mail is written to state_dir/outbox",
             warning=True,
         )
+
+
+def _check_identity(settings: Settings) -> Iterator[Finding]:
+    source = ("identity", "providers")
+    names = Counter(row.name for row in settings.identity.providers)
+    for name in sorted(name for name, count in names.items() if count > 1):
+        message = f'two [[identity.providers]] are named "{name}"'
+        yield Finding((source,), message, "give each provider a unique name")
+    for index, row in enumerate(settings.identity.providers):
+        yield from _check_provider((*source, index), row)
+    if settings.identity.providers and settings.server.public_url is None:
+        yield Finding(
+            (source, ("server", "public_url")),
+            "[[identity.providers]] is set, but public_url in [server] is not",
+            "set it to the URL users open in a browser; providers return users to it",
+            warning=True,
+        )
+
+
+def _check_provider(path: Source, row: IdentityProviderSettings) -> Iterator[Finding]:
+    title = f'in [[identity.providers]] "{row.name}"'
+    issuer = (*path, "issuer")
+    if row.kind == "oidc" and row.issuer is None:
+        message = f"issuer {title} is missing"
+        yield Finding((path,), message, 'add issuer = "https://login.example.com"')
+    elif row.kind != "oidc" and row.issuer is not None:
+        yield Finding((issuer,), f"issuer {title} is not used with kind", "remove issuer")
+    elif row.issuer is not None:
+        yield from _check_url(issuer, f"issuer {title}", row.issuer)
+        if row.issuer.startswith("http://"):
+            message = f"issuer {title} is not encrypted"
+            yield Finding((issuer,), message, "use https, except for tests", warning=True)
+    if (row.name == "google") != (row.kind == "google"):
+        about = ((*path, "name"), (*path, "kind"))
+        message = f'name {title}: "google" is the name of the one provider with kind = "google"'
+        yield Finding(about, message, 'set name and kind to "google", or neither')
+    if row.kind != "oidc" and row.client_secret is None:
+        yield Finding((path,), f"client_secret {title} is missing", 'add client_secret = {env="NAME"}')
+    if row.kind == "oidc" and "openid" not in row.scopes:
+        yield Finding(((*path, "scopes"),), f'scopes {title} must contain "openid"', 'add "openid"')
 
 
 def _check_mail(settings: Settings) -> Iterator[Finding]:

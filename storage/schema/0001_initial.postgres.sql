@@ -49,6 +49,21 @@ CREATE TABLE one_time_tokens (
 CREATE INDEX one_time_tokens_user ON one_time_tokens (user_id, purpose);
 CREATE INDEX one_time_tokens_end ON one_time_tokens (expires_at);
 
+-- Identities of users at services that they sign in with
+CREATE TABLE identities (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id),
+    provider TEXT NOT NULL, -- name in the settings at the time of the link
+    issuer TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    email TEXT, -- what the provider last said
+    created_at BIGINT NOT NULL,
+    last_used_at BIGINT NOT NULL
+);
+
+CREATE UNIQUE INDEX identities_subject ON identities (issuer, subject);
+CREATE INDEX identities_user ON identities (user_id, id);
+
 -- Mails that wait to be sent
 CREATE TABLE mail_outbox (
     id TEXT NOT NULL PRIMARY KEY, -- also the idempotency key
