@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.dashboard import SystemState, build_dashboard
+from bluesminds.app.identity import provider_links, sign_in_routes
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.prices import PriceLoader, bundled_prices
 from bluesminds.app.readiness import ReadinessCheck
@@ -22,6 +23,7 @@ from bluesminds.app.settings_map import (
     file_routes,
     keyless_limits,
     socket_settings,
+    tier_budgets,
     tier_markups,
     upstream_timeouts,
 )
@@ -49,6 +51,7 @@ from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
 from bluesminds.gateway.prompt_log import PromptLog
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
+from bluesminds.gateway.replay import Replayer
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
 from bluesminds.gateway.routing.capacity_queue import CapacityQueue, QueueLimits
 from bluesminds.gateway.routing.catalog import ServerRegistry
@@ -83,7 +86,7 @@ from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.pages import account_pages
 from bluesminds.web.playground import Playground
 from storage.keys import select_allowed_origins, select_key_digest
-from storage.quotas import select_recent
+from storage.quotas import select_quotas, select_recent
 from storage.usage import UsageRow
 
 # Its own generator: a seed that is set elsewhere must not choose the servers.
@@ -197,7 +200,17 @@ def build_data_plane(
         lambda: (services.backups.last_ms or 0) / 1000,
     )
     reloader = ConfigReloader(services, routing, source, runtime.metrics)
-    control = _build_control(services, runtime, authentication, routing, queue, stats, traffic, reloader)
+    replayer = Replayer(
+        gateway,
+        bodies,
+        runtime.requests,
+        partial(_find_key_digest, services),
+        max_bytes=settings.prompt_log.max_bytes,
+        clock=services.clock,
+    )
+    control = _build_control(
+        services, runtime, authentication, routing, queue, stats, traffic, reloader, replayer
+    )
     services.key_changes.subscribe(authentication.keys.forget)
     services.accounts.ledger.subscribe(authentication.limiter.credit_changed)
     return DataPlaneParts(
@@ -233,18 +246,22 @@ def build_data_plane(
 
 
 async def restore_limits(services: Services, limiter: RateLimiter) -> None:
-    """Restore the counters of the last minute from the usage rows, as the previous process left them. Raises
-    StorageError.
+    """Restore the counters of the last minute from the usage rows, as the previous process left them, and
+    those of tiers with a common budget. Raises StorageError.
 
     Rows of requests that took longer than the total timeout, or than MAX_RESTORED_SECONDS, are not read.
     """
     longest = min(services.settings.upstream.total_timeout, MAX_RESTORED_SECONDS)
     select = partial(select_recent, within=(WINDOW_SECONDS + 1) * 1000, longest=round(longest * 1000))
     limiter.restore(await services.store.read(select, services.clock.now_ms()))
+    if limiter.tiers:
+        limiter.restore_tiers(await services.store.read(select_quotas, limiter.tiers))
 
 
 def _build_authentication(services: Services, lease: Lease) -> Authentication:
-    limiter = RateLimiter(services.clock, services.calendar, lease.held)
+    limiter = RateLimiter(
+        services.clock, services.calendar, lease.held, tier_budgets=tier_budgets(services.settings)
+    )
     keys = KeyAuthenticator(
         partial(limiter.look_up_key, services.store),
         pepper=services.pepper,
@@ -431,6 +448,7 @@ def _build_control(
     stats: ListenerStats,
     traffic: TrafficMonitor,
     reloader: ConfigReloader,
+    replayer: Replayer,
 ) -> ASGIApp:
     """The control plane: the HTTP API, its reference, the pages and the endpoints for monitoring."""
     registry = CollectorRegistry()
@@ -469,6 +487,7 @@ def _build_control(
         log=services.log,
         open_backup=services.backups.open,
         reload=reloader.reload,
+        replay=replayer.replay,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, reloader.state, registry)),
@@ -480,12 +499,14 @@ def _build_control(
             services.clock,
             expose_server=services.settings.server.expose_server,
         ),
+        *sign_in_routes(services.accounts, services.settings),
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
     forms = account_pages.routes(
         dashboard=services.settings.dashboard.enabled,
         open_signup=services.settings.accounts.signup == "open",
+        providers=provider_links(services.accounts),
     )
     mounted = [*routes, *reference.routes, *forms]
     recorder, limiter = runtime.recorder, authentication.limiter
@@ -523,12 +544,12 @@ def _build_monitor(
 
 
 def _build_playground(services: Services) -> Playground:
-    async def find_digest(user_id: str, key_id: str) -> bytes | None:
-        return await services.store.read(select_key_digest, user_id, key_id)
+    guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
+    return Playground(guard, partial(_find_key_digest, services))
 
-    return Playground(
-        build_guard(services.accounts, public_url=services.settings.server.public_url), find_digest
-    )
+
+async def _find_key_digest(services: Services, user_id: str, key_id: str) -> bytes | None:
+    return await services.store.read(select_key_digest, user_id, key_id)
 
 
 def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:

@@ -289,6 +289,7 @@ class UsageEntry:
             limits=self._reservation.uses(self._caller, used, self.cost or 0),
             price_version=self._price_version,
             cost=tuple(items),
+            replay_of=context.replay_of,
         )
         return ReceiptRow(context.id, context.at_ms, write_receipt(found))
 
@@ -344,6 +345,7 @@ class UsageEntry:
             service_tier=usage.tier,
             sent_model="" if target is None else target.model,
             served_model="" if target is None else target.serves,
+            budget_tier=self._reservation.tier,
         )
 
 
