@@ -41,6 +41,7 @@ from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.app.backup import Backups
+from bluesminds.app.payments import payment_providers
 from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import billing_policy, billing_rules, public_url, smtp_account, tier_limits
 from bluesminds.app.state_dir import StateDir
@@ -284,7 +285,7 @@ def _build_billing(resources: Resources, ledger: Ledger) -> Billing | None:
         log=resources.log,
         rules=billing_rules(resources.settings),
         policy=billing_policy(resources.settings),
-        providers={},
+        providers=payment_providers(resources.settings, resources.pool),
         changed=resources.key_changes.notify,
     )
 
