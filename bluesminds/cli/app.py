@@ -9,6 +9,7 @@ from bluesminds.cli.backup import backup, restore
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.doctor import doctor, support_bundle
 from bluesminds.cli.explain import explain
+from bluesminds.cli.health import health
 from bluesminds.cli.imports import import_group
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.ledger import ledger_group
@@ -91,6 +92,7 @@ for command in (
     reload,
     backup,
     restore,
+    health,
     doctor,
     support_bundle,
     import_group,
