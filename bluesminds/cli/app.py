@@ -16,6 +16,7 @@ from bluesminds.cli.ledger import ledger_group
 from bluesminds.cli.limits import limits_group
 from bluesminds.cli.logs import logs
 from bluesminds.cli.master_key import master_key_group
+from bluesminds.cli.migrate import migrate, rollback
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
 from bluesminds.cli.prompt_log import prompt_log_group
@@ -92,6 +93,8 @@ for command in (
     reload,
     backup,
     restore,
+    migrate,
+    rollback,
     health,
     doctor,
     support_bundle,
