@@ -31,7 +31,7 @@ BUILD_VENV ?= .venv-build
 BUILD      := $(BUILD_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-process test-load test-crash test-agents lint types screenshots bench bench-usage prices binary deb selftest lock clean
+.PHONY: help setup run test test-process search test-load test-crash test-agents lint types screenshots bench bench-usage prices binary deb selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,9 @@ test: $(STAMP) ## Run the fast tests (ARGS="-k name" to choose)
 
 test-process: $(STAMP) $(LITELLM) $(LANGCHAIN) $(NODE_MODULES) ## Test processes, SDKs, LiteLLM, Chromium and kill -9; rerun failures once
 	$(IN_MEMORY) $(BIN)/python -m pytest -m process -n $(WORKERS) --dist worksteal --reruns 1 $(ARGS) || $(MAY_BE_EMPTY)
+
+search: $(STAMP) ## Run the property tests with new examples
+	$(IN_MEMORY) $(BIN)/python -m pytest -m "hypothesis and not process and not load" --hypothesis-profile=search -n $(WORKERS) $(ARGS)
 
 test-load: $(STAMP) ## Print delays, CPU time and memory under load; no figure is a failure
 	$(BIN)/python -m pytest -m load -s $(ARGS) || $(MAY_BE_EMPTY)

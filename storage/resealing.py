@@ -47,6 +47,14 @@ SEALED_COLUMNS: Final = (
         "UPDATE vendor_keys SET sealed_api_key = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
     ),
     SealedColumn(
+        "mail_outbox.sealed",
+        """
+        SELECT id, 0, sealed FROM mail_outbox WHERE (id, 0) > (:id, CAST(:position AS BIGINT))
+        ORDER BY id LIMIT :limit
+        """,
+        "UPDATE mail_outbox SET sealed = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
+    ),
+    SealedColumn(
         "stored_responses.sealed",
         """
         SELECT id, 0, sealed FROM stored_responses WHERE (id, 0) > (:id, CAST(:position AS BIGINT))

@@ -11,8 +11,14 @@ from hypothesis import HealthCheck, settings
 TESTS = Path(__file__).resolve().parent
 
 # How long generating and testing an input takes depends on the machine, not on the product.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+settings.register_profile(
+    "search",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+# The same examples in every run, so that only a change can make a test fail. `make search` tries new ones.
+settings.register_profile("repeat", settings.get_profile("search"), derandomize=True)
+settings.load_profile("repeat")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -17,6 +17,8 @@ import pytest
 from bluesminds import __version__
 from tests.terminal import ROOT
 
+pytestmark = pytest.mark.process
+
 PACKAGING = ROOT / "packaging"
 # Does what the packages need of the executable.
 EXECUTABLE = """\

@@ -3,13 +3,12 @@
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.accounts.email_verification import EmailVerification, write_decoy
+from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.common.clock import Clock
 from bluesminds.common.emails import require_email
-from bluesminds.notify.mail import Mail
-from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
+from bluesminds.notify.outbox import MailOutbox
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, Store
 from storage.users import UserRow, select_user_by_email
@@ -19,7 +18,7 @@ class EmailChange(Struct, frozen=True, kw_only=True):
     store: Store
     clock: Clock
     throttle: Throttle
-    mail_queue: MailQueue
+    outbox: MailOutbox
     templates: MailTemplates
     verification: EmailVerification
 
@@ -30,21 +29,20 @@ class EmailChange(Struct, frozen=True, kw_only=True):
         self.throttle.check_public_form(actor.address)
         email = require_email(email)
         may_mail = self.throttle.allow_mail("verify_email", email)
-        mail = await self.store.write(self._request, actor, user, email, may_mail)
-        if mail is not None:
-            self.mail_queue.enqueue(mail)
+        await self.store.write(self._request, actor, user, email, may_mail)
+        self.outbox.wake()
 
     async def _request(
         self, connection: Connection, actor: Actor, user: UserRow, email: str, may_mail: bool
-    ) -> Mail | None:
+    ) -> None:
         await lock_audit_head(connection)
         taken = await select_user_by_email(connection, email)
         if not may_mail:
-            await write_decoy(connection)
-            return None
+            await self.verification.insert_decoy(connection, email)
+            return
         if taken is not None and taken.id != user.id:
-            await write_decoy(connection)
-            return self.templates.email_taken(email)
+            await self.outbox.insert(connection, self.templates.email_taken(email))
+            return
         audit = entry(self.clock, actor, "email.change", user.id, after={"email": email})
         await insert_audit(connection, audit)
-        return await self.verification.create_link(connection, user.id, email)
+        await self.verification.create_link(connection, user.id, email)

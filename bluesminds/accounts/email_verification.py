@@ -11,7 +11,6 @@ clients could fill it.
 
 import secrets
 from dataclasses import replace
-from typing import Final
 
 from msgspec import Struct
 
@@ -32,18 +31,15 @@ from bluesminds.common.crypto import token_digest
 from bluesminds.common.emails import require_email
 from bluesminds.config import AccountSettings
 from bluesminds.identity.password import Passwords
-from bluesminds.notify.mail import Mail
-from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
+from bluesminds.notify.outbox import MailOutbox
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, Store
 from storage.events import insert_event
 from storage.sessions import delete_sessions
-from storage.settings import delete_setting, put_setting
+from storage.settings import delete_setting
 from storage.single_use_tokens import TokenRow, delete_tokens, insert_token, select_token, use_token
 from storage.users import UserRow, select_user, select_user_by_email, update_user
-
-DECOY: Final = "decoy_write"
 
 
 class EmailVerification(Struct, frozen=True, kw_only=True):
@@ -51,7 +47,7 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
     clock: Clock
     passwords: Passwords
     throttle: Throttle
-    mail_queue: MailQueue
+    outbox: MailOutbox
     templates: MailTemplates
     settings: AccountSettings
 
@@ -60,9 +56,8 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
         self.throttle.check_public_form(actor.address)
         email = require_email(email)
         may_mail = self.throttle.allow_mail("verify_email", email)
-        mail = await self.store.write(self._resend, actor, email, may_mail)
-        if mail is not None:
-            self.mail_queue.enqueue(mail)
+        await self.store.write(self._resend, actor, email, may_mail)
+        self.outbox.wake()
 
     async def verify(self, actor: Actor, *, token: str, password: str) -> UserRow:
         """Confirm an address; the updated user.
@@ -81,17 +76,21 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
             confirmed = await self.store.write(self._verify, actor, row, user)
         except IntegrityError as exc:
             raise email_taken() from exc
-        if user.email_verified_at is not None and user.email is not None and user.email != confirmed.email:
-            self.mail_queue.enqueue(self.templates.email_changed(user.email))
+        self.outbox.wake()
         return confirmed
 
-    async def create_link(self, connection: Connection, user_id: str, email: str) -> Mail:
-        """Part of a transaction: a link that replaces earlier ones, as the mail to send."""
+    async def create_link(self, connection: Connection, user_id: str, email: str) -> None:
+        """Part of a transaction: mail a link that replaces earlier ones."""
         await delete_tokens(connection, user_id, "verify_email")
         seconds = self.settings.verify_lifetime
         row, token = new_token(self.clock, "verify_email", email, user_id=user_id, seconds=seconds)
         await insert_token(connection, row)
-        return self.templates.verify(email, token)
+        await self.outbox.insert(connection, self.templates.verify(email, token), lifetime=seconds)
+
+    async def insert_decoy(self, connection: Connection, email: str) -> None:
+        """Part of a transaction that sends no mail: it takes as long as one that does."""
+        mail = self.templates.verify(email, secrets.token_urlsafe(32))
+        await self.outbox.insert(connection, mail, decoy=True)
 
     async def confirm(
         self, connection: Connection, actor: Actor, action: str, before: UserRow, after: UserRow
@@ -120,15 +119,15 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
             await delete_setting(connection, BOOTSTRAP)
         return after
 
-    async def _resend(self, connection: Connection, actor: Actor, email: str, may_mail: bool) -> Mail | None:
+    async def _resend(self, connection: Connection, actor: Actor, email: str, may_mail: bool) -> None:
         await lock_audit_head(connection)
         user = await select_user_by_email(connection, email)
         # If no mail may be sent, the existing link must stay valid.
         if user is None or is_taken(user) or not may_mail:
-            await write_decoy(connection)
-            return None
+            await self.insert_decoy(connection, email)
+            return
         await insert_audit(connection, entry(self.clock, actor, "email.resend", user.id))
-        return await self.create_link(connection, user.id, email)
+        await self.create_link(connection, user.id, email)
 
     async def _verify(self, connection: Connection, actor: Actor, row: TokenRow, proven: UserRow) -> UserRow:
         await lock_audit_head(connection)
@@ -137,9 +136,9 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
         user = await select_user(connection, proven.id)
         if user is None or user.password_hash != proven.password_hash or user.disabled_at is not None:
             raise invalid_credentials()
-        return await self.confirm(connection, actor, "email.verify", user, replace(user, email=row.email))
-
-
-async def write_decoy(connection: Connection) -> None:
-    """Commit an empty change, so that the request takes as long as one that changes something."""
-    await put_setting(connection, DECOY, secrets.token_hex(16))
+        confirmed = await self.confirm(
+            connection, actor, "email.verify", user, replace(user, email=row.email)
+        )
+        if user.email_verified_at is not None and user.email is not None and user.email != confirmed.email:
+            await self.outbox.insert(connection, self.templates.email_changed(user.email))
+        return confirmed

@@ -12,8 +12,8 @@ from bluesminds.common.crypto import is_uuid
 from bluesminds.common.emails import require_email
 from bluesminds.common.errors import Conflict, NotFound
 from bluesminds.config import AccountSettings
-from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
+from bluesminds.notify.outbox import MailOutbox
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, Store
 from storage.single_use_tokens import (
@@ -43,13 +43,13 @@ class Invitations:
         store: Store,
         *,
         clock: Clock,
-        mail_queue: MailQueue,
+        outbox: MailOutbox,
         templates: MailTemplates,
         settings: AccountSettings,
     ) -> None:
         self._store = store
         self._clock = clock
-        self._mail_queue = mail_queue
+        self._outbox = outbox
         self._templates = templates
         self._settings = settings
 
@@ -65,8 +65,8 @@ class Invitations:
         row, token = new_token(
             self._clock, "invite", email, user_id=None, seconds=self._settings.invite_lifetime
         )
-        await self._store.write(self._create, actor, row)
-        self._mail_queue.enqueue(self._templates.invite(email, token))
+        await self._store.write(self._create, actor, row, token)
+        self._outbox.wake()
         return Invitation(row, self._templates.invite_link(token))
 
     async def list(self, *, email: str | None, after: str, limit: int) -> Sequence[TokenRow]:
@@ -81,12 +81,14 @@ class Invitations:
         """Withdraw all open invitations to an address; their rows. Raises NotFound if there are none."""
         return await self._store.write(self._withdraw_all, actor, email)
 
-    async def _create(self, connection: Connection, actor: Actor, row: TokenRow) -> None:
+    async def _create(self, connection: Connection, actor: Actor, row: TokenRow, token: str) -> None:
         audit = entry(self._clock, actor, "user.invite", row.email, after=_audit_fields(row))
         await insert_audit(connection, audit)
         if is_taken(await select_user_by_email(connection, row.email)):
             raise email_taken()
         await insert_token(connection, row)
+        mail = self._templates.invite(row.email, token)
+        await self._outbox.insert(connection, mail, lifetime=self._settings.invite_lifetime)
 
     async def _withdraw(self, connection: Connection, actor: Actor, invite_id: str) -> None:
         await lock_audit_head(connection)

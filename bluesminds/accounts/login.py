@@ -16,8 +16,8 @@ from bluesminds.common.emails import read_email
 from bluesminds.common.errors import GatewayError, RateLimited, Unauthenticated
 from bluesminds.common.log import Log
 from bluesminds.identity.password import Passwords
-from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
+from bluesminds.notify.outbox import MailOutbox
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, StorageError, Store
 from storage.sessions import delete_session, delete_sessions
@@ -34,7 +34,7 @@ class Login:
         passwords: Passwords,
         sessions: Sessions,
         throttle: Throttle,
-        mail_queue: MailQueue,
+        outbox: MailOutbox,
         templates: MailTemplates,
         log: Log,
     ) -> None:
@@ -43,7 +43,7 @@ class Login:
         self._passwords = passwords
         self._sessions = sessions
         self._throttle = throttle
-        self._mail_queue = mail_queue
+        self._outbox = outbox
         self._templates = templates
         self._log = log
 
@@ -72,8 +72,7 @@ class Login:
         password_hash = await self._passwords.hash(new, param="new_password")
         session = self._sessions.new(user.id, address=actor.address, user_agent=user_agent)
         changed = await self._store.write(self._change_password, actor, user, password_hash, session)
-        if changed.email is not None:
-            self._mail_queue.enqueue(self._templates.password_changed(changed.email))
+        self._outbox.wake()
         return changed, session
 
     async def _improve_hash(self, user: UserRow, password: str) -> None:
@@ -136,6 +135,8 @@ class Login:
         await delete_sessions(connection, user.id)
         await delete_tokens(connection, user.id, "reset_password")
         await self._sessions.insert(connection, session)
+        if changed.email is not None:
+            await self._outbox.insert(connection, self._templates.password_changed(changed.email))
         return changed
 
     def _session_entry(self, actor: Actor, action: str, session: NewSession) -> AuditRow:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.accounts.email_verification import EmailVerification, write_decoy
+from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.single_use_tokens import invalid_token, new_token
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.users import no_such_user
@@ -15,14 +15,13 @@ from bluesminds.common.emails import require_email
 from bluesminds.common.errors import Conflict
 from bluesminds.config import AccountSettings
 from bluesminds.identity.password import Passwords
-from bluesminds.notify.mail import Mail
-from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
+from bluesminds.notify.outbox import MailOutbox
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, Store
 from storage.sessions import delete_sessions
 from storage.single_use_tokens import TokenRow, insert_token, select_token, use_token
-from storage.users import UserRow, select_user, select_user_by_email
+from storage.users import select_user, select_user_by_email
 
 
 class ResetLink(Struct, frozen=True):
@@ -41,7 +40,7 @@ class PasswordReset(Struct, frozen=True, kw_only=True):
     clock: Clock
     passwords: Passwords
     throttle: Throttle
-    mail_queue: MailQueue
+    outbox: MailOutbox
     templates: MailTemplates
     settings: AccountSettings
     verification: EmailVerification
@@ -51,9 +50,8 @@ class PasswordReset(Struct, frozen=True, kw_only=True):
         self.throttle.check_public_form(actor.address)
         email = require_email(email)
         may_mail = self.throttle.allow_mail("reset_password", email)
-        mail = await self.store.write(self._request, actor, email, may_mail)
-        if mail is not None:
-            self.mail_queue.enqueue(mail)
+        await self.store.write(self._request, actor, email, may_mail)
+        self.outbox.wake()
 
     async def reset(self, actor: Actor, *, token: str, password: str) -> None:
         """Set a new password and end all sessions. Raises Forbidden for an invalid token, InvalidRequest,
@@ -64,30 +62,27 @@ class PasswordReset(Struct, frozen=True, kw_only=True):
         if await self.store.read(select_token, token_digest(token), "reset_password", now) is None:
             raise invalid_token()
         password_hash = await self.passwords.hash(password)
-        user = await self.store.write(self._reset, actor, token, password_hash)
-        if user.email is not None:
-            self.mail_queue.enqueue(self.templates.password_changed(user.email))
+        await self.store.write(self._reset, actor, token, password_hash)
+        self.outbox.wake()
 
     async def create_link(self, actor: Actor, user_id: str) -> ResetLink:
         """For an administrator. The link is also mailed to the user. Raises NotFound, Conflict."""
         if not is_uuid(user_id):
             raise no_such_user()
         row, token = await self.store.write(self._create_link, actor, user_id)
-        self.mail_queue.enqueue(self.templates.reset(row.email, token))
+        self.outbox.wake()
         return ResetLink(row.email, self.templates.reset_link(token), row.expires_at)
 
-    async def _request(self, connection: Connection, actor: Actor, email: str, may_mail: bool) -> Mail | None:
+    async def _request(self, connection: Connection, actor: Actor, email: str, may_mail: bool) -> None:
         await lock_audit_head(connection)
         user = await select_user_by_email(connection, email)
         if user is None or user.disabled_at is not None or not may_mail:
-            await write_decoy(connection)
-            return None
+            await self.verification.insert_decoy(connection, email)
+            return
         await insert_audit(connection, entry(self.clock, actor, "password.forgot", user.id))
-        row, token = self._new_token(user.id, user.email or email)
-        await insert_token(connection, row)
-        return self.templates.reset(row.email, token)
+        await self._insert_token(connection, user.id, user.email or email)
 
-    async def _reset(self, connection: Connection, actor: Actor, token: str, password_hash: str) -> UserRow:
+    async def _reset(self, connection: Connection, actor: Actor, token: str, password_hash: str) -> None:
         await lock_audit_head(connection)
         digest, now = token_digest(token), self.clock.now_ms()
         row = await select_token(connection, digest, "reset_password", now)
@@ -99,9 +94,9 @@ class PasswordReset(Struct, frozen=True, kw_only=True):
         if not await use_token(connection, digest, "reset_password", now):
             raise invalid_token()
         changed = replace(user, password_hash=password_hash)
-        confirmed = await self.verification.confirm(connection, actor, "password.reset", user, changed)
+        await self.verification.confirm(connection, actor, "password.reset", user, changed)
         await delete_sessions(connection, user.id)
-        return confirmed
+        await self.outbox.insert(connection, self.templates.password_changed(row.email))
 
     async def _create_link(self, connection: Connection, actor: Actor, user_id: str) -> tuple[TokenRow, str]:
         await lock_audit_head(connection)
@@ -111,10 +106,11 @@ class PasswordReset(Struct, frozen=True, kw_only=True):
         if user.email is None:
             raise Conflict("user_without_email", "This user has no e-mail address and cannot sign in.")
         await insert_audit(connection, entry(self.clock, actor, "password.reset_link", user_id))
-        row, token = self._new_token(user_id, user.email)
-        await insert_token(connection, row)
-        return row, token
+        return await self._insert_token(connection, user_id, user.email)
 
-    def _new_token(self, user_id: str, email: str) -> tuple[TokenRow, str]:
+    async def _insert_token(self, connection: Connection, user_id: str, email: str) -> tuple[TokenRow, str]:
         seconds = self.settings.reset_lifetime
-        return new_token(self.clock, "reset_password", email, user_id=user_id, seconds=seconds)
+        row, token = new_token(self.clock, "reset_password", email, user_id=user_id, seconds=seconds)
+        await insert_token(connection, row)
+        await self.outbox.insert(connection, self.templates.reset(email, token), lifetime=seconds)
+        return row, token

@@ -13,6 +13,7 @@ from msgspec import UNSET, Struct, UnsetType, json, structs
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import Vault, uuid7
+from bluesminds.common.entra import EntraApp, is_entra_app
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound
 from bluesminds.common.log import Log
 from bluesminds.common.values import (
@@ -54,6 +55,12 @@ def check_keys(keys: Sequence[str]) -> None:
     if len({last_four(key) for key in keys}) < len(keys):
         message = "Two API keys of the server end with the same four characters. Each key needs its own end."
         raise Conflict("server_key_exists", message)
+    try:
+        for key in filter(is_entra_app, keys):
+            EntraApp.read(key)
+    except ValueError as exc:
+        message = f"The key of an application in Microsoft Entra ID is incomplete: {exc}."
+        raise InvalidRequest("invalid_value", message, param="api_key") from None
 
 
 class ServerChanges(Struct, frozen=True):

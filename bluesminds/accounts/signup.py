@@ -5,7 +5,7 @@ from dataclasses import replace
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.accounts.email_verification import EmailVerification, write_decoy
+from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.single_use_tokens import invalid_token
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.users import audit_fields, is_taken, new_user
@@ -15,9 +15,8 @@ from bluesminds.common.emails import require_email
 from bluesminds.common.errors import Forbidden
 from bluesminds.config import AccountSettings
 from bluesminds.identity.password import Passwords
-from bluesminds.notify.mail import Mail
-from bluesminds.notify.mail_queue import MailQueue
 from bluesminds.notify.mail_templates import MailTemplates
+from bluesminds.notify.outbox import MailOutbox
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, Store
 from storage.single_use_tokens import select_token, use_token
@@ -29,7 +28,7 @@ class SignUp(Struct, frozen=True, kw_only=True):
     clock: Clock
     passwords: Passwords
     throttle: Throttle
-    mail_queue: MailQueue
+    outbox: MailOutbox
     templates: MailTemplates
     settings: AccountSettings
     verification: EmailVerification
@@ -55,9 +54,8 @@ class SignUp(Struct, frozen=True, kw_only=True):
             tier=self.settings.default_tier,
         )
         may_mail = invite is not None or self.throttle.allow_mail("verify_email", email)
-        mail = await self.store.write(self._sign_up, actor, user, invite, may_mail)
-        if mail is not None:
-            self.mail_queue.enqueue(mail)
+        await self.store.write(self._sign_up, actor, user, invite, may_mail)
+        self.outbox.wake()
 
     def _require_allowed(self, invite: str | None) -> None:
         if self.settings.signup == "closed":
@@ -67,22 +65,23 @@ class SignUp(Struct, frozen=True, kw_only=True):
 
     async def _sign_up(
         self, connection: Connection, actor: Actor, new: UserRow, invite: str | None, may_mail: bool
-    ) -> Mail | None:
+    ) -> None:
         await lock_audit_head(connection)
         email = new.email or ""
         if invite is not None:
             await self._use_invite(connection, actor, invite, email)
         known = await select_user_by_email(connection, email)
         if is_taken(known) or not may_mail:
-            if invite is None:
-                await write_decoy(connection)
-            has_account = known is not None and is_taken(known) and known.disabled_at is None
-            return self.templates.email_taken(email) if has_account and may_mail else None
+            if may_mail and known is not None and is_taken(known) and known.disabled_at is None:
+                await self.outbox.insert(connection, self.templates.email_taken(email))
+            else:
+                await self.verification.insert_decoy(connection, email)
+            return
         user = await self._store_unconfirmed(connection, actor, known, new)
         if invite is None:
-            return await self.verification.create_link(connection, user.id, email)
-        await self.verification.confirm(connection, actor, "email.verify", user, user)
-        return None
+            await self.verification.create_link(connection, user.id, email)
+        else:
+            await self.verification.confirm(connection, actor, "email.verify", user, user)
 
     async def _store_unconfirmed(
         self, connection: Connection, actor: Actor, known: UserRow | None, new: UserRow

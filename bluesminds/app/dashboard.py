@@ -87,6 +87,7 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 accounts.usage,
                 RequestHandlers(accounts.usage, services.settings.server.expose_server),
                 requests.OpenTails(),
+                accounts.prompts if services.settings.prompt_log.retention_days else None,
             )
         ),
         *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
@@ -117,7 +118,15 @@ def _prompt_pages(services: Services, frame: Frame) -> list[Route]:
     if not kept.retention_days:
         return []
     return prompts.routes(
-        prompts.PromptsPages(frame, accounts.prompts, accounts.users, kept.default, kept.retention_days)
+        prompts.PromptsPages(
+            frame,
+            accounts.prompts,
+            accounts.users,
+            kept.default,
+            kept.retention_days,
+            accounts.usage,
+            services.settings.server.expose_server,
+        )
     )
 
 

@@ -15,6 +15,7 @@ from bluesminds.app.settings_map import configured_server
 from bluesminds.app.state_dir import BadState, ForeignState, StateDir
 from bluesminds.config import Loaded, Problem, ServerSettings, Settings
 from bluesminds.gateway.probe import probe
+from bluesminds.gateway.upstream.entra import EntraTokens, TokenFailed
 from bluesminds.http.client.pool import Pool, UpstreamOrigin, tls_context
 from bluesminds.http.server.sockets import bind_tcp
 from storage import StorageError, ping, sqlite_path
@@ -113,6 +114,13 @@ async def connectivity_checks(loaded: Loaded) -> list[Problem]:
 
     async def check(pool: Pool, row: ServerSettings) -> None:
         server = configured_server(row, demo_url="", keyless=settings.keyless.enabled)
+        try:
+            server = await EntraTokens(pool, settings.upstream.entra_url).obtain(server)
+        except TokenFailed as exc:
+            where = loaded.origins[f"servers.{row.name}.api_key"].location
+            message = f'[[servers]] "{row.name}" gets no token from Microsoft Entra ID: {exc}'
+            found.append(Problem(where, message, "check the application in its api_key"))
+            return
         list_models = server.api_key is not None or not server.keyless  # else only clients have an API key
         result = await probe(pool, server, seconds=settings.upstream.probe_timeout, list_models=list_models)
         if result.error is not None:

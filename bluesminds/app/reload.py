@@ -136,7 +136,7 @@ class ConfigReloader:
 
     async def _discover(self, servers: Sequence[Server]) -> dict[str, list[ModelRow]]:
         """The models of servers that are new or have changed, and do not name them."""
-        known = {server.name: server for server in self._routing.registry.catalog.servers}
+        known = {server.name: server for server in self._routing.registry.servers}
         found: dict[str, list[ModelRow]] = {}
 
         async def ask(server: Server) -> None:

@@ -20,6 +20,7 @@ from bluesminds.gateway.routing.health import HealthChange, ServerHealthRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.server_keys import KeyRest, ServerKeyRegistry
 from bluesminds.gateway.supervision import HealthChecker
+from bluesminds.gateway.upstream.entra import EntraTokens
 from bluesminds.http.client.pool import Pool, UpstreamOrigin
 
 
@@ -36,6 +37,7 @@ class Routing(Struct, frozen=True):
     clock: Clock
     pool: Pool
     capacity: int
+    tokens: EntraTokens
 
     def example_model(self) -> str | None:
         """A model for the example in the API reference."""
@@ -43,7 +45,7 @@ class Routing(Struct, frozen=True):
         return "demo/echo" if "demo/echo" in models else next(iter(models), None)
 
     async def list_servers(self) -> list[Server]:
-        return list(self.registry.catalog.servers)
+        return list(self.registry.servers)
 
     async def list_routes(self) -> Sequence[ModelRoute]:
         return self.registry.routes
@@ -96,7 +98,17 @@ class Routing(Struct, frozen=True):
 
     async def servers_changed(self) -> None:
         await self.registry.reload()
+        await self.renew_tokens()
         await self.health_checker.probe_all()
+
+    async def renew_tokens(self) -> None:
+        """Get the tokens of new servers."""
+        if await self.tokens.renew():
+            self.registry.tokens_changed()
+
+    async def run_tokens(self) -> None:
+        """Renew tokens until cancelled."""
+        await self.tokens.run(self.registry.tokens_changed)
 
     async def price_book(self) -> PriceBook:
         return self.prices.book
@@ -110,6 +122,7 @@ class Routing(Struct, frozen=True):
         await self.prices_changed()
         await self.registry.reload()
         with trio.move_on_after(seconds):
+            await self.renew_tokens()
             await self.health_checker.probe_all()
 
 
@@ -117,6 +130,10 @@ def log_key_rest(log: Log, rest: KeyRest) -> None:
     log.warning(
         "server_key_rests", server=rest.server, key=rest.key, reason=rest.reason, seconds=rest.seconds
     )
+
+
+def log_token_failure(log: Log, service: str, reason: str) -> None:
+    log.warning("entra_token_failed", service=service, reason=reason)
 
 
 def log_health(log: Log, change: HealthChange) -> None:

@@ -141,13 +141,14 @@ def _start_tasks(
 ) -> None:
     for name, run in (
         ("health_checker", data_plane.routing.health_checker.run),
+        ("entra_tokens", data_plane.routing.run_tokens),
         ("capacity_queue", data_plane.capacity_queue.run),
         ("idle_sweeper", data_plane.idle_sweeper.run),
         ("open_requests", data_plane.open_requests.run),
         ("heap_trimmer", data_plane.heap_trimmer.run),
         ("traffic", data_plane.traffic.run),
         ("lease", runtime.lease.run),
-        ("mail_queue", services.mail_queue.run),
+        ("mail_outbox", services.outbox.run),
         ("events", services.events.run),
         ("cleanup", services.cleanup.run),
         ("ledger", services.accounts.ledger.run),

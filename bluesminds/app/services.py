@@ -52,13 +52,13 @@ from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
 from bluesminds.notify.events import EventDispatcher
-from bluesminds.notify.mail import Mailer, OutboxMailer, SmtpMailer, smtp_tls_context
-from bluesminds.notify.mail_queue import MailQueue
+from bluesminds.notify.mail import FileMailer, Mailer, SmtpMailer, smtp_tls_context
 from bluesminds.notify.mail_templates import MailTemplates
+from bluesminds.notify.outbox import MailOutbox
 from storage import open_store, sqlite_path
 from storage.base import Store
 
-MAIL_FLUSH_SECONDS = 5.0  # how long the shutdown waits for queued mail
+MAIL_FLUSH_SECONDS = 3.0  # how long the end waits for mail that can be sent at once
 
 
 class BadDatabaseURL(Exception):
@@ -93,7 +93,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     pepper: bytes
     vault: Vault
     key_changes: KeyChangeNotifier
-    mail_queue: MailQueue
+    outbox: MailOutbox
     events: EventDispatcher
 
 
@@ -133,16 +133,15 @@ async def open_services(
                 pepper=pepper,
                 vault=vault,
                 key_changes=KeyChangeNotifier(),
-                mail_queue=MailQueue(_mailer(settings, state, clock, log), log),
+                outbox=MailOutbox(
+                    store, vault=vault, mailer=_mailer(settings, state, clock, log), clock=clock, log=log
+                ),
                 events=EventDispatcher(store, clock=clock, log=log),
             )
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
-                try:
-                    yield _build_services(resources, password_hasher)
-                    await resources.mail_queue.flush(MAIL_FLUSH_SECONDS)
-                finally:
-                    resources.mail_queue.close()
+                yield _build_services(resources, password_hasher)
+                await resources.outbox.flush(MAIL_FLUSH_SECONDS)
                 nursery.cancel_scope.cancel()
 
 
@@ -159,7 +158,7 @@ def database_url(settings: Settings) -> str:
 def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mailer:
     account = smtp_account(settings.mail)
     if account is None:
-        return OutboxMailer(state.path / "outbox", clock=clock, log=log)
+        return FileMailer(state.path / "outbox", clock=clock, log=log)
     return SmtpMailer(account, tls=smtp_tls_context(settings.mail.ca_file), clock=clock)
 
 
@@ -195,7 +194,7 @@ def _prompt_retention(settings: Settings) -> PromptRetention:
 
 
 def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> AccountServices:
-    store, clock, mail_queue = resources.store, resources.clock, resources.mail_queue
+    store, clock, outbox = resources.store, resources.clock, resources.outbox
     settings = resources.settings.accounts
     templates = MailTemplates(public_url(resources.settings.server))
     passwords, throttle, sessions = Passwords(password_hasher), Throttle(), _build_sessions(resources)
@@ -204,7 +203,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         clock=clock,
         passwords=passwords,
         throttle=throttle,
-        mail_queue=mail_queue,
+        outbox=outbox,
         templates=templates,
         settings=settings,
     )
@@ -220,7 +219,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             passwords=passwords,
             sessions=sessions,
             throttle=throttle,
-            mail_queue=mail_queue,
+            outbox=outbox,
             templates=templates,
             log=resources.log,
         ),
@@ -229,7 +228,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             clock=clock,
             passwords=passwords,
             throttle=throttle,
-            mail_queue=mail_queue,
+            outbox=outbox,
             templates=templates,
             settings=settings,
             verification=verification,
@@ -239,7 +238,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             store=store,
             clock=clock,
             throttle=throttle,
-            mail_queue=mail_queue,
+            outbox=outbox,
             templates=templates,
             verification=verification,
         ),
@@ -248,14 +247,12 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             clock=clock,
             passwords=passwords,
             throttle=throttle,
-            mail_queue=mail_queue,
+            outbox=outbox,
             templates=templates,
             settings=settings,
             verification=verification,
         ),
-        invitations=Invitations(
-            store, clock=clock, mail_queue=mail_queue, templates=templates, settings=settings
-        ),
+        invitations=Invitations(store, clock=clock, outbox=outbox, templates=templates, settings=settings),
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),

@@ -22,6 +22,7 @@ from bluesminds.cli.prices import prices_group
 from bluesminds.cli.prompt_log import prompt_log_group
 from bluesminds.cli.redeem_codes import redeem_codes_group
 from bluesminds.cli.reload import reload
+from bluesminds.cli.replay import replay
 from bluesminds.cli.reprice import reprice
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
@@ -88,6 +89,7 @@ for command in (
     usage_group,
     logs,
     prompt_log_group,
+    replay,
     audit_group,
     master_key_group,
     reload,

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from bluesminds.common.clock import zone_named
 from bluesminds.common.emails import read_email
+from bluesminds.common.entra import EntraApp, is_entra_app
 from bluesminds.common.networks import Networks
 from bluesminds.common.origins import read_origin
 from bluesminds.common.prices import RATE_FIELDS, read_day
@@ -371,6 +372,13 @@ def _check_keys(source: Source, single: Source, title: str, server: ServerSettin
     if not all(key.isascii() for key in keys):
         message = f"api_keys {title} must be ASCII"
         yield Finding((source,), message, "copy the keys again, without quotes around them")
+    try:
+        for text in filter(is_entra_app, [*keys, _text(server.api_key)]):
+            EntraApp.read(text or "")
+    except ValueError as exc:
+        yield Finding(
+            (single, source), f"the key {title} names no application of Microsoft Entra ID", str(exc)
+        )
     if len(set(keys)) < len(keys):
         message = f"api_keys {title} has the same key twice"
         yield Finding((source,), message, "remove one of the two")

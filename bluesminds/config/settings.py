@@ -246,6 +246,7 @@ class UpstreamSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     queue_size: CountOrZero = 1_000
     queue_size_per_account: Count = 100
     ca_file: Path | None = None
+    entra_url: Url | None = None
     allowed_networks: NetworkNames = PRIVATE_NETWORKS
     probe_interval: Seconds = 60.0
     probe_timeout: Seconds = 10.0

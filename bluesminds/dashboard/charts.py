@@ -5,7 +5,7 @@ shows values.
 """
 
 from collections.abc import Callable, Sequence
-from math import ceil, floor, log10
+from math import ceil
 from typing import Final
 
 from msgspec import Struct
@@ -95,9 +95,8 @@ def sparkline(values: Sequence[int], width: int = 120, height: int = 28) -> str:
 
 def axis_scale(most: int, lines: int = 4) -> tuple[int, int]:
     """A step of 1, 2, 2.5 or 5 times a power of ten, and the end of the axis, which is at least `most`."""
-    rough = max(most, 1) / lines
-    power = 10 ** floor(log10(rough)) if rough >= 1 else 1
-    step = next(
-        int(n * power) for n in (1, 2, 2.5, 5, 10) if n * power >= rough and n * power == int(n * power)
-    )
-    return step, step * max(ceil(most / step), 1)
+    most = max(most, 1)
+    power = 10 ** max(len(str(most // lines)) - 1, 0)
+    steps = (tenths * power // 10 for tenths in (10, 20, 25, 50, 100) if tenths * power % 10 == 0)
+    step = next(step for step in steps if step * lines >= most)
+    return step, -(-most // step) * step

@@ -1,4 +1,4 @@
-"""Tests a server step by step: name, connection, TLS, list of models, and one small completion."""
+"""Tests a server step by step: token, name, connection, TLS, list of models, and one small completion."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -7,12 +7,14 @@ import trio
 from msgspec import Struct, json, structs
 
 from bluesminds.common.clock import Clock
+from bluesminds.common.entra import is_entra_app
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import Server, last_four
 from bluesminds.gateway.operations import OPERATIONS
 from bluesminds.gateway.probe import NO_MODEL_LIST, ProbeResult, probe
 from bluesminds.gateway.routing.plans import Plan, make_plan
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
+from bluesminds.gateway.upstream.entra import EntraTokens, TokenFailed
 from bluesminds.http.client.pool import Pool, Timeouts, UpstreamError
 from bluesminds.providers.dialects import DIALECTS
 from bluesminds.providers.profiles import profile_of
@@ -27,7 +29,7 @@ _CHAT: Final = next(one for one in OPERATIONS if one.name == "chat.completions")
 _QUESTION: Final = "Reply with OK."
 _NO_CHAT: Final = ("embed", "whisper", "tts", "dall-e", "rerank", "moderation", "image", "transcribe")
 
-StepName = Literal["dns", "connect", "tls", "models", "completion"]
+StepName = Literal["token", "dns", "connect", "tls", "models", "completion"]
 
 
 class TestStep(Struct, frozen=True):
@@ -49,14 +51,20 @@ class ServerTest(Struct, frozen=True):
 
 
 async def test_server(
-    pool: Pool, clock: Clock, server: Server, model: str | None, *, seconds: float
+    pool: Pool, clock: Clock, tokens: EntraTokens, server: Server, model: str | None, *, seconds: float
 ) -> ServerTest:
     """`model`: for the completion; None: one of the server's. Every step may take `seconds`. Never raises for
     what the server does.
     """
     if not server.models and not profile_of(server).lists_models:
         return ServerTest(server.name, (TestStep("models", False, 0.0, NO_MODEL_LIST),))
-    steps = await _connect(pool, server, seconds)
+    steps = []
+    if any(is_entra_app(key) for key in server.api_keys):
+        server, step = await _get_token(tokens, server)
+        steps.append(step)
+        if not step.ok:
+            return ServerTest(server.name, tuple(steps))
+    steps += await _connect(pool, server, seconds)
     if steps and not steps[-1].ok:
         return ServerTest(server.name, tuple(steps))
     listed, step = await _list_models(pool, server, seconds)
@@ -66,6 +74,15 @@ async def test_server(
     names = server.models or tuple(row.id for row in listed.models or ())
     steps.append(await _complete(pool, clock, server, model or _likely_chat_model(names), seconds))
     return ServerTest(server.name, tuple(steps), listed.models)
+
+
+async def _get_token(tokens: EntraTokens, server: Server) -> tuple[Server, TestStep]:
+    started = trio.current_time()
+    try:
+        server = await tokens.obtain(server)
+    except TokenFailed as exc:
+        return server, TestStep("token", False, trio.current_time() - started, str(exc))
+    return server, TestStep("token", True, trio.current_time() - started, "received from Microsoft Entra ID")
 
 
 async def _connect(pool: Pool, server: Server, seconds: float) -> list[TestStep]:

@@ -21,18 +21,23 @@ import trio
 from msgspec import Struct
 
 from bluesminds.common.clock import Clock
-from bluesminds.common.crypto import uuid7
 from bluesminds.common.log import Log
 
 Security = Literal["starttls", "tls", "none"]
 
 NAME: Final = "BluesMinds"
-MAX_FILES: Final = 1000  # in the outbox
+MAX_FILES: Final = 1000  # of mails for development
 MAX_LINE: Final = 990  # characters; RFC 5322 allows 998
 
 
 class MailFailed(Exception):
-    """A temporary failure. The message contains no address and no reply of the server."""
+    """A temporary failure. The message contains no address and no reply of the server. `retry_after`:
+    seconds that the server asked to wait.
+    """
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class MailRefused(Exception):
@@ -56,8 +61,8 @@ class Mail(Struct, frozen=True):
 
 
 class Mailer(Protocol):
-    async def send(self, mail: Mail) -> None:
-        """Raises MailFailed, MailRefused."""
+    async def send(self, mail_id: str, mail: Mail) -> None:
+        """`mail_id` is the same for each attempt. Raises MailFailed, MailRefused."""
 
 
 class SmtpAccount(Struct, frozen=True):
@@ -102,8 +107,8 @@ class SmtpMailer:
         self._clock = clock
         self._limiter = trio.CapacityLimiter(1)
 
-    async def send(self, mail: Mail) -> None:
-        message = build_message(mail, self._account.sender, self._clock.now_ms())
+    async def send(self, mail_id: str, mail: Mail) -> None:
+        message = build_message(mail_id, mail, self._account.sender, self._clock.now_ms())
         # A shutdown does not wait for a slow server; the timeouts end the thread.
         await trio.to_thread.run_sync(
             self._deliver, message, mail.to, limiter=self._limiter, abandon_on_cancel=True
@@ -152,7 +157,7 @@ def smtp_tls_context(ca_file: Path | None) -> ssl.SSLContext:
     return context
 
 
-class OutboxMailer:
+class FileMailer:
     """For development. Writes one private file per message and keeps the newest MAX_FILES."""
 
     def __init__(self, directory: Path, *, clock: Clock, log: Log) -> None:
@@ -160,27 +165,26 @@ class OutboxMailer:
         self._clock = clock
         self._log = log
 
-    async def send(self, mail: Mail) -> None:
-        now = self._clock.now_ms()
-        message = build_message(mail, "bluesminds@localhost", now)
-        name = f"{uuid7(now)}.eml"
+    async def send(self, mail_id: str, mail: Mail) -> None:
+        message = build_message(mail_id, mail, "bluesminds@localhost", self._clock.now_ms())
+        name = f"{mail_id}.eml"
         try:
             await trio.to_thread.run_sync(self._write, name, message.as_bytes())
         except OSError as exc:
-            raise MailFailed(f"cannot write to the outbox: {_reason(exc)}") from None
+            raise MailFailed(f"cannot write to the directory of mails: {_reason(exc)}") from None
         self._log.info("mail_written", kind=mail.kind, domain=mail.domain, file=name)
 
     def _write(self, name: str, content: bytes) -> None:
         self._directory.mkdir(mode=0o700, exist_ok=True)
         temporary = self._directory / f"{name}.new"
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
             file.write(content)
         temporary.rename(self._directory / name)
         for old in sorted(self._directory.glob("*.eml"))[:-MAX_FILES]:
             old.unlink(missing_ok=True)
 
 
-def build_message(mail: Mail, sender: str, now_ms: int) -> EmailMessage:
+def build_message(mail_id: str, mail: Mail, sender: str, now_ms: int) -> EmailMessage:
     """Raises ValueError for an invalid address or subject."""
     if not mail.subject.isprintable():  # the library accepts a lone line end, which would end the header
         raise ValueError("the subject must be one line of printable text")
@@ -189,7 +193,7 @@ def build_message(mail: Mail, sender: str, now_ms: int) -> EmailMessage:
     message["To"] = Address(addr_spec=mail.to)
     message["Subject"] = mail.subject
     message["Date"] = datetime.fromtimestamp(now_ms / 1000, UTC)
-    message["Message-ID"] = f"<{uuid7(now_ms)}@{sender.rpartition('@')[2]}>"
+    message["Message-ID"] = f"<{mail_id}@{sender.rpartition('@')[2]}>"
     message["Auto-Submitted"] = "auto-generated"
     # Without quoted-printable, links in the raw message can be copied in one piece.
     plain = mail.text.isascii() and all(len(line) < MAX_LINE for line in mail.text.splitlines())

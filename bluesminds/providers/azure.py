@@ -3,12 +3,13 @@
 With the URLs of version 1, .../openai/v1/chat/completions, the `model` of a request is the name of a
 deployment. The older URLs, .../openai/deployments/NAME/chat/completions?api-version=..., have the name in
 the path. Sources: Microsoft, "Azure OpenAI API version lifecycle"; the paths of AzureOpenAI in the openai
-Python SDK.
+Python SDK; Microsoft, "OAuth 2.0 client credentials flow".
 """
 
 import re
 from collections.abc import Mapping
 from typing import Final
+from urllib.parse import urlsplit
 
 from bluesminds.wire.base import FormatName
 
@@ -27,6 +28,11 @@ _RESPONSES: Final = "/responses"  # not below a deployment: the body has its nam
 _FIRST_RESPONSES: Final = "2025-03-01-preview"  # version of the older URLs
 _ROOT: Final = re.compile(r"/openai(?:/v1|/deployments(?:/[^/]+)?)?\Z")
 _UNVERSIONED: Final = ("", "preview", "latest")  # versions that the URLs of version 1 accept
+_PUBLIC_CLOUD: Final = ("https://login.microsoftonline.com", "https://cognitiveservices.azure.com/.default")
+_CLOUDS: Final[Mapping[str, tuple[str, str]]] = {
+    ".azure.us": ("https://login.microsoftonline.us", "https://cognitiveservices.azure.us/.default"),
+    ".azure.cn": ("https://login.chinacloudapi.cn", "https://cognitiveservices.azure.cn/.default"),
+}
 _TOKEN: Final = re.compile(r"eyJ[\w-]*\.[\w-]+\.[\w-]*\Z", re.ASCII)
 
 
@@ -49,3 +55,9 @@ def locate(base: str, api_version: str) -> tuple[Mapping[FormatName, str], str]:
 def is_token(credential: str) -> bool:
     """Whether a credential is a token of Microsoft Entra ID (a JSON Web Token), and not a key."""
     return _TOKEN.match(credential) is not None
+
+
+def token_service(server_url: str) -> tuple[str, str]:
+    """The URL of the sign-in service and the scope for a server, by the cloud that its host belongs to."""
+    host = urlsplit(server_url).hostname or ""
+    return next((service for suffix, service in _CLOUDS.items() if host.endswith(suffix)), _PUBLIC_CLOUD)

@@ -9,6 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 from msgspec import Struct, structs
 
 from bluesminds import __version__
+from bluesminds.common.entra import is_entra_app
 from bluesminds.common.values import Server
 from bluesminds.providers import azure
 from bluesminds.providers.dialects import DIALECTS, Dialect, Headers, Paths
@@ -51,7 +52,7 @@ class ServerProfile(Struct, frozen=True):
         return (*(header for header in usual if header[0] not in names), *given)
 
     def _credential(self, api_key: str | None) -> Headers:
-        if api_key is None:
+        if api_key is None or is_entra_app(api_key):
             return ()
         if self.key_header == "authorization" or (self.dialect.takes_tokens and azure.is_token(api_key)):
             return ((b"authorization", b"Bearer " + api_key.encode()),)

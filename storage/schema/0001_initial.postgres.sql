@@ -49,6 +49,21 @@ CREATE TABLE one_time_tokens (
 CREATE INDEX one_time_tokens_user ON one_time_tokens (user_id, purpose);
 CREATE INDEX one_time_tokens_end ON one_time_tokens (expires_at);
 
+-- Mails that wait to be sent
+CREATE TABLE mail_outbox (
+    id TEXT NOT NULL PRIMARY KEY, -- also the idempotency key
+    kind TEXT NOT NULL,
+    sealed BYTEA NOT NULL, -- the message, encrypted
+    decoy BIGINT NOT NULL CHECK (decoy IN (0, 1)), -- 1: never sent
+    priority BIGINT NOT NULL, -- the lowest is sent first
+    attempts BIGINT NOT NULL,
+    due_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL, -- not sent after this time
+    created_at BIGINT NOT NULL
+);
+
+CREATE INDEX mail_outbox_due ON mail_outbox (due_at);
+
 -- API keys
 
 -- A digest is the HMAC-SHA256 of a secret. Rotation moves the current digest to previous_digest, which is accepted

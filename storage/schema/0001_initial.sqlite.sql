@@ -49,6 +49,21 @@ CREATE TABLE one_time_tokens (
 CREATE INDEX one_time_tokens_user ON one_time_tokens (user_id, purpose);
 CREATE INDEX one_time_tokens_end ON one_time_tokens (expires_at);
 
+-- Mails that wait to be sent
+CREATE TABLE mail_outbox (
+    id TEXT NOT NULL PRIMARY KEY, -- also the idempotency key
+    kind TEXT NOT NULL,
+    sealed BLOB NOT NULL, -- the message, encrypted
+    decoy INTEGER NOT NULL CHECK (decoy IN (0, 1)), -- 1: never sent
+    priority INTEGER NOT NULL, -- the lowest is sent first
+    attempts INTEGER NOT NULL,
+    due_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL, -- not sent after this time
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX mail_outbox_due ON mail_outbox (due_at);
+
 -- API keys
 
 -- A digest is the HMAC-SHA256 of a secret. Rotation moves the current digest to previous_digest, which is accepted

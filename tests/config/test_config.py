@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bluesminds.config import ConfigError, Loaded, Secret, ServerSettings, Settings, find_file, load
@@ -186,7 +186,6 @@ NAMES = sorted(
 )
 
 
-@settings(derandomize=True)
 @given(
     st.dictionaries(st.sampled_from(NAMES), st.text(st.characters(exclude_categories=["Cs"])), max_size=3),
     JSONISH,

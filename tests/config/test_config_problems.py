@@ -9,7 +9,7 @@ import pytest
 import tomli_w
 import trustme
 from cryptography.hazmat.primitives import serialization
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bluesminds.config import ConfigError, Problem, load
@@ -555,7 +555,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(derandomize=True)
 @given(st.dictionaries(KEYS, VALUES, max_size=4), st.sampled_from(["", *sections(), "servers"]))
 def test_load_any_tree_loads_or_is_refused(data: dict[str, object], section: str) -> None:
     tree = {"servers": [data]} if section == "servers" else data
@@ -576,7 +575,6 @@ def test_load_any_tree_loads_or_is_refused(data: dict[str, object], section: str
                 assert "\x1b" not in problem.message
 
 
-@settings(derandomize=True)
 @given(st.binary())
 def test_load_any_bytes_loads_or_is_refused(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:

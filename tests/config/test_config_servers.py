@@ -74,6 +74,16 @@ def test_server_of_a_vendor_has_its_url_and_dialect(tmp_path: Path) -> None:
             'name them, on Azure by their deployments: models = ["NAME"]',
         ),
         (
+            (
+                'dialect = "azure"',
+                'url = "https://a.openai.azure.com"',
+                'api_key = "entra:t"',
+                'models = ["m"]',
+            ),
+            'the key in [[servers]] "one" names no application of Microsoft Entra ID',
+            "write it like entra:TENANT_ID:CLIENT_ID:CLIENT_SECRET",
+        ),
+        (
             ('vendor = "openai"', 'dialect = "demo"'),
             'vendor in [[servers]] "one" does not fit the demo server, which is built in',
             "remove vendor or dialect",

@@ -5,7 +5,7 @@ import tomllib
 from dataclasses import dataclass, field
 
 import tomli_w
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bluesminds.config.toml_locations import KeyPath, index_lines, line_of
@@ -123,7 +123,6 @@ PIECES = [
 ]
 
 
-@settings(derandomize=True)
 @given(st.one_of(st.text(), st.lists(st.sampled_from(PIECES)).map("".join)))
 @example("[" * 20_000)
 @example("a = " + "[" * 20_000)
@@ -149,7 +148,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(derandomize=True)
 @given(st.dictionaries(KEYS, VALUES, max_size=5), st.booleans())
 def test_index_lines_written_document_has_every_leaf(data: dict[str, object], multiline: bool) -> None:
     text = tomli_w.dumps(data, multiline_strings=multiline)
@@ -203,7 +201,6 @@ WRITTEN = st.sampled_from(
 )
 
 
-@settings(derandomize=True)
 @given(st.lists(st.tuples(NOISE, st.booleans(), st.lists(WRITTEN, max_size=3)), max_size=6))
 def test_index_lines_mixed_blocks_are_exact(blocks: list[tuple[str, bool, list[str]]]) -> None:
     writer, servers = Writer(), 0

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bluesminds.dashboard import words
@@ -14,6 +14,7 @@ from storage.usage_series import SeriesRow
 
 
 @given(st.integers(0, 10**18))
+@example(10**16 + 1)
 def test_axis_scale_holds_the_largest_value(most: int) -> None:
     step, top = axis_scale(most)
     assert top >= most

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bluesminds.common.errors import GatewayError, InvalidRequest, Unavailable
@@ -273,7 +273,7 @@ orders = st.permutations(
 )
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(orders, st.integers(1, 400), st.booleans(), st.data())
 def test_any_order_and_split_gives_the_same_form(
     home: Path, parts: list[bytes], size: int, chunked: bool, data: st.DataObject

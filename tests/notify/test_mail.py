@@ -1,4 +1,4 @@
-"""Mail delivery through a real SMTP server, and to the outbox."""
+"""Mail delivery through a real SMTP server, and to files."""
 
 import base64
 import socket
@@ -21,10 +21,10 @@ from bluesminds.common.emails import read_email
 from bluesminds.common.log import Log
 from bluesminds.notify import mail as mail_module
 from bluesminds.notify.mail import (
+    FileMailer,
     Mail,
     MailFailed,
     MailRefused,
-    OutboxMailer,
     SmtpAccount,
     SmtpMailer,
     build_message,
@@ -35,6 +35,7 @@ from tests.fakes.smtp_server import MailServer
 from tests.gateways import eventually
 
 NOON = 1_800_000_000_000
+ID = "01a3b2c4-0000-7000-8000-000000000001"
 HELLO = Mail(
     "verify_email",
     "grace@example.com",
@@ -63,7 +64,7 @@ def ca_file(ca: trustme.CA, tmp_path: Path) -> Path:
 def test_build_message_of_plain_text_keeps_links_in_one_piece() -> None:
     for text in (HELLO.text, "caf\u00e9 " + HELLO.text, HELLO.text + "x" * 2000):
         message = build_message(
-            Mail("verify_email", "ada@example.com", "Confirm", text), "g@example.com", NOON
+            ID, Mail("verify_email", "ada@example.com", "Confirm", text), "g@example.com", NOON
         )
         assert (HELLO.text.partition("\n")[0] in message.as_string()) is (text == HELLO.text)
         assert message.get_content().rstrip() == text
@@ -91,7 +92,7 @@ def certificate(ca: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
 
 async def test_smtp_mailer_delivers_the_message(nursery: trio.Nursery) -> None:
     server: MailServer = await nursery.start(smtp_server.serve)
-    await mailer(server).send(HELLO)
+    await mailer(server).send(ID, HELLO)
     (found,) = server.mails
     assert (found.sender, found.to) == ("gateway@example.com", "grace@example.com")
     assert found.text.rstrip() == HELLO.text, "including long lines and lone dots"
@@ -99,6 +100,7 @@ async def test_smtp_mailer_delivers_the_message(nursery: trio.Nursery) -> None:
     assert found.message["from"] == "BluesMinds <gateway@example.com>"
     assert found.message["date"] == "Fri, 15 Jan 2027 08:00:00 +0000"
     assert found.message["auto-submitted"] == "auto-generated"
+    assert found.message["message-id"] == f"<{ID}@example.com>", "the same at each attempt"
     assert not found.encrypted
 
 
@@ -108,12 +110,12 @@ async def test_smtp_mailer_verifies_the_server_before_login(
 ) -> None:
     server: MailServer = await nursery.start(smtp_server.serve, certificate(ca), security == "tls")
     options = {"security": security, "username": "gateway", "password": lambda: "p@ss"}
-    await mailer(server, ca_file, **options).send(HELLO)
+    await mailer(server, ca_file, **options).send(ID, HELLO)
     (found,) = server.mails
     assert found.encrypted is (security == "starttls")
     assert base64.b64decode(found.signed_in) == b"\0gateway\0p@ss"
     with pytest.raises(MailFailed, match="certificate verification failed"):
-        await mailer(server, **options).send(HELLO)
+        await mailer(server, **options).send(ID, HELLO)
     assert len(server.mails) == 1
 
 
@@ -125,13 +127,13 @@ async def test_smtp_mailer_with_certificate_for_another_name_fails(
         smtp_server.serve, certificate(ca, "other.example"), security == "tls"
     )
     with pytest.raises(MailFailed, match="certificate verification failed"):
-        await mailer(server, ca_file, security=security).send(HELLO)
+        await mailer(server, ca_file, security=security).send(ID, HELLO)
 
 
 async def test_smtp_mailer_without_starttls_sends_nothing(nursery: trio.Nursery) -> None:
     server: MailServer = await nursery.start(smtp_server.serve)
     with pytest.raises(MailFailed):
-        await mailer(server, security="starttls", username="u", password=lambda: "p").send(HELLO)
+        await mailer(server, security="starttls", username="u", password=lambda: "p").send(ID, HELLO)
     assert server.mails == []
 
 
@@ -139,13 +141,13 @@ async def test_smtp_mailer_distinguishes_permanent_and_temporary_failures(nurser
     server: MailServer = await nursery.start(smtp_server.serve)
     server.refusals.extend([b"550 no grace@example.com", b"451 later", b""])
     with pytest.raises(MailRefused, match="replied with 550") as refused:
-        await mailer(server).send(HELLO)
+        await mailer(server).send(ID, HELLO)
     assert "grace" not in str(refused.value) and refused.value.__cause__ is None
     with pytest.raises(MailFailed, match="replied with 451"):
-        await mailer(server).send(HELLO)
+        await mailer(server).send(ID, HELLO)
     with pytest.raises(MailFailed, match="connection to the mail server failed"):
-        await mailer(server).send(HELLO)
-    await mailer(server).send(HELLO)
+        await mailer(server).send(ID, HELLO)
+    await mailer(server).send(ID, HELLO)
     assert len(server.mails) == 1
 
 
@@ -153,16 +155,16 @@ async def test_smtp_mailer_with_silent_server_times_out_and_can_be_cancelled(nur
     server: MailServer = await nursery.start(smtp_server.serve)
     server.silent = True
     with pytest.raises(MailFailed):
-        await mailer(server, timeout=0.2).send(HELLO)
+        await mailer(server, timeout=0.2).send(ID, HELLO)
     async with trio.open_nursery() as sending:
-        sending.start_soon(mailer(server, timeout=600.0).send, HELLO)
+        sending.start_soon(mailer(server, timeout=600.0).send, ID, HELLO)
         await eventually(lambda: server.connections == 2)
         sending.cancel_scope.cancel()
 
 
 async def test_smtp_mailer_without_server_fails(unused_port: int) -> None:
     with pytest.raises(MailFailed, match="Connection refused"):
-        await mailer(MailServer(port=unused_port)).send(HELLO)
+        await mailer(MailServer(port=unused_port)).send(ID, HELLO)
 
 
 @pytest.fixture
@@ -179,7 +181,7 @@ def test_build_message_of_any_input_has_only_its_headers(to: str, subject: str) 
     """Each accepted address is one recipient, and no header ends early."""
     address = read_email(to) or "ada@example.com"
     try:
-        message = build_message(Mail("k", address, subject, "text"), "gateway@example.com", NOON)
+        message = build_message(ID, Mail("k", address, subject, "text"), "gateway@example.com", NOON)
         content = message.as_bytes()
     except ValueError:
         return
@@ -193,15 +195,15 @@ def test_build_message_of_any_input_has_only_its_headers(to: str, subject: str) 
     }
 
 
-async def test_outbox_mailer_writes_private_files_and_keeps_the_newest(
+async def test_file_mailer_writes_private_files_and_keeps_the_newest(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mail_module, "MAX_FILES", 3)
     lines: list[bytes] = []
     log = Log(Noon(), json=True, write=lines.append)
-    box = OutboxMailer(home / "outbox", clock=Noon(), log=log)
-    for _ in range(5):
-        await box.send(HELLO)
+    box = FileMailer(home / "outbox", clock=Noon(), log=log)
+    for number in range(5):
+        await box.send(f"{ID}{number}", HELLO)
     files = list((home / "outbox").iterdir())
     assert len(files) == 3
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
@@ -217,7 +219,7 @@ async def test_outbox_mailer_writes_private_files_and_keeps_the_newest(
     (home / "outbox").rename(home / "away")
     (home / "outbox").write_text("a file in its place")
     with pytest.raises(MailFailed):
-        await box.send(HELLO)
+        await box.send(ID, HELLO)
 
 
 def test_repr_of_mail_and_account_contains_no_secret() -> None:

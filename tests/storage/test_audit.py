@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import Connection, IntegrityError, Store, open_store
@@ -330,8 +330,6 @@ def tampering(draw: st.DrawFn) -> list[tuple[str, int, str]]:
 
 @settings(
     max_examples=60,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-    derandomize=True,
 )
 @given(steps=tampering(), recompute=st.booleans())
 def test_audit_any_sequence_of_changes_is_detected(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bluesminds.accounts import repricing
@@ -37,7 +37,7 @@ async def clear_all(connection: Connection) -> None:
     await with_users(connection)
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(requests=REQUESTS, prices=PRICES, page=st.integers(1, 9))
 def test_any_sequence_of_prices_is_posted_once_and_proven(
     url: str, requests: list[Any], prices: list[Any], page: int

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bluesminds.accounts import statements
@@ -42,7 +42,7 @@ async def clear(connection: Connection) -> None:
     await connection.execute("UPDATE chain_heads SET seq = 0, hash = '' WHERE chain = 'ledger'")
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25)
 @given(entries=st.lists(POSTED, max_size=12), page=st.integers(1, 4))
 def test_statement_of_each_month_continues_the_one_before(url: str, entries: list[Any], page: int) -> None:
     async def check() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import Connection, StorageError, Store, open_store
@@ -187,7 +187,7 @@ async def log(connection: Connection) -> list[UsageRow]:
     return await select_page(connection, LATEST, 1000)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40)
 @given(batches=BATCHES, again=st.data())
 def test_usage_repeated_batches_are_summed_once(
     url: str, batches: list[list[UsageRow]], again: st.DataObject

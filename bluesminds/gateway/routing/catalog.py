@@ -164,7 +164,8 @@ def _configured_rows(server: Server) -> list[ModelRow]:
 
 class ServerRegistry:
     """The current servers and routes: those of the configuration, and those that `load_servers` and
-    `load_routes` read from the database. Routes of the configuration come first.
+    `load_routes` read from the database. Routes of the configuration come first. `servers` are as configured;
+    those in the catalogs have tokens where a key names an application: see upstream/entra.py.
     """
 
     def __init__(
@@ -179,8 +180,10 @@ class ServerRegistry:
         routes: Sequence[ModelRoute],
         load_routes: Callable[[], Awaitable[Sequence[ModelRoute]]],
         find_price: PriceFinder = find_no_price,
+        fill_in_tokens: Callable[[Sequence[Server]], Sequence[Server]] = lambda servers: servers,
     ) -> None:
         self._configured = tuple(configured)
+        self._fill_in_tokens = fill_in_tokens
         self._find_price = find_price
         self._load_servers = load_servers
         self._health = health
@@ -191,7 +194,8 @@ class ServerRegistry:
         self._load_routes = load_routes
         self.routes: Sequence[ModelRoute] = self._configured_routes
         self._discovered: dict[str, list[ModelRow]] = {}
-        self._build_catalogs(self._configured)
+        self.servers: Sequence[Server] = self._configured
+        self._build_catalogs()
 
     async def reload(self) -> None:
         """Read the stored servers and routes again. Raises StorageError."""
@@ -219,13 +223,17 @@ class ServerRegistry:
 
     def prices_changed(self) -> None:
         """Show the new prices in the lists of models."""
-        self._build_catalogs(self.catalog.servers)
+        self._build_catalogs()
+
+    def tokens_changed(self) -> None:
+        """Use the new tokens."""
+        self._build_catalogs()
 
     def set_discovered(self, server: str, models: list[ModelRow]) -> None:
         """Store the models that a probe found."""
         if self._discovered.get(server) != models:
             self._discovered[server] = models
-            self._replace(self.catalog.servers)
+            self._replace(self.servers)
 
     def has_usable(self) -> bool:
         """Whether at least one server offers a model and is not ejected."""
@@ -257,10 +265,12 @@ class ServerRegistry:
         self._discovered = {name: rows for name, rows in self._discovered.items() if name in names}
         self._health.keep_only(names)
         self._load.keep_only(names)
-        self._keys.keep_only(servers)
-        self._build_catalogs(servers)
+        self.servers = servers
+        self._build_catalogs()
 
-    def _build_catalogs(self, servers: Sequence[Server]) -> None:
+    def _build_catalogs(self) -> None:
+        servers = self._fill_in_tokens(self.servers)
+        self._keys.keep_only(servers)
         self._load.set_caps(servers)
         self._load.enabled = self._load.capped or bool(self.routes)
         self._rotations.keep_only({route.key for route in self.routes})

@@ -35,6 +35,7 @@ from bluesminds.web.api import (
     prices,
     prompt_log,
     redeem_codes,
+    replay,
     reprice,
     requests,
     servers,
@@ -92,6 +93,8 @@ class GatewayControls(Struct, frozen=True):
     """Writes a backup."""
     reload: config_reload.Reload
     """Reads the configuration again."""
+    replay: replay.SendReplay
+    """Sends a request of the prompt log again."""
 
 
 def api_routes(
@@ -143,6 +146,9 @@ def api_routes(
         ),
         *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
+        *replay.routes(
+            replay.ReplayHandlers(accounts.prompts, accounts.usage, controls.replay, expose_server)
+        ),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *live.routes(live.LiveHandlers(controls.requests, controls.log)),
         *drift.routes(drift.DriftHandlers(accounts.usage)),

@@ -4,7 +4,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bluesminds.http.server import rejections
@@ -56,7 +56,6 @@ def outcome(pieces: list[bytes]) -> tuple[object, ...]:
     return requests, parser.rejection and parser.rejection.code, parser.leftover
 
 
-@settings(derandomize=True)
 @given(INPUT, st.lists(st.integers(0, 3000), max_size=8))
 def test_parser_any_split_gives_same_requests(data: bytes, cuts: list[int]) -> None:
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
@@ -68,7 +67,6 @@ def test_parser_any_split_gives_same_requests(data: bytes, cuts: list[int]) -> N
         assert whole == cut
 
 
-@settings(derandomize=True)
 @given(st.lists(INPUT, max_size=6))
 def test_parser_any_bytes_never_raise_and_memory_is_bounded(pieces: list[bytes]) -> None:
     parser = RequestParser(LIMITS)
@@ -78,7 +76,6 @@ def test_parser_any_bytes_never_raise_and_memory_is_bounded(pieces: list[bytes])
         assert parser.ended or parser.rejection is None
 
 
-@settings(derandomize=True)
 @given(st.lists(st.tuples(st.binary(max_size=40), st.booleans()), min_size=1, max_size=8))
 def test_parser_valid_requests_are_returned_whole(bodies: list[tuple[bytes, bool]]) -> None:
     stream = b""
