@@ -3,9 +3,12 @@
 from msgspec import Struct
 
 from bluesminds.accounts.audit import AuditLog
+from bluesminds.accounts.billing import Billing
 from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
+from bluesminds.accounts.federated import FederatedSignIn
+from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Keys
@@ -27,11 +30,12 @@ from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeys
+from bluesminds.accounts.webhooks import Webhooks
 from bluesminds.identity.password import Passwords
 
 
 class AccountServices(Struct, frozen=True):
-    """One instance each, all on the same store."""
+    """One instance each, all on the same store. None: the settings do not enable it."""
 
     users: Users
     passwords: Passwords
@@ -39,6 +43,8 @@ class AccountServices(Struct, frozen=True):
     throttle: Throttle
     login: Login
     local_sign_in: LocalSignIn
+    identities: Identities
+    federated: FederatedSignIn | None
     signup: SignUp
     email_verification: EmailVerification
     email_change: EmailChange
@@ -53,9 +59,11 @@ class AccountServices(Struct, frozen=True):
     statements: Statements
     repricing: Repricing
     redeem_codes: RedeemCodes
+    billing: Billing | None
     routes: StoredRoutes
     usage: UsageReports
     audit: AuditLog
     chats: Chats
     prompts: Prompts
     vendor_keys: VendorKeys
+    webhooks: Webhooks | None

@@ -6,6 +6,7 @@ from bluesminds import __version__
 from bluesminds.cli import exits
 from bluesminds.cli.audit import audit_group
 from bluesminds.cli.backup import backup, restore
+from bluesminds.cli.billing import billing_group
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.doctor import doctor, support_bundle
 from bluesminds.cli.explain import explain
@@ -34,6 +35,7 @@ from bluesminds.cli.users import users_group
 from bluesminds.cli.vendor_keys import vendor_keys_group
 from bluesminds.cli.vendors import vendors
 from bluesminds.cli.version import version
+from bluesminds.cli.webhooks import webhooks_group
 
 _EPILOG = (
     "Exit codes: "
@@ -83,8 +85,10 @@ for command in (
     reprice,
     users_group,
     vendor_keys_group,
+    webhooks_group,
     limits_group,
     ledger_group,
+    billing_group,
     redeem_codes_group,
     usage_group,
     logs,

@@ -109,6 +109,27 @@ Budget = Annotated[
     ),
 ]
 Tier = Literal["free", "starter", "pro", "enterprise"]
+PlanName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,31}\Z",
+        description='1 to 32 of a-z, 0-9, "-" and "_"',
+        examples=["team"],
+    ),
+]
+Cents = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]{1,6}(\.[0-9]{1,2})?\Z",
+        description="an amount of USD with at most two decimals, such as 29",
+        examples=["29"],
+        extra={MONEY: True},
+    ),
+]
+TextLines = Annotated[
+    tuple[Text, ...],
+    Meta(description="a list of lines", examples=[["Example Ltd", "1 Main Street, Dublin"]], max_length=10),
+]
 NetworkNames = Annotated[
     tuple[Text, ...],
     Meta(description="a list of IP addresses and networks", examples=[["127.0.0.1", "10.0.0.0/8"]]),
@@ -286,6 +307,62 @@ class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     invite_lifetime: Duration = 7 * DAY
 
 
+ProviderName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z",
+        description='1 to 32 of a-z, 0-9 and "-"',
+        examples=["company"],
+    ),
+]
+Names = Annotated[tuple[Text, ...], Meta(description="a list of texts", examples=[["gateway-admins"]])]
+Scopes = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[!#-\[\]-~]+\Z")], ...],
+    Meta(description="a list of scopes", examples=[["openid", "email", "profile"]], max_length=20),
+]
+Domains = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+\Z")], ...],
+    Meta(description="a list of domains in lower case", examples=[["example.com"]]),
+]
+ProviderKind = Literal["oidc", "google"]
+
+
+class IdentityProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[[identity.providers]]: a service that users sign in with. `signup` None: as [accounts] says."""
+
+    name: ProviderName
+    kind: ProviderKind = "oidc"
+    title: Annotated[Text, Meta(examples=["Our company"])] | None = None
+    issuer: Annotated[Url, Meta(examples=["https://login.example.com/realms/staff"])] | None = None
+    client_id: Annotated[Text, Meta(examples=["bluesminds"])]
+    client_secret: Secret | None = None
+    scopes: Scopes = ("openid", "email", "profile")
+    allowed_domains: Domains = ()
+    groups_claim: Text = "groups"
+    admin_groups: Names = ()
+    signup: Literal["open", "invite", "closed"] | None = None
+    link_by_email: bool = True
+    trusted_emails: bool = False
+
+
+IdentityProviders = Annotated[
+    tuple[IdentityProviderSettings, ...],
+    Meta(
+        description="tables with name, client_id, issuer and more keys: see docs/configure.md",
+        examples=[
+            [{"name": "google", "kind": "google", "client_id": "ID", "client_secret": {"env": "NAME"}}]
+        ],
+        max_length=20,
+    ),
+]
+
+
+class IdentitySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[identity]: services that users sign in with."""
+
+    providers: IdentityProviders = ()
+
+
 class DashboardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[dashboard]: the web pages."""
 
@@ -377,6 +454,16 @@ class VendorKeySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     urls: VendorUrls = {}
 
 
+class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[webhooks]: events for URLs of users and administrators. `allowed_networks`: private networks that the
+    URLs may be in.
+    """
+
+    enabled: bool = False
+    allow_http: bool = False
+    allowed_networks: NetworkNames = ()
+
+
 class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[usage]: how long usage is kept, in days. 0: forever."""
 
@@ -406,7 +493,9 @@ class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class TierSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[tiers.NAME]: limits of accounts with this tier; 0 is no limit."""
+    """[tiers.NAME]: limits of accounts with this tier; 0 is no limit. `shared_usd_per_day` and
+    `shared_usd_per_month` are for all of them together.
+    """
 
     rpm: Limit = 0
     tpm: Limit = 0
@@ -416,6 +505,8 @@ class TierSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     usd_per_day: Budget = "0"
     usd_per_month: Budget = "0"
     usd_total: Budget = "0"
+    shared_usd_per_day: Budget = "0"
+    shared_usd_per_month: Budget = "0"
     markup_percent: Percent = 0
 
 
@@ -591,6 +682,43 @@ ShortRoutes = Annotated[
 ]
 
 
+class PlanSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[[plans]]: a tier with a price. `included_usd`: credit for each period. `overage`: whether accounts may
+    buy credit as well. `stripe_price` and `creem_product`: the ids at the payment providers.
+    """
+
+    name: PlanName
+    title: Annotated[Text, Meta(examples=["Team"])] | None = None
+    tier: Tier
+    price_usd: Cents = "0"
+    period: Literal["month", "year"] = "month"
+    included_usd: Cents = "0"
+    overage: bool = True
+    stripe_price: Annotated[Text, Meta(examples=["price_1Abc"])] | None = None
+    creem_product: Annotated[Text, Meta(examples=["prod_abc"])] | None = None
+
+
+Plans = Annotated[
+    tuple[PlanSettings, ...],
+    Meta(
+        description="tables with name, tier, price_usd and more keys: see docs/billing.md",
+        examples=[[{"name": "team", "tier": "pro", "price_usd": "49"}]],
+    ),
+]
+
+
+class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[billing]: plans and payments. `grace`: how long an unpaid plan stays in force."""
+
+    enabled: bool = False
+    manual: bool = False
+    instructions: Annotated[Text, Meta(examples=["Transfer the amount to IBAN ..."])] | None = None
+    grace: Duration = 7 * DAY
+    reminder_interval: Duration = 2 * DAY
+    topup_min_usd: Cents = "5"
+    topup_max_usd: Cents = "500"
+
+
 class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[log]: messages on standard error, and reports of unexpected errors to a Sentry server."""
 
@@ -641,12 +769,14 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prices: Prices = ()
     routes: Routes = ()
     routes_short: ShortRoutes = {}
+    plans: Plans = ()
     server: ListenSettings = ListenSettings()
     storage: StorageSettings = StorageSettings()
     upstream: UpstreamSettings = UpstreamSettings()
     websocket: WebSocketSettings = WebSocketSettings()
     keys: KeySettings = KeySettings()
     accounts: AccountSettings = AccountSettings()
+    identity: IdentitySettings = IdentitySettings()
     dashboard: DashboardSettings = DashboardSettings()
     mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
@@ -655,11 +785,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tracing: TracingSettings = TracingSettings()
     prompt_log: PromptLogSettings = PromptLogSettings()
     vendor_keys: VendorKeySettings = VendorKeySettings()
+    webhooks: WebhookSettings = WebhookSettings()
     usage: UsageSettings = UsageSettings()
     backup: BackupSettings = BackupSettings()
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()
+    billing: BillingSettings = BillingSettings()
     log: LogSettings = LogSettings()
     servers: tuple[ServerSettings, ...] = ()
 

@@ -49,6 +49,21 @@ CREATE TABLE one_time_tokens (
 CREATE INDEX one_time_tokens_user ON one_time_tokens (user_id, purpose);
 CREATE INDEX one_time_tokens_end ON one_time_tokens (expires_at);
 
+-- Identities of users at services that they sign in with
+CREATE TABLE identities (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id),
+    provider TEXT NOT NULL, -- name in the settings at the time of the link
+    issuer TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    email TEXT, -- what the provider last said
+    created_at BIGINT NOT NULL,
+    last_used_at BIGINT NOT NULL
+);
+
+CREATE UNIQUE INDEX identities_subject ON identities (issuer, subject);
+CREATE INDEX identities_user ON identities (user_id, id);
+
 -- Mails that wait to be sent
 CREATE TABLE mail_outbox (
     id TEXT NOT NULL PRIMARY KEY, -- also the idempotency key
@@ -262,6 +277,7 @@ CREATE TABLE usage (
     service_tier TEXT NOT NULL, -- in the response; '' is the standard one
     sent_model TEXT NOT NULL, -- the name that the server got; '' is that of the client
     served_model TEXT NOT NULL, -- the fallback model; '' is that of the client
+    budget_tier TEXT NOT NULL, -- tier whose common budget it counts in; '' for none
     PRIMARY KEY (at, id)
 );
 
@@ -471,7 +487,7 @@ CREATE TABLE usage_meters (
 
 -- Amounts that count towards limits: in the latest day, in the latest month, and in total.
 CREATE TABLE quota_counters (
-    subject TEXT NOT NULL PRIMARY KEY, -- key:ID or user:ID
+    subject TEXT NOT NULL PRIMARY KEY, -- key:ID, user:ID or tier:NAME
     day TEXT NOT NULL,
     day_tokens BIGINT NOT NULL,
     day_nano BIGINT NOT NULL,
@@ -500,7 +516,7 @@ CREATE TABLE ledger (
     seq BIGINT NOT NULL PRIMARY KEY,
     id TEXT NOT NULL UNIQUE, -- idempotency key, such as charge:USAGE_ID
     at BIGINT NOT NULL,
-    kind TEXT NOT NULL, -- topup, grant, charge, refund, adjustment or expiry
+    kind TEXT NOT NULL, -- see EntryKind in storage/ledger.py
     debit TEXT NOT NULL, -- accounts: wallet:USER_ID, revenue, grants, payments:manual, expired, adjustments
     credit TEXT NOT NULL,
     amount_nano BIGINT NOT NULL CHECK (amount_nano > 0),
@@ -558,6 +574,88 @@ CREATE TABLE redeem_codes (
 
 CREATE UNIQUE INDEX redeem_codes_batch ON redeem_codes (batch_id, number);
 
+-- Plans and payments. Orders, subscriptions and payments stay when their user is deleted.
+
+CREATE TABLE billing_customers (
+    provider TEXT NOT NULL,
+    id TEXT NOT NULL, -- at the provider
+    user_id TEXT NOT NULL,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (provider, id)
+);
+
+CREATE INDEX billing_customers_user ON billing_customers (user_id, provider);
+
+-- What users want to buy: a plan, or credit.
+CREATE TABLE orders (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    plan TEXT NOT NULL, -- empty for credit
+    amount_cents BIGINT NOT NULL,
+    created_at BIGINT NOT NULL,
+    checkout_id TEXT NOT NULL, -- at the provider; empty until it is known
+    state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'expired', 'refused'))
+);
+
+CREATE INDEX orders_user ON orders (user_id, id);
+CREATE INDEX orders_state ON orders (state, id);
+
+CREATE TABLE subscriptions (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    provider_id TEXT NOT NULL,
+    order_id TEXT NOT NULL,
+    plan TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('incomplete', 'trialing', 'active', 'past_due', 'paused', 'ended')),
+    period_start BIGINT NOT NULL,
+    period_end BIGINT NOT NULL,
+    cancel_at_end BIGINT NOT NULL,
+    next_plan TEXT NOT NULL, -- in force from the next period; empty: no change
+    is_paid BIGINT NOT NULL, -- the first payment matches the order
+    granted_nano BIGINT NOT NULL, -- included credit of this period
+    past_due_since BIGINT,
+    reminders BIGINT NOT NULL, -- sent since then
+    ends_at BIGINT,
+    tier TEXT, -- what the account has because of it
+    due_at BIGINT, -- when something changes without an event
+    created_at BIGINT NOT NULL
+);
+
+CREATE UNIQUE INDEX subscriptions_provider ON subscriptions (provider, provider_id);
+CREATE INDEX subscriptions_user ON subscriptions (user_id, id);
+CREATE INDEX subscriptions_due ON subscriptions (due_at);
+
+CREATE TABLE payments (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    provider_id TEXT NOT NULL,
+    order_id TEXT NOT NULL,
+    subscription_id TEXT NOT NULL, -- empty: a payment for credit
+    title TEXT NOT NULL,
+    currency TEXT NOT NULL,
+    paid_cents BIGINT NOT NULL, -- with the tax
+    tax_cents BIGINT NOT NULL,
+    credit_nano BIGINT NOT NULL, -- credit that was added
+    reversed_cents BIGINT NOT NULL, -- refunded or charged back
+    state TEXT NOT NULL CHECK (state IN ('paid', 'refused')),
+    at BIGINT NOT NULL
+);
+
+CREATE UNIQUE INDEX payments_provider ON payments (provider, provider_id);
+CREATE INDEX payments_user ON payments (user_id, id);
+
+-- Events of providers that were handled.
+CREATE TABLE billing_events (
+    provider TEXT NOT NULL,
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    PRIMARY KEY (provider, id)
+);
+
 -- What requests that run for more than a second have used so far. At startup they are settled with it.
 CREATE TABLE open_requests (
     id TEXT NOT NULL PRIMARY KEY, -- of the usage row
@@ -577,6 +675,53 @@ CREATE TABLE events (
 
 CREATE INDEX events_new ON events (id) WHERE dispatched_at IS NULL;
 CREATE INDEX events_account ON events (account_id) WHERE account_id IS NOT NULL;
+
+-- Endpoints that get events, with the secret that signs them.
+CREATE TABLE webhooks (
+    id TEXT NOT NULL PRIMARY KEY,
+    owner TEXT NOT NULL, -- user; '' for one of the operators, which gets the events of all accounts
+    url TEXT NOT NULL,
+    description TEXT NOT NULL,
+    events TEXT NOT NULL, -- JSON list of kinds, groups such as payment.*, or *
+    sealed_secret BYTEA NOT NULL, -- encrypted
+    sealed_previous BYTEA, -- the secret before, which signs too until previous_until
+    previous_until BIGINT,
+    enabled BIGINT NOT NULL CHECK (enabled IN (0, 1)),
+    disabled_reason TEXT NOT NULL, -- '' if the owner disabled it
+    last_success_at BIGINT,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX webhooks_owner ON webhooks (owner, id);
+
+-- An event for an endpoint. The first try of the current schedule is at since; tries counts within it.
+CREATE TABLE webhook_deliveries (
+    id TEXT NOT NULL PRIMARY KEY,
+    webhook_id TEXT NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    event_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'failed')),
+    tries BIGINT NOT NULL,
+    since BIGINT NOT NULL,
+    next_at BIGINT, -- when it is tried next; NULL unless pending
+    created_at BIGINT NOT NULL
+);
+
+CREATE INDEX webhook_deliveries_log ON webhook_deliveries (webhook_id, id);
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (webhook_id, next_at) WHERE next_at IS NOT NULL;
+
+CREATE TABLE webhook_attempts (
+    delivery_id TEXT NOT NULL REFERENCES webhook_deliveries (id) ON DELETE CASCADE,
+    number BIGINT NOT NULL, -- from 1
+    at BIGINT NOT NULL,
+    status BIGINT, -- NULL: there was no answer
+    error TEXT NOT NULL,
+    duration_ms BIGINT NOT NULL,
+    answer TEXT NOT NULL, -- the beginning of the body
+    PRIMARY KEY (delivery_id, number)
+);
 
 -- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.
 CREATE TABLE leases (

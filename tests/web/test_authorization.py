@@ -33,6 +33,7 @@ from tests.storage.samples import usage
 ROOT = Path(__file__).resolve().parents[2]
 SERIALS = itertools.count()
 UNKNOWN_ID = "00000000-0000-7000-8000-000000000000"
+BILLING = {"enabled": True, "manual": True}  # its routes exist only then
 
 PUBLIC = """
 GET /
@@ -41,6 +42,7 @@ GET /ping
 GET /ready
 GET /models
 GET /models/providers
+GET /plans
 GET /ranking/models
 GET /metrics
 GET /openapi.json
@@ -82,6 +84,9 @@ GET /dashboard/prompts
 GET /dashboard/prompts/{request_id}
 GET /dashboard/prompts/{request_id}/replay
 GET /dashboard/credit
+GET /dashboard/webhooks
+GET /dashboard/webhooks/{webhook_id}
+GET /dashboard/credit/statements
 GET /dashboard/settings
 GET /dashboard/keys/{key_id}
 """
@@ -89,12 +94,21 @@ PAGES_OF_ADMINISTRATORS = """
 GET /dashboard/admin/servers
 GET /dashboard/admin/servers/{name}
 GET /dashboard/admin/models
+GET /dashboard/admin/models/prices
 GET /dashboard/admin/routes
+GET /dashboard/admin/routes/new
+GET /dashboard/admin/routes/{route_id}
 GET /dashboard/admin/users
 GET /dashboard/admin/users/{user_id}
+GET /dashboard/admin/users/{user_id}/statements
 GET /dashboard/admin/ledger
+GET /dashboard/admin/codes
+GET /dashboard/admin/codes/{batch_id}
+GET /dashboard/admin/drift
 GET /dashboard/admin/prompts
 GET /dashboard/admin/prompts/{request_id}
+GET /dashboard/admin/webhooks
+GET /dashboard/admin/webhooks/{webhook_id}
 GET /dashboard/admin/prompts/{request_id}/replay
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
@@ -131,6 +145,15 @@ GET /api/usage/export
 GET /api/costs
 GET /api/costs/{key_id}
 GET /user/balance
+GET /user/plan
+POST /api/billing/checkout
+POST /api/billing/portal
+GET /api/billing/subscription
+POST /api/billing/subscription
+DELETE /api/billing/subscription
+POST /api/billing/subscription/resume
+POST /api/billing/refresh
+GET /api/billing/payments
 GET /api/billing/ledger
 POST /api/billing/redeem
 GET /api/billing/ledger/export
@@ -156,6 +179,16 @@ GET /api/vendor-keys/{vendor_key_id}
 PATCH /api/vendor-keys/{vendor_key_id}
 DELETE /api/vendor-keys/{vendor_key_id}
 POST /api/vendor-keys/{vendor_key_id}/test
+GET /api/webhooks
+POST /api/webhooks
+GET /api/webhooks/{webhook_id}
+PATCH /api/webhooks/{webhook_id}
+DELETE /api/webhooks/{webhook_id}
+POST /api/webhooks/{webhook_id}/rotate
+POST /api/webhooks/{webhook_id}/test
+GET /api/webhooks/{webhook_id}/deliveries
+GET /api/webhooks/{webhook_id}/deliveries/{delivery_id}
+POST /api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
 GET /api/chats
 POST /api/chats
 DELETE /api/chats
@@ -179,6 +212,16 @@ GET /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 PATCH /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 DELETE /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 POST /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}/test
+GET /api/admin/webhooks
+POST /api/admin/webhooks
+GET /api/admin/webhooks/{webhook_id}
+PATCH /api/admin/webhooks/{webhook_id}
+DELETE /api/admin/webhooks/{webhook_id}
+POST /api/admin/webhooks/{webhook_id}/rotate
+POST /api/admin/webhooks/{webhook_id}/test
+GET /api/admin/webhooks/{webhook_id}/deliveries
+GET /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}
+POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
 GET /admin/monitor
 POST /api/admin/reload
 GET /api/admin/audit
@@ -201,6 +244,13 @@ GET /api/admin/ledger
 GET /api/admin/ledger/export
 GET /api/admin/ledger/verify
 GET /api/admin/redeem-codes
+GET /api/admin/plans
+GET /api/admin/orders
+POST /api/admin/orders
+POST /api/admin/orders/{order_id}/paid
+GET /api/admin/users/{user_id}/payments
+POST /api/admin/payments/{payment_id}/refund
+POST /api/admin/billing/sync
 POST /api/admin/redeem-codes
 DELETE /api/admin/redeem-codes/{batch_id}
 GET /api/admin/redeem-codes/{batch_id}/redeemed
@@ -467,7 +517,8 @@ def rejection_of(answer: httpx.Response) -> Refusal:
     return None
 
 
-async def test_routes_of_the_reference_are_in_the_tables(gateway: Gateway) -> None:
+async def test_routes_of_the_reference_are_in_the_tables(nursery: trio.Nursery, home: Path) -> None:
+    gateway = await gateways.start(nursery, home, servers=[], billing=BILLING)
     document = (await gateway.get("/openapi.json")).json()
     found = {f"{m.upper()} {path}" for path, methods in document["paths"].items() for m in methods}
     shown = {*PAGES.split("\n"), *PAGES_OF_USERS.split("\n"), *PAGES_OF_ADMINISTRATORS.split("\n")} - {""}
@@ -488,7 +539,7 @@ async def test_routes_mounted_are_in_the_tables(
         return create(kept, guard, **more)
 
     monkeypatch.setattr(web_app, "create_app", watched)
-    await gateways.start(nursery, home, servers=[])
+    await gateways.start(nursery, home, servers=[], billing=BILLING)
     assert sorted(mounted) == sorted(CONTROL)
 
 

@@ -21,6 +21,7 @@ from bluesminds.web.api import (
     audit,
     auth,
     backup,
+    billing,
     chats,
     drift,
     explain,
@@ -45,6 +46,7 @@ from bluesminds.web.api import (
     usage,
     users,
     vendor_keys,
+    webhooks,
 )
 from bluesminds.web.api import reload as config_reload
 from bluesminds.web.guard import Guard
@@ -145,6 +147,7 @@ def api_routes(
             reprice.RepriceHandlers(accounts.repricing, controls.price_book, controls.list_servers, clock)
         ),
         *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
+        *([] if accounts.billing is None else billing.routes(billing.BillingHandlers(accounts.billing))),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *replay.routes(
             replay.ReplayHandlers(accounts.prompts, accounts.usage, controls.replay, expose_server)
@@ -159,6 +162,7 @@ def api_routes(
         *vendor_keys.routes(
             vendor_keys.VendorKeyHandlers(accounts.vendor_keys, accounts.throttle, controls.test_server)
         ),
+        *([] if accounts.webhooks is None else webhooks.routes(accounts.webhooks)),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]

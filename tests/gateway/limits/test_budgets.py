@@ -91,6 +91,40 @@ async def test_credit_for_ten_requests_admits_exactly_ten_of_200(
     assert (balance["balance_usd"], proof["ok"]) == ("0", True)
 
 
+async def test_budget_of_a_tier_for_ten_requests_admits_exactly_ten_of_200(
+    nursery: trio.Nursery, home: Path, models: ModelServer, storage: dict[str, Any]
+) -> None:
+    """Of two accounts together, and after a restart."""
+    tiers = {"pro": {"rpm": 0, "tpm": 0, "tokens_per_day": 0, "tokens_per_month": 0}}
+    tiers["pro"] |= {"shared_usd_per_month": "0.1"}  # type: ignore[dict-item]
+    async with trio.open_nursery() as first:
+        gateway = await start(first, home, models, storage=storage, tiers=tiers)
+        keys = []
+        for name in ("ada", "eve"):
+            person = {"email": f"{name}@example.com", "password": "a long password", "tier": "pro"}
+            async with gateway.operator() as client:
+                user_id = (await client.post("/api/admin/users", json=person)).json()["id"]
+            keys.append((await gateway.new_key(user_id=user_id))[1])
+        found: Counter[int] = Counter()
+
+        async def ask_with(key: str) -> None:
+            found.update(await ask_200_times(gateway, models, key))
+
+        async with trio.open_nursery() as clients:
+            for key in keys:
+                clients.start_soon(ask_with, key)
+        assert found == {200: 10, 429: 390}
+        async with gateway.operator() as client:
+            shown = (await client.get("/api/admin/tiers")).json()["data"]
+        (shared,) = [one["shared"] for one in shown if one["name"] == "pro"]
+        assert shared["usd_per_month"] == {"limit": "0.1", "used": "0.1"}
+        await gateway.stop()
+        first.cancel_scope.cancel()
+    gateway = await start(nursery, home, models, storage=storage, tiers=tiers)
+    answer = await gateway.chat(ASK, key=keys[1])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "tier_budget_exceeded")
+
+
 async def new_account(gateway: Gateway, credit: str) -> tuple[str, str]:
     """A user with prepaid credit: its id and an API key."""
     person = {"email": "ada@example.com", "password": "a long password"}
