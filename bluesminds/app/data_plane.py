@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.dashboard import SystemState, build_dashboard
+from bluesminds.app.identity import provider_links, sign_in_routes
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.prices import PriceLoader, bundled_prices
 from bluesminds.app.readiness import ReadinessCheck
@@ -498,12 +499,14 @@ def _build_control(
             services.clock,
             expose_server=services.settings.server.expose_server,
         ),
+        *sign_in_routes(services.accounts, services.settings),
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
     forms = account_pages.routes(
         dashboard=services.settings.dashboard.enabled,
         open_signup=services.settings.accounts.signup == "open",
+        providers=provider_links(services.accounts),
     )
     mounted = [*routes, *reference.routes, *forms]
     recorder, limiter = runtime.recorder, authentication.limiter
