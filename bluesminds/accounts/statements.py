@@ -56,7 +56,7 @@ class Statements:
 
     def this_month(self) -> str:
         """Such as 2026-02, in UTC."""
-        return datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC).strftime("%Y-%m")
+        return month_of(self._clock.now_ms())
 
     async def statement(self, user_id: str, month: str) -> AccountStatement:
         """`month`: as in 2026-02."""
@@ -78,6 +78,11 @@ class Statements:
             if len(rows) < ENTRIES_PER_PAGE:
                 return
             after = rows[-1].position.seq
+
+
+def month_of(at_ms: int) -> str:
+    """Such as 2026-02, in UTC."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m")
 
 
 def _bounds(month: str) -> tuple[int, int]:

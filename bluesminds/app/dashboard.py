@@ -6,14 +6,27 @@ from msgspec import Struct
 
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
-from bluesminds.dashboard import credit, keys, overview, playground, prompts, requests, settings, usage
-from bluesminds.dashboard.admin import servers, system, users
+from bluesminds.dashboard import (
+    credit,
+    keys,
+    overview,
+    playground,
+    prompts,
+    requests,
+    settings,
+    statements,
+    usage,
+    webhooks,
+)
+from bluesminds.dashboard.admin import codes, drift, prices, servers, system, users
+from bluesminds.dashboard.admin import routes as model_routes
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
 from bluesminds.web.api import GatewayControls
 from bluesminds.web.api.explain import ExplainHandlers
 from bluesminds.web.api.model_routes import RouteHandlers
 from bluesminds.web.api.models import ModelHandlers
+from bluesminds.web.api.prices import PriceHandlers
 from bluesminds.web.api.requests import RequestHandlers
 from bluesminds.web.api.servers import ServerHandlers
 from bluesminds.web.app import BrowserPages
@@ -46,15 +59,30 @@ def build_dashboard(
         public_url=services.settings.server.public_url,
         servers_down=lambda: routing.states()["down"],
         expose_servers=services.settings.server.expose_server,
-        keeps_prompts=services.settings.prompt_log.retention_days > 0,
+        left_out=_left_out(services),
         clock=services.clock,
     )
     routes = [
         *assets.routes(),
         *_user_pages(services, frame, routing, controls),
         *_admin_pages(services, frame, controls, state),
+        *_webhook_pages(services, frame),
     ]
     return Dashboard(routes, BrowserPages(HOME, frame.error))
+
+
+def _webhook_pages(services: Services, frame: Frame) -> list[Route]:
+    found = services.accounts.webhooks
+    return [] if found is None else webhooks.routes(frame, found)
+
+
+def _left_out(services: Services) -> frozenset[str]:
+    """Icons of the pages that the settings do not enable."""
+    enabled = {
+        "prompts": services.settings.prompt_log.retention_days > 0,
+        "webhooks": services.accounts.webhooks is not None,
+    }
+    return frozenset(icon for icon, is_enabled in enabled.items() if not is_enabled)
 
 
 def _user_pages(services: Services, frame: Frame, routing: Routing, controls: GatewayControls) -> list[Route]:
@@ -92,6 +120,7 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
         ),
         *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
         *credit.routes(credit.CreditPages(frame, accounts.ledger, accounts.users, accounts.redeem_codes)),
+        *statements.routes(statements.StatementPages(frame, accounts.statements, accounts.users)),
         *_prompt_pages(services, frame),
         *settings.routes(
             settings.SettingsPage(frame, accounts.users, accounts.sessions, accounts.vendor_keys)
@@ -147,6 +176,14 @@ def _admin_pages(
                     controls.key_status,
                 ),
                 models=ModelHandlers(controls.catalog),
+                usage=accounts.usage,
+                clock=services.clock,
+                health=controls.fleet_health,
+            )
+        ),
+        *model_routes.routes(
+            model_routes.RoutesPages(
+                frame=frame,
                 routes=RouteHandlers(
                     accounts.routes,
                     controls.list_routes,
@@ -157,9 +194,24 @@ def _admin_pages(
                 explain=ExplainHandlers(
                     accounts.keys, accounts.users, accounts.vendor_keys, controls.explain, controls.key_status
                 ),
+                list_servers=controls.list_servers,
+            )
+        ),
+        *prices.routes(
+            prices.ModelPricesPages(
+                frame=frame,
+                models=ModelHandlers(controls.catalog),
+                handlers=PriceHandlers(
+                    accounts.prices,
+                    controls.price_book,
+                    controls.prices_changed,
+                    controls.list_servers,
+                    services.clock,
+                ),
+                prices=accounts.prices,
                 usage=accounts.usage,
                 clock=services.clock,
-                health=controls.fleet_health,
+                list_servers=controls.list_servers,
             )
         ),
         *users.routes(
@@ -176,6 +228,8 @@ def _admin_pages(
                 ledger=accounts.ledger,
             )
         ),
+        *codes.routes(codes.CodesPages(frame, accounts.redeem_codes, accounts.users, services.clock)),
+        *drift.routes(drift.DriftPage(frame, accounts.usage)),
         *system.routes(
             system.SystemPages(
                 frame=frame,
