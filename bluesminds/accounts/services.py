@@ -30,11 +30,12 @@ from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeys
+from bluesminds.accounts.webhooks import Webhooks
 from bluesminds.identity.password import Passwords
 
 
 class AccountServices(Struct, frozen=True):
-    """One instance each, all on the same store. `billing` and `federated`: None if they are off."""
+    """One instance each, all on the same store. None: the settings do not enable it."""
 
     users: Users
     passwords: Passwords
@@ -65,3 +66,4 @@ class AccountServices(Struct, frozen=True):
     chats: Chats
     prompts: Prompts
     vendor_keys: VendorKeys
+    webhooks: Webhooks | None

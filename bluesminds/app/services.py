@@ -42,6 +42,7 @@ from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
+from bluesminds.accounts.webhooks import WebhookPolicy, Webhooks
 from bluesminds.app.backup import Backups
 from bluesminds.app.identity import sign_in_clients
 from bluesminds.app.secrets import load_secrets
@@ -66,10 +67,13 @@ from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer, SmtpMailer, smtp_tls_context
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
+from bluesminds.notify.webhooks import WebhookSender, deliver_event
 from storage import open_store, sqlite_path
 from storage.base import Store
 
 MAIL_FLUSH_SECONDS = 3.0  # how long the end waits for mail that can be sent at once
+WEBHOOK_CONNECTIONS = 400
+WEBHOOK_CONNECTIONS_PER_HOST = 20
 
 
 class BadDatabaseURL(Exception):
@@ -106,6 +110,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     key_changes: KeyChangeNotifier
     outbox: MailOutbox
     events: EventDispatcher
+    webhook_sender: WebhookSender | None
 
 
 class Services(Resources, frozen=True, kw_only=True):
@@ -133,6 +138,7 @@ async def open_services(
         )
         async with open_store(url, statement_timeout=settings.storage.settle_timeout) as store:
             pepper, vault = await load_secrets(store, state, settings.keys.pepper)
+            hooks = _webhook_pool(settings)
             resources = Resources(
                 settings=settings,
                 clock=clock,
@@ -148,9 +154,16 @@ async def open_services(
                     store, vault=vault, mailer=_mailer(settings, state, clock, log), clock=clock, log=log
                 ),
                 events=EventDispatcher(store, clock=clock, log=log),
+                webhook_sender=None
+                if hooks is None
+                else WebhookSender(
+                    store, hooks, vault=vault, clock=clock, log=log, allow_http=settings.webhooks.allow_http
+                ),
             )
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
+                if hooks is not None:
+                    await nursery.start(hooks.run)
                 yield _build_services(resources, password_hasher)
                 await resources.outbox.flush(MAIL_FLUSH_SECONDS)
                 nursery.cancel_scope.cancel()
@@ -166,6 +179,23 @@ def database_url(settings: Settings) -> str:
     return url
 
 
+def _webhook_pool(settings: Settings) -> Pool | None:
+    """A pool of its own: URLs of users get fewer connections and another address policy than servers."""
+    if not settings.webhooks.enabled:
+        return None
+    return Pool(
+        max_connections=WEBHOOK_CONNECTIONS,
+        max_per_origin=WEBHOOK_CONNECTIONS_PER_HOST,
+        tls=tls_context(settings.upstream.ca_file),
+        policy=webhook_addresses(settings),
+    )
+
+
+def webhook_addresses(settings: Settings) -> AddressPolicy:
+    networks = Networks.read(settings.webhooks.allowed_networks)
+    return AddressPolicy(networks, "[webhooks] allowed_networks")
+
+
 def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mailer:
     account = smtp_account(settings.mail)
     if account is None:
@@ -174,6 +204,8 @@ def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mail
 
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
+    if (sender := resources.webhook_sender) is not None:
+        resources.events.subscribe(deliver_event, dispatched=sender.notify)
     accounts = _build_accounts(resources, password_hasher)
     cleanup = ExpiredDataCleanup(
         resources.store,
@@ -291,6 +323,20 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         chats=Chats(store, vault=resources.vault, clock=clock),
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
+        webhooks=_build_webhooks(resources),
+    )
+
+
+def _build_webhooks(resources: Resources) -> Webhooks | None:
+    sender, settings = resources.webhook_sender, resources.settings
+    if sender is None:
+        return None
+    return Webhooks(
+        resources.store,
+        vault=resources.vault,
+        clock=resources.clock,
+        policy=WebhookPolicy(settings.webhooks.allow_http, webhook_addresses(settings)),
+        waiting=sender.notify,
     )
 
 

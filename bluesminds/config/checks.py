@@ -7,7 +7,7 @@ only follow from another error. No finding contains an address or a secret.
 import re
 import ssl
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -32,7 +32,6 @@ from bluesminds.config.settings import (
     PromptLogSettings,
     ServerSettings,
     Settings,
-    UpstreamSettings,
     VendorKeySettings,
 )
 from bluesminds.config.values import DeferredSecret, Secret
@@ -49,7 +48,8 @@ _DSN: Final = re.compile(r"https?://[0-9A-Za-z]+@[^@/?#\s]+(/[^?#\s]*)?/[0-9A-Za
 def check(settings: Settings) -> Iterator[Finding]:
     """All findings. Every setting has the right type already."""
     yield from _check_listener(settings)
-    yield from _check_networks(settings.upstream)
+    yield from _check_networks("upstream", settings.upstream.allowed_networks)
+    yield from _check_networks("webhooks", settings.webhooks.allowed_networks)
     yield from _check_websocket(settings)
     yield from _check_database(settings)
     yield from _check_pepper(settings)
@@ -112,13 +112,13 @@ def _check_origins(server: ListenSettings) -> Iterator[Finding]:
         yield Finding((("server", "cors_origins"),), message, fix)
 
 
-def _check_networks(upstream: UpstreamSettings) -> Iterator[Finding]:
+def _check_networks(section: str, networks: Sequence[str]) -> Iterator[Finding]:
     try:
-        Networks.read(upstream.allowed_networks)
+        Networks.read(networks)
     except ValueError as exc:
-        message = f"allowed_networks in [upstream]: {exc}"
+        message = f"allowed_networks in [{section}]: {exc}"
         fix = 'write it like allowed_networks = ["127.0.0.0/8", "10.0.0.0/8"]'
-        yield Finding((("upstream", "allowed_networks"),), message, fix)
+        yield Finding(((section, "allowed_networks"),), message, fix)
 
 
 def _check_prompt_log(settings: PromptLogSettings) -> Iterator[Finding]:

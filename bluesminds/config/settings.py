@@ -454,6 +454,16 @@ class VendorKeySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     urls: VendorUrls = {}
 
 
+class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[webhooks]: events for URLs of users and administrators. `allowed_networks`: private networks that the
+    URLs may be in.
+    """
+
+    enabled: bool = False
+    allow_http: bool = False
+    allowed_networks: NetworkNames = ()
+
+
 class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[usage]: how long usage is kept, in days. 0: forever."""
 
@@ -775,6 +785,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tracing: TracingSettings = TracingSettings()
     prompt_log: PromptLogSettings = PromptLogSettings()
     vendor_keys: VendorKeySettings = VendorKeySettings()
+    webhooks: WebhookSettings = WebhookSettings()
     usage: UsageSettings = UsageSettings()
     backup: BackupSettings = BackupSettings()
     cache: CacheSettings = CacheSettings()

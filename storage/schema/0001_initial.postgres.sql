@@ -676,6 +676,53 @@ CREATE TABLE events (
 CREATE INDEX events_new ON events (id) WHERE dispatched_at IS NULL;
 CREATE INDEX events_account ON events (account_id) WHERE account_id IS NOT NULL;
 
+-- Endpoints that get events, with the secret that signs them.
+CREATE TABLE webhooks (
+    id TEXT NOT NULL PRIMARY KEY,
+    owner TEXT NOT NULL, -- user; '' for one of the operators, which gets the events of all accounts
+    url TEXT NOT NULL,
+    description TEXT NOT NULL,
+    events TEXT NOT NULL, -- JSON list of kinds, groups such as payment.*, or *
+    sealed_secret BYTEA NOT NULL, -- encrypted
+    sealed_previous BYTEA, -- the secret before, which signs too until previous_until
+    previous_until BIGINT,
+    enabled BIGINT NOT NULL CHECK (enabled IN (0, 1)),
+    disabled_reason TEXT NOT NULL, -- '' if the owner disabled it
+    last_success_at BIGINT,
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+CREATE INDEX webhooks_owner ON webhooks (owner, id);
+
+-- An event for an endpoint. The first try of the current schedule is at since; tries counts within it.
+CREATE TABLE webhook_deliveries (
+    id TEXT NOT NULL PRIMARY KEY,
+    webhook_id TEXT NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    event_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'failed')),
+    tries BIGINT NOT NULL,
+    since BIGINT NOT NULL,
+    next_at BIGINT, -- when it is tried next; NULL unless pending
+    created_at BIGINT NOT NULL
+);
+
+CREATE INDEX webhook_deliveries_log ON webhook_deliveries (webhook_id, id);
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (webhook_id, next_at) WHERE next_at IS NOT NULL;
+
+CREATE TABLE webhook_attempts (
+    delivery_id TEXT NOT NULL REFERENCES webhook_deliveries (id) ON DELETE CASCADE,
+    number BIGINT NOT NULL, -- from 1
+    at BIGINT NOT NULL,
+    status BIGINT, -- NULL: there was no answer
+    error TEXT NOT NULL,
+    duration_ms BIGINT NOT NULL,
+    answer TEXT NOT NULL, -- the beginning of the body
+    PRIMARY KEY (delivery_id, number)
+);
+
 -- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.
 CREATE TABLE leases (
     name TEXT NOT NULL PRIMARY KEY,

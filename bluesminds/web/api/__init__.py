@@ -46,6 +46,7 @@ from bluesminds.web.api import (
     usage,
     users,
     vendor_keys,
+    webhooks,
 )
 from bluesminds.web.api import reload as config_reload
 from bluesminds.web.guard import Guard
@@ -161,6 +162,7 @@ def api_routes(
         *vendor_keys.routes(
             vendor_keys.VendorKeyHandlers(accounts.vendor_keys, accounts.throttle, controls.test_server)
         ),
+        *([] if accounts.webhooks is None else webhooks.routes(accounts.webhooks)),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
