@@ -212,6 +212,7 @@ async def start(
     servers: list[dict[str, Any]],
     clock: Clock | None = None,
     key: str = "",
+    backoff: Backoff = NO_PAUSE,
     **sections: Any,
 ) -> Gateway:
     """Start a gateway and wait until it takes requests. `key` is the first API key of an existing state."""
@@ -232,7 +233,7 @@ async def start(
             reread=lambda: load(home / "gateway.toml", {}, {}).settings,
             config_path=home / "gateway.toml",
             password_hasher=CHEAP_HASHER,
-            backoff=NO_PAUSE,
+            backoff=backoff,
             task_status=task_status,
         )
         ended.set()
