@@ -12,6 +12,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import trio
+from playwright.sync_api import Page, expect
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.vendor_keys import VendorKeyTest
@@ -20,6 +21,7 @@ from bluesminds.dashboard.frame import POLICY
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Route
 from tests import gateways
+from tests.browser import Chromium
 from tests.dashboard.visitors import HTML, DashboardSite
 from tests.deployment import PASSWORD, anonymous_client, create_callers
 from tests.fakes.model_server import ModelServer
@@ -493,3 +495,28 @@ async def test_servers_that_are_not_exposed_are_hidden_from_users(
             assert (await client.get(path)).status_code == 400
     async with site.visitor("admin") as client:
         assert "secret-server" in (await client.get(f"/dashboard/requests/{row['id']}")).text
+
+
+async def test_system_page_says_where_each_setting_is_set(site: DashboardSite) -> None:
+    async with site.visitor("admin") as client:
+        text = (await client.get("/dashboard/admin/system")).text
+    found = dict(
+        re.findall(
+            r'<th scope="row" class="mono">(signup|drain_timeout|host)</th>.*?<td class="left">([^<]+)</td>',
+            text,
+        )
+    )
+    assert "gateway.toml:" in found["signup"] and "gateway.toml:" in found["drain_timeout"]
+    assert found["host"] == "\N{EN DASH}"
+    assert "Write-ahead log" in text and "<dt>recorder</dt>" in text
+
+
+async def test_system_page_runs_the_checks_of_doctor(site: DashboardSite, chromium: Chromium) -> None:
+    def work(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard/admin/system")
+        page.get_by_role("button", name="Run all checks").press("Enter")
+        page.get_by_role("button", name="Run the checks").press("Enter")
+        expect(page.get_by_text("server one", exact=True)).to_be_visible()
+        expect(page.get_by_text("SQLite is intact")).to_be_visible()
+
+    await site.look(chromium, "admin", work)

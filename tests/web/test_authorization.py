@@ -199,6 +199,7 @@ PATCH /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 DELETE /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 POST /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}/test
 GET /admin/monitor
+POST /api/admin/doctor
 POST /api/admin/reload
 GET /api/admin/audit
 GET /api/admin/audit/verify

@@ -136,6 +136,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     ),
 }
 WITHOUT_BODY = {
+    "POST /api/admin/doctor",
     "POST /api/admin/reload",
     "POST /api/auth/logout",
     "POST /api/admin/health",
