@@ -106,7 +106,7 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 frame,
                 accounts.usage,
                 RequestHandlers(accounts.usage, services.settings.server.expose_server),
-                requests.OpenTails(),
+                controls.requests,
                 accounts.prompts if services.settings.prompt_log.retention_days else None,
             )
         ),
@@ -218,6 +218,7 @@ def _admin_pages(
                 clock=services.clock,
                 usage_now=controls.usage_now,
                 ledger=accounts.ledger,
+                vendor_keys=accounts.vendor_keys,
             )
         ),
         *codes.routes(codes.CodesPages(frame, accounts.redeem_codes, accounts.users, services.clock)),

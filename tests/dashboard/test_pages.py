@@ -355,6 +355,9 @@ async def test_settings_page_shows_own_keys_for_vendors(site: DashboardSite) -> 
             test=test,
         )
         after = (await client.get("/dashboard/settings")).text
+    async with site.visitor("admin") as client:
+        of_user = (await client.get(f"/dashboard/admin/users/{site.callers.users['user']}")).text
+    assert "Keys for vendors" in of_user and "…Abcd" in of_user and "0123456789" not in of_user
     assert '<option value="openai">OpenAI</option>' in before
     assert '<option value="openai">' not in after
     assert '<option value="anthropic">' in after
@@ -386,13 +389,13 @@ async def test_servers_page_says_which_server_is_down(
     async with site.visitor("admin") as client:
         text = (await client.get("/dashboard/admin/servers")).text
         assert re.search(r"<b>gone</b> is down: [^<]*127.0.0.1", text)
-        assert '<span class="note">1 down</span>' in text
+        assert '<span class="note" data-down>1 down</span>' in text
         assert re.findall(r'servers/(\w+)">\1</a>', text) == ["gone", "one"], "what is down comes first"
         text = (await client.get("/dashboard/admin/servers/one")).text
         assert '<p class="figure">3</p>' in text
         assert (await client.get("/dashboard/admin/servers/none")).status_code == 404
     async with site.visitor("user") as client:
-        assert "1 down" not in (await client.get("/dashboard")).text
+        assert " down</span>" not in (await client.get("/dashboard")).text
 
 
 async def test_routes_page_explains_what_would_happen(site: DashboardSite) -> None:
