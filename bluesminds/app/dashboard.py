@@ -17,6 +17,7 @@ from bluesminds.dashboard import (
     settings,
     statements,
     usage,
+    webhooks,
 )
 from bluesminds.dashboard.admin import codes, drift, prices, servers, system, users
 from bluesminds.dashboard.admin import routes as model_routes
@@ -66,15 +67,30 @@ def build_dashboard(
         public_url=services.settings.server.public_url,
         servers_down=lambda: routing.states()["down"],
         expose_servers=services.settings.server.expose_server,
-        keeps_prompts=services.settings.prompt_log.retention_days > 0,
+        left_out=_left_out(services),
         clock=services.clock,
     )
     routes = [
         *assets.routes(),
         *_user_pages(services, frame, routing, controls),
         *_admin_pages(services, frame, controls, state),
+        *_webhook_pages(services, frame),
     ]
     return Dashboard(routes, BrowserPages(HOME, frame.error))
+
+
+def _webhook_pages(services: Services, frame: Frame) -> list[Route]:
+    found = services.accounts.webhooks
+    return [] if found is None else webhooks.routes(frame, found)
+
+
+def _left_out(services: Services) -> frozenset[str]:
+    """Icons of the pages that the settings do not enable."""
+    enabled = {
+        "prompts": services.settings.prompt_log.retention_days > 0,
+        "webhooks": services.accounts.webhooks is not None,
+    }
+    return frozenset(icon for icon, is_enabled in enabled.items() if not is_enabled)
 
 
 def _user_pages(services: Services, frame: Frame, routing: Routing, controls: GatewayControls) -> list[Route]:

@@ -18,6 +18,8 @@ from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
+from bluesminds.accounts.federated import FederatedSignIn
+from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Changed, Keys
@@ -40,9 +42,18 @@ from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
+from bluesminds.accounts.webhooks import WebhookPolicy, Webhooks
 from bluesminds.app.backup import Backups
+from bluesminds.app.identity import sign_in_clients
 from bluesminds.app.secrets import load_secrets
-from bluesminds.app.settings_map import billing_policy, billing_rules, public_url, smtp_account, tier_limits
+from bluesminds.app.settings_map import (
+    billing_policy,
+    billing_rules,
+    public_url,
+    smtp_account,
+    tier_budgets,
+    tier_limits,
+)
 from bluesminds.app.state_dir import StateDir
 from bluesminds.common.clock import Calendar, Clock, zone_named
 from bluesminds.common.crypto import Vault
@@ -56,10 +67,13 @@ from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer, SmtpMailer, smtp_tls_context
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
+from bluesminds.notify.webhooks import WebhookSender, deliver_event
 from storage import open_store, sqlite_path
 from storage.base import Store
 
 MAIL_FLUSH_SECONDS = 3.0  # how long the end waits for mail that can be sent at once
+WEBHOOK_CONNECTIONS = 400
+WEBHOOK_CONNECTIONS_PER_HOST = 20
 
 
 class BadDatabaseURL(Exception):
@@ -96,6 +110,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     key_changes: KeyChangeNotifier
     outbox: MailOutbox
     events: EventDispatcher
+    webhook_sender: WebhookSender | None
 
 
 class Services(Resources, frozen=True, kw_only=True):
@@ -123,6 +138,7 @@ async def open_services(
         )
         async with open_store(url, statement_timeout=settings.storage.settle_timeout) as store:
             pepper, vault = await load_secrets(store, state, settings.keys.pepper)
+            hooks = _webhook_pool(settings)
             resources = Resources(
                 settings=settings,
                 clock=clock,
@@ -138,9 +154,16 @@ async def open_services(
                     store, vault=vault, mailer=_mailer(settings, state, clock, log), clock=clock, log=log
                 ),
                 events=EventDispatcher(store, clock=clock, log=log),
+                webhook_sender=None
+                if hooks is None
+                else WebhookSender(
+                    store, hooks, vault=vault, clock=clock, log=log, allow_http=settings.webhooks.allow_http
+                ),
             )
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
+                if hooks is not None:
+                    await nursery.start(hooks.run)
                 yield _build_services(resources, password_hasher)
                 await resources.outbox.flush(MAIL_FLUSH_SECONDS)
                 nursery.cancel_scope.cancel()
@@ -165,6 +188,23 @@ def database_files(settings: Settings) -> Mapping[str, int]:
     return {name: file.stat().st_size for name, file in files.items() if file.exists()}
 
 
+def _webhook_pool(settings: Settings) -> Pool | None:
+    """A pool of its own: URLs of users get fewer connections and another address policy than servers."""
+    if not settings.webhooks.enabled:
+        return None
+    return Pool(
+        max_connections=WEBHOOK_CONNECTIONS,
+        max_per_origin=WEBHOOK_CONNECTIONS_PER_HOST,
+        tls=tls_context(settings.upstream.ca_file),
+        policy=webhook_addresses(settings),
+    )
+
+
+def webhook_addresses(settings: Settings) -> AddressPolicy:
+    networks = Networks.read(settings.webhooks.allowed_networks)
+    return AddressPolicy(networks, "[webhooks] allowed_networks")
+
+
 def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mailer:
     account = smtp_account(settings.mail)
     if account is None:
@@ -173,6 +213,8 @@ def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mail
 
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
+    if (sender := resources.webhook_sender) is not None:
+        resources.events.subscribe(deliver_event, dispatched=sender.notify)
     accounts = _build_accounts(resources, password_hasher)
     cleanup = ExpiredDataCleanup(
         resources.store,
@@ -218,6 +260,14 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         settings=settings,
     )
     ledger = Ledger(store, clock=clock)
+    identities = Identities(
+        store,
+        clock=clock,
+        sessions=sessions,
+        verification=verification,
+        settings=settings,
+        changed=resources.key_changes.notify,
+    )
     return AccountServices(
         users=_build_users(resources),
         passwords=passwords,
@@ -265,6 +315,8 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         invitations=Invitations(store, clock=clock, outbox=outbox, templates=templates, settings=settings),
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
+        identities=identities,
+        federated=_build_federated(resources, identities, throttle),
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
@@ -280,6 +332,36 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         chats=Chats(store, vault=resources.vault, clock=clock),
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
+        webhooks=_build_webhooks(resources),
+    )
+
+
+def _build_webhooks(resources: Resources) -> Webhooks | None:
+    sender, settings = resources.webhook_sender, resources.settings
+    if sender is None:
+        return None
+    return Webhooks(
+        resources.store,
+        vault=resources.vault,
+        clock=resources.clock,
+        policy=WebhookPolicy(settings.webhooks.allow_http, webhook_addresses(settings)),
+        waiting=sender.notify,
+    )
+
+
+def _build_federated(
+    resources: Resources, identities: Identities, throttle: Throttle
+) -> FederatedSignIn | None:
+    clients = sign_in_clients(resources.settings.identity, resources.pool, resources.clock)
+    if not clients:
+        return None
+    return FederatedSignIn(
+        clients,
+        identities,
+        clock=resources.clock,
+        vault=resources.vault,
+        throttle=throttle,
+        log=resources.log,
     )
 
 
@@ -347,5 +429,6 @@ def _build_limits(resources: Resources) -> AccountLimits:
         clock=resources.clock,
         calendar=resources.calendar,
         tiers=tier_limits(resources.settings),
+        budgets=tier_budgets(resources.settings),
         changed=resources.key_changes.notify,
     )

@@ -307,6 +307,62 @@ class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     invite_lifetime: Duration = 7 * DAY
 
 
+ProviderName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z",
+        description='1 to 32 of a-z, 0-9 and "-"',
+        examples=["company"],
+    ),
+]
+Names = Annotated[tuple[Text, ...], Meta(description="a list of texts", examples=[["gateway-admins"]])]
+Scopes = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[!#-\[\]-~]+\Z")], ...],
+    Meta(description="a list of scopes", examples=[["openid", "email", "profile"]], max_length=20),
+]
+Domains = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+\Z")], ...],
+    Meta(description="a list of domains in lower case", examples=[["example.com"]]),
+]
+ProviderKind = Literal["oidc", "google"]
+
+
+class IdentityProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[[identity.providers]]: a service that users sign in with. `signup` None: as [accounts] says."""
+
+    name: ProviderName
+    kind: ProviderKind = "oidc"
+    title: Annotated[Text, Meta(examples=["Our company"])] | None = None
+    issuer: Annotated[Url, Meta(examples=["https://login.example.com/realms/staff"])] | None = None
+    client_id: Annotated[Text, Meta(examples=["bluesminds"])]
+    client_secret: Secret | None = None
+    scopes: Scopes = ("openid", "email", "profile")
+    allowed_domains: Domains = ()
+    groups_claim: Text = "groups"
+    admin_groups: Names = ()
+    signup: Literal["open", "invite", "closed"] | None = None
+    link_by_email: bool = True
+    trusted_emails: bool = False
+
+
+IdentityProviders = Annotated[
+    tuple[IdentityProviderSettings, ...],
+    Meta(
+        description="tables with name, client_id, issuer and more keys: see docs/configure.md",
+        examples=[
+            [{"name": "google", "kind": "google", "client_id": "ID", "client_secret": {"env": "NAME"}}]
+        ],
+        max_length=20,
+    ),
+]
+
+
+class IdentitySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[identity]: services that users sign in with."""
+
+    providers: IdentityProviders = ()
+
+
 class DashboardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[dashboard]: the web pages."""
 
@@ -398,6 +454,16 @@ class VendorKeySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     urls: VendorUrls = {}
 
 
+class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[webhooks]: events for URLs of users and administrators. `allowed_networks`: private networks that the
+    URLs may be in.
+    """
+
+    enabled: bool = False
+    allow_http: bool = False
+    allowed_networks: NetworkNames = ()
+
+
 class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[usage]: how long usage is kept, in days. 0: forever."""
 
@@ -427,7 +493,9 @@ class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class TierSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[tiers.NAME]: limits of accounts with this tier; 0 is no limit."""
+    """[tiers.NAME]: limits of accounts with this tier; 0 is no limit. `shared_usd_per_day` and
+    `shared_usd_per_month` are for all of them together.
+    """
 
     rpm: Limit = 0
     tpm: Limit = 0
@@ -437,6 +505,8 @@ class TierSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     usd_per_day: Budget = "0"
     usd_per_month: Budget = "0"
     usd_total: Budget = "0"
+    shared_usd_per_day: Budget = "0"
+    shared_usd_per_month: Budget = "0"
     markup_percent: Percent = 0
 
 
@@ -706,6 +776,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     websocket: WebSocketSettings = WebSocketSettings()
     keys: KeySettings = KeySettings()
     accounts: AccountSettings = AccountSettings()
+    identity: IdentitySettings = IdentitySettings()
     dashboard: DashboardSettings = DashboardSettings()
     mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
@@ -714,6 +785,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tracing: TracingSettings = TracingSettings()
     prompt_log: PromptLogSettings = PromptLogSettings()
     vendor_keys: VendorKeySettings = VendorKeySettings()
+    webhooks: WebhookSettings = WebhookSettings()
     usage: UsageSettings = UsageSettings()
     backup: BackupSettings = BackupSettings()
     cache: CacheSettings = CacheSettings()

@@ -47,6 +47,7 @@ USER_PAGES: Final = (
     (f"{HOME}/usage", "usage", "Usage"),
     (f"{HOME}/keys", "keys", "API keys"),
     (f"{HOME}/credit", "billing", "Credit"),
+    (f"{HOME}/webhooks", "webhooks", "Webhooks"),
     (f"{HOME}/settings", "settings", "Settings"),
 )
 ADMIN_PAGES: Final = (
@@ -59,6 +60,7 @@ ADMIN_PAGES: Final = (
     (f"{HOME}/admin/codes", "codes", "Redeem codes"),
     (f"{HOME}/admin/drift", "drift", "Drift"),
     (f"{HOME}/admin/prompts", "prompts", "Prompts of all"),
+    (f"{HOME}/admin/webhooks", "webhooks", "Webhooks of all"),
     (f"{HOME}/admin/audit", "audit", "Audit log"),
     (f"{HOME}/admin/system", "system", "System"),
 )
@@ -78,8 +80,8 @@ class PageAccount(Struct, frozen=True):
 
 class Frame:
     """`public_url` is the URL of the gateway for clients, None for that of the request. `servers_down` is the
-    number of servers that are down now. `expose_servers`: users see the names of servers. `keeps_prompts`:
-    the menu has the pages of the prompt log.
+    number of servers that are down now. `expose_servers`: users see the names of servers. `left_out`:
+    icons of the pages that the settings do not enable.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class Frame:
         public_url: str | None,
         servers_down: Callable[[], int],
         expose_servers: bool,
-        keeps_prompts: bool,
+        left_out: frozenset[str],
         clock: Clock,
     ) -> None:
         self._public_url = public_url
@@ -106,8 +108,8 @@ class Frame:
         self._templates.filters.update(words.FILTERS)
         self._templates.globals.update(
             assets=assets.path,
-            user_pages=_menu(USER_PAGES, keeps_prompts=keeps_prompts),
-            admin_pages=_menu(ADMIN_PAGES, keeps_prompts=keeps_prompts),
+            user_pages=_menu(USER_PAGES, left_out),
+            admin_pages=_menu(ADMIN_PAGES, left_out),
             sparkline=charts.sparkline,
             percent=words.percent,
             share=words.share,
@@ -172,8 +174,8 @@ class Frame:
         return HandlerResponse(found.body, found.status, (*found.headers, *kept))
 
 
-def _menu(pages: Sequence[MenuEntry], *, keeps_prompts: bool) -> Sequence[MenuEntry]:
-    return [entry for entry in pages if keeps_prompts or entry[1] != "prompts"]
+def _menu(pages: Sequence[MenuEntry], left_out: frozenset[str]) -> Sequence[MenuEntry]:
+    return [entry for entry in pages if entry[1] not in left_out]
 
 
 def _account(principal: Principal) -> PageAccount:

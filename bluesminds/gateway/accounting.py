@@ -344,6 +344,7 @@ class UsageEntry:
             service_tier=usage.tier,
             sent_model="" if target is None else target.model,
             served_model="" if target is None else target.serves,
+            budget_tier=self._reservation.tier,
         )
 
 

@@ -54,7 +54,7 @@ class Receipt(Struct, frozen=True, gc=False, omit_defaults=True):
     """`route`: the model of the route, "" without one. `candidates`: the targets that could serve the
     request, those of the first model in the order in which they were to be tried. `translated_to`: the format
     of the request to the server, if it is not the client's. `dropped_fields`: what the translation left out.
-    `limits` by their owner: "key" and "account", or "address". `cost`: the lines of the
+    `limits` by their owner: "key", "account" and "tier", or "address". `cost`: the lines of the
     cost, before a markup. `queued_ms`: how long the request waited for servers that were at their caps.
     `replay_of`: the id of the request that was sent again. `shortened`: lists are not complete.
     """

@@ -47,6 +47,7 @@ from bluesminds.web.api import (
     usage,
     users,
     vendor_keys,
+    webhooks,
 )
 from bluesminds.web.api import reload as config_reload
 from bluesminds.web.guard import Guard
@@ -165,6 +166,7 @@ def api_routes(
             vendor_keys.VendorKeyHandlers(accounts.vendor_keys, accounts.throttle, controls.test_server)
         ),
         *doctor.routes(doctor.DoctorHandlers(controls.run_doctor)),
+        *([] if accounts.webhooks is None else webhooks.routes(accounts.webhooks)),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
