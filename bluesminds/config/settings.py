@@ -661,6 +661,9 @@ class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     repeat_accepted: bool = True
     queue_timeout: Annotated[SecondsOrZero, Meta(examples=[20.0])] | None = None
     queue_size: Annotated[CountOrZero, Meta(examples=[100])] | None = None
+    hedge_after: Annotated[Seconds, Meta(examples=[3.0])] | None = None
+    hedge_share: Share = 0.05
+    hedge_daily_usd: Budget = "1"
 
 
 Routes = Annotated[
