@@ -10,12 +10,14 @@ from bluesminds.cli.billing import billing_group
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.doctor import doctor, support_bundle
 from bluesminds.cli.explain import explain
+from bluesminds.cli.health import health
 from bluesminds.cli.imports import import_group
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.ledger import ledger_group
 from bluesminds.cli.limits import limits_group
 from bluesminds.cli.logs import logs
 from bluesminds.cli.master_key import master_key_group
+from bluesminds.cli.migrate import migrate, rollback
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
 from bluesminds.cli.prompt_log import prompt_log_group
@@ -97,6 +99,9 @@ for command in (
     reload,
     backup,
     restore,
+    migrate,
+    rollback,
+    health,
     doctor,
     support_bundle,
     import_group,

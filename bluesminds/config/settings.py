@@ -328,7 +328,7 @@ Domains = Annotated[
     tuple[Annotated[str, Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+\Z")], ...],
     Meta(description="a list of domains in lower case", examples=[["example.com"]]),
 ]
-ProviderKind = Literal["oidc", "google"]
+ProviderKind = Literal["oidc", "google", "github"]
 
 
 class IdentityProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
