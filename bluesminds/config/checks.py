@@ -70,6 +70,9 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_vendor_keys(settings.vendor_keys)
     if settings.tracing.endpoint is not None:
         yield from _check_url(("tracing", "endpoint"), "endpoint in [tracing]", settings.tracing.endpoint)
+    yield from _check_url(("stripe", "url"), "url in [stripe]", settings.stripe.url)
+    if settings.creem.url is not None:
+        yield from _check_url(("creem", "url"), "url in [creem]", settings.creem.url)
     yield from check_billing(settings)
     yield from _check_keyless(settings)
     yield from check_routes(settings)
