@@ -13,6 +13,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import first_uuid7
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, StorageBroken, StorageUnavailable, Store
+from storage.event_marks import delete_old_marks
 from storage.events import delete_events
 from storage.prompt_log import delete_old_prompts, delete_prompts_above, select_prompt_accounts_above
 from storage.receipts import delete_receipts
@@ -30,6 +31,7 @@ RECEIPT_BATCH: Final = 1000  # receipts deleted in one transaction
 USAGE_BATCH: Final = 1000  # rows of usage deleted in one transaction
 EVENT_BATCH: Final = 1000  # events or deliveries deleted in one transaction
 DAY_MS: Final = 86_400_000
+MARK_DAYS: Final = 400  # how long marks of events are kept: longer than a period of a budget
 EVENT_DAYS: Final = 30  # how long events and deliveries are kept
 _HOURS: Final[tuple[SumTable, ...]] = ("usage_hourly", "usage_site_hourly")
 _DAYS: Final[tuple[SumTable, ...]] = ("usage_daily", "usage_key_daily", "usage_site_daily", "usage_meters")
@@ -100,6 +102,9 @@ class ExpiredDataCleanup:
         await self._remove_usage(now)
         oldest = first_uuid7(now - EVENT_DAYS * DAY_MS)
         while await self._store.write(delete_events, oldest, EVENT_BATCH) == EVENT_BATCH:
+            pass
+        before = now - MARK_DAYS * DAY_MS
+        while await self._store.write(delete_old_marks, before, EVENT_BATCH) == EVENT_BATCH:
             pass
         while await self._store.write(delete_old_deliveries, oldest, EVENT_BATCH) == EVENT_BATCH:
             pass
