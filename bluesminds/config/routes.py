@@ -49,6 +49,10 @@ def _route(row: RouteSettings) -> ModelRoute:
             hedge_after=row.hedge_after,
             hedge_share=row.hedge_share,
             hedge_daily_usd=row.hedge_daily_usd,
+            shadow=row.shadow,
+            shadow_model=row.shadow_model or "",
+            shadow_share=row.shadow_share,
+            shadow_daily_usd=row.shadow_daily_usd,
         ),
     )
 
@@ -124,6 +128,12 @@ def _check_targets(source: Source, route: ModelRoute, servers: set[str]) -> Iter
             remedy = "keep one of them, or give each a model of its own"
             yield Finding(about, f"{title} has the server {name} twice", remedy)
         seen.add((target.server, target.model))
+    shadow = route.options.shadow
+    if servers and shadow is not None and shadow not in servers:
+        close = nearest(shadow, servers)
+        remedy = f'did you mean "{close}"?' if close else f"add a [[servers]] entry named {display(shadow)}"
+        message = f"shadow in {_title(route.model)} has the server {display(shadow)}, which is not configured"
+        yield Finding(((*source, "shadow"), source), message, remedy)
 
 
 def _check_fallback(source: Source, route: ModelRoute) -> Iterator[Finding]:
