@@ -160,6 +160,11 @@ DELETE /api/billing/subscription
 POST /api/billing/subscription/resume
 POST /api/billing/refresh
 GET /api/billing/payments
+GET /api/billing/invoices
+GET /api/billing/invoices/{invoice_id}
+GET /api/billing/invoices/{invoice_id}/pdf
+GET /api/billing/details
+PUT /api/billing/details
 GET /api/billing/ledger
 POST /api/billing/redeem
 GET /api/billing/ledger/export
@@ -251,6 +256,8 @@ GET /api/admin/ledger/export
 GET /api/admin/ledger/verify
 GET /api/admin/redeem-codes
 GET /api/admin/plans
+GET /api/admin/invoices
+GET /api/admin/invoices/{invoice_id}/pdf
 GET /api/admin/orders
 POST /api/admin/orders
 POST /api/admin/orders/{order_id}/paid

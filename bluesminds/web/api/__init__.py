@@ -27,6 +27,7 @@ from bluesminds.web.api import (
     explain,
     health,
     invites,
+    invoices,
     keys,
     ledger,
     limits,
@@ -147,7 +148,7 @@ def api_routes(
             reprice.RepriceHandlers(accounts.repricing, controls.price_book, controls.list_servers, clock)
         ),
         *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
-        *([] if accounts.billing is None else billing.routes(billing.BillingHandlers(accounts.billing))),
+        *_billing_routes(accounts),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *replay.routes(
             replay.ReplayHandlers(accounts.prompts, accounts.usage, controls.replay, expose_server)
@@ -165,6 +166,15 @@ def api_routes(
         *([] if accounts.webhooks is None else webhooks.routes(accounts.webhooks)),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
+    ]
+
+
+def _billing_routes(accounts: AccountServices) -> list[Route]:
+    if accounts.billing is None:
+        return []
+    return [
+        *billing.routes(billing.BillingHandlers(accounts.billing)),
+        *invoices.routes(invoices.InvoiceHandlers(accounts.billing.invoices)),
     ]
 
 
