@@ -263,8 +263,6 @@ async def _add_payment(work: _Work, payment: PaymentState, order: OrderRow) -> P
         at=payment.at,
     )
     await put_payment(work.connection, row)
-    if matches:
-        await _invoice(work, row, row.paid_cents, row.tax_cents)
     if order.state == "open":
         await set_order(work.connection, replace(order, state=row.state))
     if not matches:
@@ -280,6 +278,7 @@ async def _add_payment(work: _Work, payment: PaymentState, order: OrderRow) -> P
         net = (row.paid_cents - row.tax_cents) * CENT
         work.post("subscription", key, source, REVENUE, net, row.id)
     work.tell("payment.succeeded", _payment_fields(row))
+    await _invoice(work, row, row.paid_cents, row.tax_cents)
     work.notes.append(f"payment {row.id}")
     return row
 

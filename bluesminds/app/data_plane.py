@@ -8,6 +8,7 @@ from typing import Final
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
+from bluesminds.accounts.notices import UsageNotices
 from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.dashboard import SystemState, build_dashboard
 from bluesminds.app.identity import provider_links, sign_in_routes
@@ -21,7 +22,9 @@ from bluesminds.app.settings_map import (
     configured_prices,
     cors_origins,
     file_routes,
+    has_event_consumers,
     keyless_limits,
+    notice_policy,
     socket_settings,
     tier_budgets,
     tier_markups,
@@ -60,6 +63,7 @@ from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
+from bluesminds.gateway.server_notices import ServerNotices
 from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.server_test import test_server
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
@@ -125,6 +129,8 @@ class DataPlaneParts(Struct, frozen=True):
     watchdog: Watchdog
     keep_alive: KeepAlive | None
     traffic: TrafficMonitor
+    usage_notices: UsageNotices | None
+    server_notices: ServerNotices | None
     reloader: ConfigReloader
     stats: ListenerStats
     control: ASGIApp
@@ -226,6 +232,8 @@ def build_data_plane(
         heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         traffic=traffic,
+        usage_notices=_build_usage_notices(services, runtime, authentication.limiter),
+        server_notices=_build_server_notices(services, routing),
         reloader=reloader,
         stats=stats,
         control=control,
@@ -242,6 +250,33 @@ def build_data_plane(
             keep_alive,
         ),
         keep_alive=keep_alive,
+    )
+
+
+def _build_usage_notices(services: Services, runtime: Runtime, limiter: RateLimiter) -> UsageNotices | None:
+    """None if the settings let nothing use the events."""
+    if not has_event_consumers(services.settings):
+        return None
+    notices = UsageNotices(
+        services.store,
+        services.accounts.limits,
+        clock=services.clock,
+        calendar=services.calendar,
+        policy=notice_policy(services.settings),
+        usage_now=limiter.in_use,
+    )
+    runtime.requests.subscribe("notices", notices.note)
+    return notices
+
+
+def _build_server_notices(services: Services, routing: Routing) -> ServerNotices | None:
+    if not has_event_consumers(services.settings):
+        return None
+    return ServerNotices(
+        services.store,
+        clock=services.clock,
+        statuses=routing.statuses,
+        down_seconds=services.settings.notices.server_down,
     )
 
 

@@ -160,6 +160,10 @@ def _start_tasks(
         background.start_soon(runtime.tasks.run, "webhooks", services.webhook_sender.run)
     if services.accounts.billing is not None:
         background.start_soon(runtime.tasks.run, "billing", services.accounts.billing.run)
+    if data_plane.usage_notices is not None:
+        background.start_soon(runtime.tasks.run, "usage_notices", data_plane.usage_notices.run)
+    if data_plane.server_notices is not None:
+        background.start_soon(runtime.tasks.run, "server_notices", data_plane.server_notices.run)
     if data_plane.keep_alive is not None:
         background.start_soon(runtime.tasks.run, "keep_alive", data_plane.keep_alive.run)
     if data_plane.prompts is not None:
