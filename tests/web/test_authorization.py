@@ -89,6 +89,8 @@ GET /dashboard/usage.csv
 GET /dashboard/prompts
 GET /dashboard/prompts/{request_id}
 GET /dashboard/prompts/{request_id}/replay
+GET /dashboard/billing
+GET /dashboard/billing/invoices/{invoice_id}
 GET /dashboard/credit
 GET /dashboard/webhooks
 GET /dashboard/webhooks/{webhook_id}
@@ -118,6 +120,7 @@ GET /dashboard/admin/webhooks/{webhook_id}
 GET /dashboard/admin/prompts/{request_id}/replay
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
+GET /dashboard/admin/plans
 GET /dashboard/admin/system
 """
 SIGNED_IN = """
