@@ -1,13 +1,14 @@
 """Builds the dashboard from the services and the running gateway."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from msgspec import Struct
 
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
+from bluesminds.config import Settings
 from bluesminds.dashboard import credit, keys, overview, playground, prompts, requests, settings, usage
-from bluesminds.dashboard.admin import servers, system, users
+from bluesminds.dashboard.admin import mail, servers, system, users
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
 from bluesminds.web.api import GatewayControls
@@ -46,7 +47,7 @@ def build_dashboard(
         public_url=services.settings.server.public_url,
         servers_down=lambda: routing.states()["down"],
         expose_servers=services.settings.server.expose_server,
-        keeps_prompts=services.settings.prompt_log.retention_days > 0,
+        hidden=_hidden_entries(services.settings),
         clock=services.clock,
     )
     routes = [
@@ -55,6 +56,16 @@ def build_dashboard(
         *_admin_pages(services, frame, controls, state),
     ]
     return Dashboard(routes, BrowserPages(HOME, frame.error))
+
+
+def _hidden_entries(settings: Settings) -> Collection[str]:
+    """Icons of menu entries of what the settings turn off."""
+    shown = {"prompts": settings.prompt_log.retention_days > 0, "mail": settings.mail.host is not None}
+    return [icon for icon, is_shown in shown.items() if not is_shown]
+
+
+def _mail_backend(settings: Settings) -> str:
+    return settings.mail.host or "writing files to state_dir/outbox"
 
 
 def _user_pages(services: Services, frame: Frame, routing: Routing, controls: GatewayControls) -> list[Route]:
@@ -167,6 +178,7 @@ def _admin_pages(
                 ledger=accounts.ledger,
             )
         ),
+        *mail.routes(mail.MailPages(frame, services.templates, _mail_backend(services.settings))),
         *system.routes(
             system.SystemPages(
                 frame=frame,

@@ -24,6 +24,7 @@ from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
+from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
@@ -93,6 +94,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     pepper: bytes
     vault: Vault
     key_changes: KeyChangeNotifier
+    mailer: Mailer
+    templates: MailTemplates
     outbox: MailOutbox
     events: EventDispatcher
 
@@ -122,6 +125,7 @@ async def open_services(
         )
         async with open_store(url, statement_timeout=settings.storage.settle_timeout) as store:
             pepper, vault = await load_secrets(store, state, settings.keys.pepper)
+            mailer = _mailer(settings, state, clock, log)
             resources = Resources(
                 settings=settings,
                 clock=clock,
@@ -133,9 +137,9 @@ async def open_services(
                 pepper=pepper,
                 vault=vault,
                 key_changes=KeyChangeNotifier(),
-                outbox=MailOutbox(
-                    store, vault=vault, mailer=_mailer(settings, state, clock, log), clock=clock, log=log
-                ),
+                mailer=mailer,
+                templates=MailTemplates(public_url(settings.server)),
+                outbox=MailOutbox(store, vault=vault, mailer=mailer, clock=clock, log=log),
                 events=EventDispatcher(store, clock=clock, log=log),
             )
             async with trio.open_nursery() as nursery:
@@ -196,7 +200,7 @@ def _prompt_retention(settings: Settings) -> PromptRetention:
 def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> AccountServices:
     store, clock, outbox = resources.store, resources.clock, resources.outbox
     settings = resources.settings.accounts
-    templates = MailTemplates(public_url(resources.settings.server))
+    templates = resources.templates
     passwords, throttle, sessions = Passwords(password_hasher), Throttle(), _build_sessions(resources)
     verification = EmailVerification(
         store=store,
@@ -269,6 +273,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         chats=Chats(store, vault=resources.vault, clock=clock),
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
+        mail_tests=MailTests(store=store, clock=clock, mailer=resources.mailer, templates=templates),
     )
 
 

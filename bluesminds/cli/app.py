@@ -14,6 +14,7 @@ from bluesminds.cli.keys import keys_group
 from bluesminds.cli.ledger import ledger_group
 from bluesminds.cli.limits import limits_group
 from bluesminds.cli.logs import logs
+from bluesminds.cli.mail import mail_group
 from bluesminds.cli.master_key import master_key_group
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
@@ -87,6 +88,7 @@ for command in (
     logs,
     prompt_log_group,
     audit_group,
+    mail_group,
     master_key_group,
     reload,
     backup,

@@ -1,6 +1,6 @@
 """Renders pages: a template with what every page shows, and the headers of every page."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
@@ -58,6 +58,7 @@ ADMIN_PAGES: Final = (
     (f"{HOME}/admin/ledger", "ledger", "Ledger"),
     (f"{HOME}/admin/prompts", "prompts", "Prompts of all"),
     (f"{HOME}/admin/audit", "audit", "Audit log"),
+    (f"{HOME}/admin/mail", "mail", "Mail"),
     (f"{HOME}/admin/system", "system", "System"),
 )
 
@@ -76,8 +77,8 @@ class PageAccount(Struct, frozen=True):
 
 class Frame:
     """`public_url` is the URL of the gateway for clients, None for that of the request. `servers_down` is the
-    number of servers that are down now. `expose_servers`: users see the names of servers. `keeps_prompts`:
-    the menu has the pages of the prompt log.
+    number of servers that are down now. `expose_servers`: users see the names of servers. `hidden`: icons
+    of the entries that the menu does not have.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Frame:
         public_url: str | None,
         servers_down: Callable[[], int],
         expose_servers: bool,
-        keeps_prompts: bool,
+        hidden: Collection[str],
         clock: Clock,
     ) -> None:
         self._public_url = public_url
@@ -104,8 +105,8 @@ class Frame:
         self._templates.filters.update(words.FILTERS)
         self._templates.globals.update(
             assets=assets.path,
-            user_pages=_menu(USER_PAGES, keeps_prompts=keeps_prompts),
-            admin_pages=_menu(ADMIN_PAGES, keeps_prompts=keeps_prompts),
+            user_pages=[entry for entry in USER_PAGES if entry[1] not in hidden],
+            admin_pages=[entry for entry in ADMIN_PAGES if entry[1] not in hidden],
             sparkline=charts.sparkline,
             percent=words.percent,
             share=words.share,
@@ -168,10 +169,6 @@ class Frame:
         )
         kept = tuple((name, value) for name, value in exc.headers.items() if name in ("retry-after", "allow"))
         return HandlerResponse(found.body, found.status, (*found.headers, *kept))
-
-
-def _menu(pages: Sequence[MenuEntry], *, keeps_prompts: bool) -> Sequence[MenuEntry]:
-    return [entry for entry in pages if keeps_prompts or entry[1] != "prompts"]
 
 
 def _account(principal: Principal) -> PageAccount:

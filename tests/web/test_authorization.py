@@ -97,6 +97,8 @@ GET /dashboard/admin/prompts/{request_id}
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
 GET /dashboard/admin/system
+GET /dashboard/admin/mail
+GET /dashboard/admin/mail/{name}
 """
 SIGNED_IN = """
 POST /api/auth/logout
@@ -177,6 +179,7 @@ DELETE /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 POST /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}/test
 GET /admin/monitor
 POST /api/admin/reload
+POST /api/admin/mail/test
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers

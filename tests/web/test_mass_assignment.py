@@ -41,6 +41,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"since", "until", "model", "dry_run", "after"},
         {"since": "2026-01-01T00:00:00Z"},
     ),
+    "POST /api/admin/mail/test": ({"email"}, {"email": "ada@example.com"}),
     "POST /api/setup": (
         {"token", "email", "password"},
         {"token": "t" * 43, "email": "a@b.cc", "password": PASSWORD},

@@ -30,6 +30,7 @@ from bluesminds.web.api import (
     ledger,
     limits,
     live,
+    mail,
     model_routes,
     models,
     prices,
@@ -154,6 +155,7 @@ def api_routes(
             vendor_keys.VendorKeyHandlers(accounts.vendor_keys, accounts.throttle, controls.test_server)
         ),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
+        *mail.routes(mail.MailHandlers(accounts.mail_tests)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
