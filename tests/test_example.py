@@ -46,6 +46,10 @@ def test_example_shows_every_setting_with_default(section: str) -> None:
             assert toml_value(shown[name]) == toml_value(field.default), name
         elif not field.secret:
             convert(field, shown[name], ROOT)
+        else:
+            given = shown[name]
+            for one in given if isinstance(given, list) else [given]:
+                assert isinstance(one, dict) and one.keys() <= {"env", "file", "cred"}, name
 
 
 def test_every_setting_in_the_example_is_explained() -> None:

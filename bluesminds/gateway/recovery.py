@@ -121,14 +121,17 @@ class StreamRecovery:
         return None
 
     def _targets(self) -> list[Target]:
+        """The targets that have not failed, model after model. Ejected ones come last: the stream would
+        otherwise be cut.
+        """
         model = self._call.model
-        return [
+        targets = [
             one.target
             for group in self._routed.selection.groups
             for one in sorted(group.everything, key=lambda one: one.priority)
             if (one.target.server.name, one.target.model or model) not in self._failed
-            and self._sender.is_usable(self._call, one.target)
         ]
+        return sorted(targets, key=lambda target: not self._sender.is_usable(self._call, target))
 
 
 def may_recover(call: Call, routed: RoutedTargets, entry: UsageEntry) -> bool:

@@ -12,7 +12,6 @@ from typing import Final, cast
 import trio
 from msgspec import Struct
 from quart import Response, abort, g, request
-from quart.routing import QuartRule
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -50,19 +49,6 @@ class BrowserPages(Struct, frozen=True):
     error_page: ErrorPage
 
 
-class MatchedRule(QuartRule):
-    """A rule that matches paths only. Werkzeug compiles code for each rule that builds its URLs; this code is
-    never used here and took a third of the time to start.
-    """
-
-    def _compile_builder(self, append_unknown: bool = True) -> Callable[..., tuple[str, str]]:
-        return _build_no_url
-
-
-def _build_no_url(*_: object, **__: object) -> tuple[str, str]:
-    raise NotImplementedError("url_for is not available: write the path")
-
-
 def create_app(
     routes: Iterable[Route], guard: Guard, *, clock: Clock, log: Log, pages: BrowserPages | None = None
 ) -> ASGIApp:
@@ -80,8 +66,6 @@ def build_quart_app(
         PROPAGATE_EXCEPTIONS=False,
         PROVIDE_AUTOMATIC_OPTIONS=False,
     )
-    app.url_rule_class = MatchedRule
-    app.url_map.merge_slashes = False  # they are merged by a redirect with an HTML body
     mount(app, routes, guard)
     _add_headers(app, clock)
     if pages is not None:

@@ -147,6 +147,19 @@ async def test_failure_of_the_next_server_is_not_shown(
     assert row["outcome"] == "cut"
 
 
+async def test_stream_goes_on_at_an_ejected_server_if_no_other_is_left(
+    start: Start, models: ModelServer, second: ModelServer
+) -> None:
+    gateway = await start()
+    models.default, second.default = streamed(*TOKENS[:3], Cut), refusal(503)
+    while not gateway.events("server_ejected"):
+        assert b"upstream_cut" in (await gateway.chat(STREAM)).content
+    assert {event["server"] for event in gateway.events("server_ejected")} == {"second"}
+    second.default = WHOLE
+    answer = await gateway.chat(STREAM)
+    assert text_of(answer.content) == "".join(WORDS) and answer.content.endswith(DONE)
+
+
 CONTINUE = {
     "recovery": "continue",
     "targets": [

@@ -2,7 +2,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,19 @@ from tests.web.test_mass_assignment import KEY, WRITES
 __all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "url"]
 
 IN_URLS = ("%00", "a%00b", "%FF", "%ED%A0%80", "%F0%9F%98%80", "..%2f..", "x" * 300)
-IN_FIELDS = (
-    *("\0", "a\0b@c.dd", "\U0001f600", "\u202e", "x" * 1000, ["\0"], {"\0": "\0"}, {"a": "\0"}),
-    *(2**63, -1, 1e300, True, "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"),
+FOR_DATABASES = (
+    *("\0", "a\0b@c.dd", "\U0001f600", ["\0"], {"\0": "\0"}, {"a": "\0"}),
+    *(2**63, 1e300, "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"),
+)
+FOR_PARSERS = (
+    *("\u202e", "x" * 1000, -1, True),
     *(["192.0.2.0/33"], ["*"], ["https://\0"], ["https://["], ["https://a:99999"], "http://[/v1"),
 )
 
 
-def calls(document: dict[str, Any], real: dict[str, str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def calls(
+    document: dict[str, Any], real: dict[str, str], in_fields: Sequence[object]
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Method, URL and body of every operation, each with one hostile value."""
     for path, methods in document["paths"].items():
         if path.startswith(("/v1/", "/v1beta/", "/user/")):  # the latter are those under /api/keys
@@ -41,7 +46,7 @@ def calls(document: dict[str, Any], real: dict[str, str]) -> Iterator[tuple[str,
                 if row["in"] == "query":
                     yield from ((method, f"{good}?{row['name']}={bad}", more) for bad in IN_URLS)
             for field in sorted(fields):
-                yield from ((method, good, {"json": body | {field: bad}}) for bad in IN_FIELDS)
+                yield from ((method, good, {"json": body | {field: bad}}) for bad in in_fields)
 
 
 async def test_hostile_text_in_any_input_causes_no_internal_error(
@@ -53,11 +58,12 @@ async def test_hostile_text_in_any_input_causes_no_internal_error(
     document = (await gateway.get("/openapi.json")).json()
     real: dict[str, str] = defaultdict(lambda: "x")
     real |= {"key_id": callers.key_ids["good"], "user_id": callers.users["user"], "name": "one"}
+    in_fields = FOR_DATABASES if url.startswith("postgres") else (*FOR_DATABASES, *FOR_PARSERS)
     faults = []
     tried = 0
     async with anonymous_client(gateway) as client:
         token, _, _ = await callers.session("admin")
-        for method, address, more in calls(document, real):
+        for method, address, more in calls(document, real, in_fields):
             if address.startswith(("/api/auth/logout", "/api/auth/sessions")) and method != "get":
                 continue
             headers = {"authorization": f"Bearer {token}"}

@@ -2,7 +2,9 @@
 
 The time to the first token is a peak-EWMA: a slower answer counts in full at once, a faster one gradually,
 and without answers the figure decays (Twitter's Finagle, load balancer "peak EWMA"). For an answer that is
-not streamed it is the time until it is complete, so both kinds have their own figure.
+not streamed it is the time until it is complete, so both kinds have their own figure. A request that waits
+for its first token counts with the time that it has waited. Otherwise the figure of a server that hangs would
+decay, and the server would get most requests.
 """
 
 import math
@@ -53,9 +55,14 @@ class RunningAttempt:
         self._served = served
         self._started = started
 
+    @property
+    def started(self) -> float:
+        return self._started
+
     def answered(self) -> None:
         """The first token, or the complete answer, is there."""
         if self._load is not None:
+            self._load.stop_waiting(self._served, self)
             self._load.observe(self._served, self._load.monotonic() - self._started)
 
     def failed(self) -> None:
@@ -66,6 +73,7 @@ class RunningAttempt:
     def end(self) -> None:
         """Later calls do nothing."""
         if self._load is not None:
+            self._load.stop_waiting(self._served, self)
             self._load.release(self._served)
             self._load = None
 
@@ -94,6 +102,7 @@ class LoadRegistry:
         self._by_server: Counter[str] = Counter()
         self._running: Counter[Served] = Counter()
         self._latencies: dict[Served, _PeakEWMA] = {}
+        self._waiting: dict[Served, dict[RunningAttempt, None]] = {}  # for the first token, oldest first
 
     def begin(self, server: str, model: str, *, stream: bool) -> RunningAttempt:
         served = (server, model, stream)
@@ -101,7 +110,9 @@ class LoadRegistry:
         self._running[served] += 1
         if (minute := self._minutes.get(server)) is not None:
             minute.add(self.monotonic(), 1)
-        return RunningAttempt(self, served, self.monotonic())
+        running = RunningAttempt(self, served, self.monotonic())
+        self._waiting.setdefault(served, {})[running] = None
+        return running
 
     def set_caps(self, servers: Iterable[Server]) -> None:
         """What was counted before stays."""
@@ -132,6 +143,12 @@ class LoadRegistry:
         seconds = self._minutes[server].wait(now, caps.rpm)
         return now + seconds if seconds > 0 else math.inf
 
+    def stop_waiting(self, served: Served, running: RunningAttempt) -> None:
+        if (waiting := self._waiting.get(served)) is not None:
+            waiting.pop(running, None)
+            if not waiting:
+                del self._waiting[served]
+
     def release(self, served: Served) -> None:
         """End one of the running requests."""
         _decrement(self._by_server, served[0])
@@ -152,14 +169,19 @@ class LoadRegistry:
         return self._by_server[server]
 
     def expected_seconds(self, server: str, model: str, *, stream: bool) -> float:
-        """The time to the first token, times the requests in flight and this one. Without a figure it is 0
-        for the first request, and endless for others until the first has its answer.
+        """The time to the first token, times the requests in flight and this one. It is at least the time for
+        which the oldest request waits. Without a figure it is 0 for the first request, and endless for others
+        until the first has its answer.
         """
         served = (server, model, stream)
         latency, running = self._latencies.get(served), self._running[served]
         if latency is None:
             return math.inf if running else 0.0
-        return latency.decayed(self.monotonic()) * (running + 1)
+        now = self.monotonic()
+        seconds = latency.decayed(now)
+        if (waiting := self._waiting.get(served)) is not None:
+            seconds = max(seconds, now - next(iter(waiting)).started)
+        return seconds * (running + 1)
 
     def keep_only(self, servers: set[str]) -> None:
         """Drop the figures of servers that no longer exist."""

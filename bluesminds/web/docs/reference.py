@@ -32,14 +32,15 @@ class Reference:
             route("GET", "/openapi.json", Access.PUBLIC, self.openapi, tag=tag, media=JSON),
             route("GET", "/docs", Access.PUBLIC, self.docs, tag=tag, media="text/html"),
         ]
-        self._operations = [*DATA_PLANE, *RELAYED, *map(operation_of, [*others, *self.routes])]
+        self._documented = [*others, *self.routes]
         self._url = url
         self._example_model = example_model
 
     @cached_property
     def _document(self) -> dict[str, Any]:
         """Made at its first use: it takes about as long as all other steps of a start."""
-        return openapi_document(self._operations, version=__version__, url=self._url)
+        operations = [*DATA_PLANE, *RELAYED, *map(operation_of, self._documented)]
+        return openapi_document(operations, version=__version__, url=self._url)
 
     def _current_document(self) -> dict[str, Any]:
         """The document with the current example model."""

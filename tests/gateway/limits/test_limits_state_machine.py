@@ -372,4 +372,4 @@ class Limits(RuleBasedStateMachine):
 
 
 TestLimits = Limits.TestCase
-TestLimits.settings = settings(max_examples=400, stateful_step_count=40)
+TestLimits.settings = settings(max_examples=150, stateful_step_count=40)

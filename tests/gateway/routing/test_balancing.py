@@ -268,6 +268,25 @@ def test_fast_failures_do_not_attract_requests() -> None:
     assert load.expected_seconds("a", "m", stream=True) == FAILURE_SECONDS
 
 
+def test_hanging_server_does_not_attract_requests() -> None:
+    fleet = Fleet("least_latency", {"a": 1, "b": 1})
+    for name in "ab":
+        attempt = fleet.load.begin(name, "m", stream=True)
+        fleet.clock.now += 0.2
+        attempt.answered()
+        attempt.end()
+    fleet.clock.now += 100.0  # the figures have decayed
+    hanging = fleet.load.begin("a", "m", stream=True)
+    fleet.clock.now += 0.5
+    answered = fleet.load.begin("b", "m", stream=True)
+    fleet.clock.now += 0.2
+    answered.answered()
+    assert {fleet.order()[0] for _ in range(20)} == {"b"}, "0.2 s x 2 is less than 0.7 s x 2"
+    hanging.end()
+    answered.end()
+    assert {fleet.order()[0] for _ in range(20)} == {"a"}, "a request that was cancelled is no answer"
+
+
 def test_load_figures_are_bounded_and_follow_servers() -> None:
     load = LoadRegistry(SetClock())
     for number in range(MAX_FIGURES + 5):
