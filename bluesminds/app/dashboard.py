@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
+from bluesminds.app.settings_map import mail_backend
 from bluesminds.config import Settings
 from bluesminds.dashboard import credit, keys, overview, playground, prompts, requests, settings, usage
 from bluesminds.dashboard.admin import mail, servers, system, users
@@ -60,12 +61,8 @@ def build_dashboard(
 
 def _hidden_entries(settings: Settings) -> Collection[str]:
     """Icons of menu entries of what the settings turn off."""
-    shown = {"prompts": settings.prompt_log.retention_days > 0, "mail": settings.mail.host is not None}
+    shown = {"prompts": settings.prompt_log.retention_days > 0, "mail": settings.mail.configured}
     return [icon for icon, is_shown in shown.items() if not is_shown]
-
-
-def _mail_backend(settings: Settings) -> str:
-    return settings.mail.host or "writing files to state_dir/outbox"
 
 
 def _user_pages(services: Services, frame: Frame, routing: Routing, controls: GatewayControls) -> list[Route]:
@@ -178,7 +175,7 @@ def _admin_pages(
                 ledger=accounts.ledger,
             )
         ),
-        *mail.routes(mail.MailPages(frame, services.templates, _mail_backend(services.settings))),
+        *mail.routes(mail.MailPages(frame, services.templates, mail_backend(services.settings.mail))),
         *system.routes(
             system.SystemPages(
                 frame=frame,

@@ -42,7 +42,7 @@ from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.app.backup import Backups
 from bluesminds.app.secrets import load_secrets
-from bluesminds.app.settings_map import public_url, smtp_account, tier_limits
+from bluesminds.app.settings_map import configured_mailer, public_url, tier_limits
 from bluesminds.app.state_dir import StateDir
 from bluesminds.common.clock import Calendar, Clock, zone_named
 from bluesminds.common.crypto import Vault
@@ -53,7 +53,7 @@ from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
 from bluesminds.notify.events import EventDispatcher
-from bluesminds.notify.mail import FileMailer, Mailer, SmtpMailer, smtp_tls_context
+from bluesminds.notify.mail import FileMailer, Mailer
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
 from storage import open_store, sqlite_path
@@ -125,7 +125,7 @@ async def open_services(
         )
         async with open_store(url, statement_timeout=settings.storage.settle_timeout) as store:
             pepper, vault = await load_secrets(store, state, settings.keys.pepper)
-            mailer = _mailer(settings, state, clock, log)
+            mailer = _mailer(settings, state, pool, clock, log)
             resources = Resources(
                 settings=settings,
                 clock=clock,
@@ -159,11 +159,9 @@ def database_url(settings: Settings) -> str:
     return url
 
 
-def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mailer:
-    account = smtp_account(settings.mail)
-    if account is None:
-        return FileMailer(state.path / "outbox", clock=clock, log=log)
-    return SmtpMailer(account, tls=smtp_tls_context(settings.mail.ca_file), clock=clock)
+def _mailer(settings: Settings, state: StateDir, pool: Pool, clock: Clock, log: Log) -> Mailer:
+    mailer = configured_mailer(settings.mail, pool, clock)
+    return mailer or FileMailer(state.path / "outbox", clock=clock, log=log)
 
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
