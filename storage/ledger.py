@@ -20,7 +20,9 @@ from storage.settings import USAGE_DELETED_BEFORE, select_setting
 
 CHAIN: Final = "ledger"
 REVENUE: Final = "revenue"
-EntryKind = Literal["topup", "grant", "charge", "refund", "adjustment", "expiry"]
+EntryKind = Literal[
+    "topup", "grant", "charge", "refund", "adjustment", "expiry", "subscription", "payment_refund"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +107,25 @@ async def post(
     last = START if newest is None else ChainPosition(*newest)
     positions = await next_positions(connection, CHAIN, head, last, [astuple(row) for row in new])
     await connection.many(_INSERT, [_Placed(row, at) for row, at in zip(new, positions, strict=True)])
-    wallets = await _wallets_of(connection, {row.user_id for row in new})
+    wallets = await _wallets_of(connection, {row.user_id for row in new if wallet_change(row)})
     for row in new:
+        if not wallet_change(row):
+            continue
         before = wallets.get(row.user_id) or WalletRow(row.user_id, 0, (), 0)
         wallets[row.user_id] = moved(before, row, ends_at)
     await connection.many(_STORE, [_StoredWallet(wallet) for wallet in wallets.values()])
     return wallets
 
 
+def wallet_change(row: LedgerRow) -> int:
+    """By how much the entry changes the credit of its user. The payment of a plan does not change it."""
+    account = wallet_account(row.user_id)
+    return row.amount_nano * ((row.credit == account) - (row.debit == account))
+
+
 def moved(wallet: WalletRow, row: LedgerRow, ends_at: int | None = None) -> WalletRow:
     """The wallet after an entry."""
-    account = wallet_account(wallet.user_id)
-    change = row.amount_nano * ((row.credit == account) - (row.debit == account))
+    change = wallet_change(row)
     grants = wallet.grants
     if row.kind == "grant":
         grants = tuple(

@@ -120,6 +120,10 @@ async def select_prompt(connection: Connection, prompt_id: str, user_id: str | N
     return None if row is None else PromptRow(*row)
 
 
+async def has_prompt(connection: Connection, prompt_id: str) -> bool:
+    return bool(await connection.value("SELECT count(*) FROM prompt_log WHERE id = :id", id=prompt_id))
+
+
 async def delete_prompt(connection: Connection, prompt_id: str, user_id: str | None) -> bool:
     """Delete the row, if it is of this user; of any user with None. False: there is no such row."""
     deleted = await connection.execute(

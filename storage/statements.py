@@ -22,7 +22,8 @@ async def select_balance_before(connection: Connection, user_id: str, at: int) -
     row = await connection.one(
         """
         SELECT count(*), CAST(coalesce(sum(
-            CASE WHEN at >= :at THEN 0 WHEN credit = :wallet THEN amount_nano ELSE -amount_nano END
+            CASE WHEN at >= :at THEN 0 WHEN credit = :wallet THEN amount_nano
+                WHEN debit = :wallet THEN -amount_nano ELSE 0 END
         ), 0) AS BIGINT)
         FROM ledger WHERE user_id = :user_id
         """,
@@ -38,7 +39,7 @@ async def select_kind_sums(connection: Connection, user_id: str, since: int, unt
     rows = await connection.all(
         """
         SELECT kind, count(*), CAST(sum(
-            CASE WHEN credit = :wallet THEN amount_nano ELSE -amount_nano END
+            CASE WHEN credit = :wallet THEN amount_nano WHEN debit = :wallet THEN -amount_nano ELSE 0 END
         ) AS BIGINT)
         FROM ledger WHERE user_id = :user_id AND at >= :since AND at < :until
         GROUP BY kind ORDER BY kind

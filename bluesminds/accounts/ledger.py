@@ -35,6 +35,7 @@ from storage.ledger import (
     select_wallet,
     select_wallets_after,
     wallet_account,
+    wallet_change,
 )
 from storage.ledger_search import LedgerPage, LedgerQuery, select_entries
 from storage.reprice import select_adjustment_without_entry, select_entry_without_adjustment
@@ -290,6 +291,8 @@ async def _check_page(
 def _add(sums: dict[str, int], wallets: dict[str, WalletRow], row: LedgerRow) -> None:
     sums[row.debit] = sums.get(row.debit, 0) - row.amount_nano
     sums[row.credit] = sums.get(row.credit, 0) + row.amount_nano
+    if not wallet_change(row):
+        return
     before = wallets.get(row.user_id) or WalletRow(row.user_id, 0, (), 0)
     ends_at = json.decode(row.detail, type=dict[str, int]).get("ends_at")
     wallets[row.user_id] = moved(before, row, ends_at)

@@ -25,6 +25,7 @@ from storage.prompt_log import (
     PromptSummary,
     delete_prompt,
     delete_prompts_of,
+    has_prompt,
     select_prompt,
     select_prompts,
 )
@@ -60,6 +61,10 @@ class Prompts:
         except ValueError:
             return ""
 
+    async def has(self, prompt_id: str) -> bool:
+        """Whether the log has this request."""
+        return await self._store.read(has_prompt, prompt_id)
+
     async def get(self, user_id: str, prompt_id: str) -> ReadPrompt:
         """An own prompt. Raises NotFound."""
         row = await self._store.read(select_prompt, prompt_id, user_id) if is_uuid(prompt_id) else None
@@ -67,13 +72,15 @@ class Prompts:
             raise no_such_prompt()
         return await self._open(row)
 
-    async def get_any(self, actor: Actor, prompt_id: str) -> ReadPrompt:
-        """A prompt of any user, for an administrator. Raises Forbidden and NotFound."""
+    async def get_any(self, actor: Actor, prompt_id: str, action: str = "prompt_log.read") -> ReadPrompt:
+        """A prompt of any user, for an administrator. `action`: for the audit log. Raises Forbidden and
+        NotFound.
+        """
         self._require_rule()
         row = await self._store.read(select_prompt, prompt_id, None) if is_uuid(prompt_id) else None
         if row is None:
             raise no_such_prompt()
-        audit = entry(self._clock, actor, "prompt_log.read", row.id, after={"user_id": row.user_id})
+        audit = entry(self._clock, actor, action, row.id, after={"user_id": row.user_id})
         await self._store.write(_audit, audit)
         return await self._open(row)
 

@@ -76,12 +76,12 @@ class RedeemCodes:
 
     async def redeemed(self, batch_id: str, *, after: int, limit: int) -> Sequence[RedeemedCodeRow]:
         """The redeemed codes of a batch, after the number `after`. Raises NotFound."""
-        await self._find(batch_id)
+        await self.get(batch_id)
         return await self._store.read(select_redeemed_codes, batch_id, after, limit)
 
     async def revoke(self, actor: Actor, batch_id: str) -> None:
         """Codes of the batch that are left can no longer be redeemed. Raises NotFound."""
-        batch = await self._find(batch_id)
+        batch = await self.get(batch_id)
         audit = entry(self._clock, actor, "redeem_codes.revoke", batch_id, before=_audit_fields(batch))
         await self._store.write(_revoke, batch_id, self._clock.now_ms(), audit)
 
@@ -93,7 +93,7 @@ class RedeemCodes:
         audit = entry(self._clock, actor, "redeem_codes.redeem", user_id)
         return await self._ledger.post_with(user_id, _redeem, user_id, _digest(code), now, audit)
 
-    async def _find(self, batch_id: str) -> RedeemBatchRow:
+    async def get(self, batch_id: str) -> RedeemBatchRow:
         found = await self._store.read(select_redeem_batch, batch_id) if is_uuid(batch_id) else None
         if found is None:
             raise NotFound("redeem_batch_not_found", "There is no batch of redeem codes with this id.")

@@ -3,6 +3,7 @@
 from msgspec import Struct
 
 from bluesminds.accounts.audit import AuditLog
+from bluesminds.accounts.billing import Billing
 from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
@@ -32,7 +33,7 @@ from bluesminds.identity.password import Passwords
 
 
 class AccountServices(Struct, frozen=True):
-    """One instance each, all on the same store."""
+    """One instance each, all on the same store. `billing`: None if the settings turn it off."""
 
     users: Users
     passwords: Passwords
@@ -54,6 +55,7 @@ class AccountServices(Struct, frozen=True):
     statements: Statements
     repricing: Repricing
     redeem_codes: RedeemCodes
+    billing: Billing | None
     routes: StoredRoutes
     usage: UsageReports
     audit: AuditLog

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from bluesminds.common.clock import Clock
 from storage.base import Connection, Store
-from storage.ledger import ChainedLedgerRow, LedgerRow, wallet_account
+from storage.ledger import ChainedLedgerRow, LedgerRow, wallet_change
 from storage.statements import (
     KindSum,
     select_balance_before,
@@ -56,7 +56,7 @@ class Statements:
 
     def this_month(self) -> str:
         """Such as 2026-02, in UTC."""
-        return datetime.fromtimestamp(self._clock.now_ms() / 1000, UTC).strftime("%Y-%m")
+        return month_of(self._clock.now_ms())
 
     async def statement(self, user_id: str, month: str) -> AccountStatement:
         """`month`: as in 2026-02."""
@@ -78,6 +78,11 @@ class Statements:
             if len(rows) < ENTRIES_PER_PAGE:
                 return
             after = rows[-1].position.seq
+
+
+def month_of(at_ms: int) -> str:
+    """Such as 2026-02, in UTC."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m")
 
 
 def _bounds(month: str) -> tuple[int, int]:
@@ -103,9 +108,9 @@ async def _statement(connection: Connection, user_id: str, month: str) -> Accoun
 def _lines(
     rows: Sequence[ChainedLedgerRow], user_id: str, balance: int
 ) -> tuple[Sequence[StatementLine], int]:
-    lines, wallet = [], wallet_account(user_id)
+    lines = []
     for one in rows:
-        nano = one.row.amount_nano if one.row.credit == wallet else -one.row.amount_nano
+        nano = wallet_change(one.row)
         balance += nano
         lines.append(StatementLine(one.row, nano, balance))
     return lines, balance

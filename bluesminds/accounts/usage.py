@@ -146,6 +146,11 @@ class UsageReports:
             raise NotFound("request_not_found", message)
         return found
 
+    async def find(self, request_id: str) -> UsageRow | None:
+        """The usage row of a request of any user; None if it is deleted."""
+        found = await self._store.read(_select_request, request_id)
+        return None if found is None else found[0]
+
 
 async def _select_each(connection: Connection, queries: Sequence[SeriesQuery]) -> dict[str, list[SeriesRow]]:
     return {query.user_id or "": list(await select_series(connection, query)) for query in queries}

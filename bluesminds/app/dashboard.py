@@ -8,14 +8,26 @@ from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import mail_backend
 from bluesminds.config import Settings
-from bluesminds.dashboard import credit, keys, overview, playground, prompts, requests, settings, usage
-from bluesminds.dashboard.admin import mail, servers, system, users
+from bluesminds.dashboard import (
+    credit,
+    keys,
+    overview,
+    playground,
+    prompts,
+    requests,
+    settings,
+    statements,
+    usage,
+)
+from bluesminds.dashboard.admin import codes, drift, mail, prices, servers, system, users
+from bluesminds.dashboard.admin import routes as model_routes
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
 from bluesminds.web.api import GatewayControls
 from bluesminds.web.api.explain import ExplainHandlers
 from bluesminds.web.api.model_routes import RouteHandlers
 from bluesminds.web.api.models import ModelHandlers
+from bluesminds.web.api.prices import PriceHandlers
 from bluesminds.web.api.requests import RequestHandlers
 from bluesminds.web.api.servers import ServerHandlers
 from bluesminds.web.app import BrowserPages
@@ -95,10 +107,12 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 accounts.usage,
                 RequestHandlers(accounts.usage, services.settings.server.expose_server),
                 requests.OpenTails(),
+                accounts.prompts if services.settings.prompt_log.retention_days else None,
             )
         ),
         *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
         *credit.routes(credit.CreditPages(frame, accounts.ledger, accounts.users, accounts.redeem_codes)),
+        *statements.routes(statements.StatementPages(frame, accounts.statements, accounts.users)),
         *_prompt_pages(services, frame),
         *settings.routes(
             settings.SettingsPage(frame, accounts.users, accounts.sessions, accounts.vendor_keys)
@@ -125,7 +139,15 @@ def _prompt_pages(services: Services, frame: Frame) -> list[Route]:
     if not kept.retention_days:
         return []
     return prompts.routes(
-        prompts.PromptsPages(frame, accounts.prompts, accounts.users, kept.default, kept.retention_days)
+        prompts.PromptsPages(
+            frame,
+            accounts.prompts,
+            accounts.users,
+            kept.default,
+            kept.retention_days,
+            accounts.usage,
+            services.settings.server.expose_server,
+        )
     )
 
 
@@ -146,6 +168,14 @@ def _admin_pages(
                     controls.key_status,
                 ),
                 models=ModelHandlers(controls.catalog),
+                usage=accounts.usage,
+                clock=services.clock,
+                health=controls.fleet_health,
+            )
+        ),
+        *model_routes.routes(
+            model_routes.RoutesPages(
+                frame=frame,
                 routes=RouteHandlers(
                     accounts.routes,
                     controls.list_routes,
@@ -156,9 +186,24 @@ def _admin_pages(
                 explain=ExplainHandlers(
                     accounts.keys, accounts.users, accounts.vendor_keys, controls.explain, controls.key_status
                 ),
+                list_servers=controls.list_servers,
+            )
+        ),
+        *prices.routes(
+            prices.ModelPricesPages(
+                frame=frame,
+                models=ModelHandlers(controls.catalog),
+                handlers=PriceHandlers(
+                    accounts.prices,
+                    controls.price_book,
+                    controls.prices_changed,
+                    controls.list_servers,
+                    services.clock,
+                ),
+                prices=accounts.prices,
                 usage=accounts.usage,
                 clock=services.clock,
-                health=controls.fleet_health,
+                list_servers=controls.list_servers,
             )
         ),
         *users.routes(
@@ -176,6 +221,8 @@ def _admin_pages(
             )
         ),
         *mail.routes(mail.MailPages(frame, services.templates, mail_backend(services.settings.mail))),
+        *codes.routes(codes.CodesPages(frame, accounts.redeem_codes, accounts.users, services.clock)),
+        *drift.routes(drift.DriftPage(frame, accounts.usage)),
         *system.routes(
             system.SystemPages(
                 frame=frame,

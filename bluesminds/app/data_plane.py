@@ -49,6 +49,7 @@ from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
 from bluesminds.gateway.prompt_log import PromptLog
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
+from bluesminds.gateway.replay import Replayer
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
 from bluesminds.gateway.routing.capacity_queue import CapacityQueue, QueueLimits
 from bluesminds.gateway.routing.catalog import ServerRegistry
@@ -197,7 +198,17 @@ def build_data_plane(
         lambda: (services.backups.last_ms or 0) / 1000,
     )
     reloader = ConfigReloader(services, routing, source, runtime.metrics)
-    control = _build_control(services, runtime, authentication, routing, queue, stats, traffic, reloader)
+    replayer = Replayer(
+        gateway,
+        bodies,
+        runtime.requests,
+        partial(_find_key_digest, services),
+        max_bytes=settings.prompt_log.max_bytes,
+        clock=services.clock,
+    )
+    control = _build_control(
+        services, runtime, authentication, routing, queue, stats, traffic, reloader, replayer
+    )
     services.key_changes.subscribe(authentication.keys.forget)
     services.accounts.ledger.subscribe(authentication.limiter.credit_changed)
     return DataPlaneParts(
@@ -431,6 +442,7 @@ def _build_control(
     stats: ListenerStats,
     traffic: TrafficMonitor,
     reloader: ConfigReloader,
+    replayer: Replayer,
 ) -> ASGIApp:
     """The control plane: the HTTP API, its reference, the pages and the endpoints for monitoring."""
     registry = CollectorRegistry()
@@ -469,6 +481,7 @@ def _build_control(
         log=services.log,
         open_backup=services.backups.open,
         reload=reloader.reload,
+        replay=replayer.replay,
     )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, reloader.state, registry)),
@@ -523,12 +536,12 @@ def _build_monitor(
 
 
 def _build_playground(services: Services) -> Playground:
-    async def find_digest(user_id: str, key_id: str) -> bytes | None:
-        return await services.store.read(select_key_digest, user_id, key_id)
+    guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
+    return Playground(guard, partial(_find_key_digest, services))
 
-    return Playground(
-        build_guard(services.accounts, public_url=services.settings.server.public_url), find_digest
-    )
+
+async def _find_key_digest(services: Services, user_id: str, key_id: str) -> bytes | None:
+    return await services.store.read(select_key_digest, user_id, key_id)
 
 
 def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:

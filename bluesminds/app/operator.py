@@ -27,9 +27,11 @@ from bluesminds.app.state_dir import ForeignState, StateBusy, StateDir
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import Unavailable
 from bluesminds.common.log import Log
+from bluesminds.common.prompts import LoggedPrompt
 from bluesminds.common.routes import ModelRoute
 from bluesminds.common.values import InUse, Server
 from bluesminds.config import ConfigError, Secret, Settings
+from bluesminds.gateway.replay import ReplayResult
 from bluesminds.gateway.routing.catalog import ModelCatalog, merge_servers
 from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
 from bluesminds.gateway.routing.fleet import FleetHealth
@@ -46,6 +48,7 @@ from bluesminds.web.api.reload import ReloadReport
 from bluesminds.web.app import create_app
 from bluesminds.web.guard import mark_operator
 from storage import sqlite_path
+from storage.prompt_log import PromptRow
 
 BASE_URL = "http://local"
 TIMEOUT = 30.0  # seconds; a server test takes up to upstream.probe_timeout
@@ -155,6 +158,7 @@ def _build_control(services: Services) -> ASGIApp:
         log=None,
         open_backup=services.backups.open,
         reload=_refuse_reload,
+        replay=_refuse_replay,
     )
     guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
     routes = api_routes(services.accounts, controls, services.clock)
@@ -217,6 +221,12 @@ async def _refuse_reload(actor: Actor) -> ReloadReport:
     raise Unavailable(
         "gateway_not_running", "No gateway is running. The next start reads the configuration.", retry=False
     )
+
+
+async def _refuse_replay(
+    kept: PromptRow, prompt: LoggedPrompt, *, path: str, model: str | None, client: str
+) -> ReplayResult:
+    raise Unavailable("gateway_not_running", "No gateway is running. Start it first.", retry=False)
 
 
 async def _noop() -> None:

@@ -13,6 +13,7 @@ from argon2 import PasswordHasher
 from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import AuditLog
+from bluesminds.accounts.billing import Billing
 from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.email_change import EmailChange
@@ -42,7 +43,13 @@ from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.app.backup import Backups
 from bluesminds.app.secrets import load_secrets
-from bluesminds.app.settings_map import configured_mailer, public_url, tier_limits
+from bluesminds.app.settings_map import (
+    billing_policy,
+    billing_rules,
+    configured_mailer,
+    public_url,
+    tier_limits,
+)
 from bluesminds.app.state_dir import StateDir
 from bluesminds.common.clock import Calendar, Clock, zone_named
 from bluesminds.common.crypto import Vault
@@ -265,6 +272,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         statements=Statements(store, clock=clock),
         repricing=Repricing(store, ledger, clock=clock),
         redeem_codes=RedeemCodes(store, ledger=ledger, clock=clock),
+        billing=_build_billing(resources, ledger),
         routes=StoredRoutes(store, clock=clock),
         usage=UsageReports(store, clock=clock),
         audit=AuditLog(store),
@@ -272,6 +280,21 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
         mail_tests=MailTests(store=store, clock=clock, mailer=resources.mailer, templates=templates),
+    )
+
+
+def _build_billing(resources: Resources, ledger: Ledger) -> Billing | None:
+    if not resources.settings.billing.enabled:
+        return None
+    return Billing(
+        resources.store,
+        ledger=ledger,
+        clock=resources.clock,
+        log=resources.log,
+        rules=billing_rules(resources.settings),
+        policy=billing_policy(resources.settings),
+        providers={},
+        changed=resources.key_changes.notify,
     )
 
 

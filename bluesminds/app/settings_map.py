@@ -5,6 +5,10 @@ from typing import Any, Final
 
 from msgspec import structs
 
+from bluesminds.accounts.billing import BillingPolicy
+from bluesminds.accounts.plans import BillingPlan, PlanBook
+from bluesminds.accounts.settlement import CENT, BillingRules
+from bluesminds.accounts.subscription_states import DunningPolicy
 from bluesminds.common.clock import Clock
 from bluesminds.common.money import read_usd
 from bluesminds.common.origins import read_origin
@@ -99,6 +103,56 @@ def _limit_set(fields: dict[str, Any]) -> LimitSet:
     del fields["markup_percent"]
     money = {name: read_usd(text) for name, text in fields.items() if name.startswith("usd_")}
     return LimitSet(**fields | money)
+
+
+DEFAULT_PLANS: Final = (
+    BillingPlan("free", "Free", "free", 0),
+    BillingPlan("starter", "Starter", "starter", 29_00),
+    BillingPlan("pro", "Pro", "pro", 99_00),
+    BillingPlan("enterprise", "Enterprise", "enterprise", 299_00),
+)
+
+
+def configured_plans(settings: Settings) -> list[BillingPlan]:
+    """The [[plans]] entries, else the default ones."""
+    return [
+        BillingPlan(
+            name=row.name,
+            title=row.title or row.name.capitalize(),
+            tier=row.tier,
+            price_cents=_cents(row.price_usd),
+            period=row.period,
+            included_nano=read_usd(row.included_usd),
+            overage=row.overage,
+            products={
+                name: product
+                for name, product in (("stripe", row.stripe_price), ("creem", row.creem_product))
+                if product is not None
+            },
+        )
+        for row in settings.plans
+    ] or list(DEFAULT_PLANS)
+
+
+def billing_rules(settings: Settings) -> BillingRules:
+    billing = settings.billing
+    dunning = DunningPolicy(int(billing.grace * 1000), int(billing.reminder_interval * 1000))
+    return BillingRules(PlanBook(configured_plans(settings)), dunning, settings.accounts.default_tier)
+
+
+def billing_policy(settings: Settings) -> BillingPolicy:
+    billing = settings.billing
+    return BillingPolicy(
+        topup_min=_cents(billing.topup_min_usd),
+        topup_max=_cents(billing.topup_max_usd),
+        return_url=f"{public_url(settings.server)}/dashboard/billing",
+        manual=billing.manual,
+        instructions=billing.instructions or "",
+    )
+
+
+def _cents(usd: str) -> int:
+    return read_usd(usd) // CENT
 
 
 def keyless_limits(settings: Settings) -> LimitSet | None:

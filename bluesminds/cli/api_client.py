@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import click
 import httpx
 
-from bluesminds.app.operator import operator_client
+from bluesminds.app.operator import TIMEOUT, operator_client
 from bluesminds.cli import exits
 from bluesminds.cli.failures import run
 from bluesminds.cli.options import load_settings
@@ -40,6 +40,7 @@ _REMEDIES = {
     "passphrase_required": "use --passphrase-file FILE, set passphrase in [backup], or use --without-secrets",
     "price_not_found": "bluesminds prices list",
     "prompt_not_found": "bluesminds prompt-log list",
+    "replay_key_unusable": "bluesminds keys list --user USER",
     "session_not_found": "bluesminds users sessions USER",
     "user_not_found": "bluesminds users list",
     "signup_closed": "set signup in [accounts] and restart, or: bluesminds users create --email ADDRESS",
@@ -68,10 +69,19 @@ _NULL: Final = re.compile(r"null \([^)]*\), or |, or null(?: for none)?")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
-def call(config: Path | None, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:  # noqa: ANN401
-    """The decoded response. `path` must be quoted. Raises exits.Failure with the error message of the API."""
+def call(
+    config: Path | None,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    seconds: float | None = TIMEOUT,
+) -> Any:  # noqa: ANN401
+    """The decoded response. `path` must be quoted. `seconds`: the longest wait for it; None is any. Raises
+    exits.Failure with the error message of the API.
+    """
     loaded = operator_settings(config)
-    return _decode(run(loaded, _send, loaded.settings, method, path, body))
+    return _decode(run(loaded, _send, loaded.settings, method, path, body, seconds))
 
 
 def call_paged(config: Path | None, path: str, filters: Mapping[str, str] | None = None) -> Any:  # noqa: ANN401
@@ -113,10 +123,12 @@ def operator_settings(config: Path | None) -> Loaded:
     return cast("Loaded", meta[_LOADED])
 
 
-async def _send(settings: Settings, method: str, path: str, body: Mapping[str, Any] | None) -> httpx.Response:
+async def _send(
+    settings: Settings, method: str, path: str, body: Mapping[str, Any] | None, seconds: float | None
+) -> httpx.Response:
     clock = SystemClock()
     async with operator_client(settings, clock=clock, log=Log(clock, level="warning", json=False)) as client:
-        return await client.request(method, f"/api/admin{path}", json=body)
+        return await client.request(method, f"/api/admin{path}", json=body, timeout=seconds)
 
 
 @asynccontextmanager

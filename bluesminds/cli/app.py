@@ -6,6 +6,7 @@ from bluesminds import __version__
 from bluesminds.cli import exits
 from bluesminds.cli.audit import audit_group
 from bluesminds.cli.backup import backup, restore
+from bluesminds.cli.billing import billing_group
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.doctor import doctor, support_bundle
 from bluesminds.cli.explain import explain
@@ -21,6 +22,7 @@ from bluesminds.cli.prices import prices_group
 from bluesminds.cli.prompt_log import prompt_log_group
 from bluesminds.cli.redeem_codes import redeem_codes_group
 from bluesminds.cli.reload import reload
+from bluesminds.cli.replay import replay
 from bluesminds.cli.reprice import reprice
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
@@ -83,10 +85,12 @@ for command in (
     vendor_keys_group,
     limits_group,
     ledger_group,
+    billing_group,
     redeem_codes_group,
     usage_group,
     logs,
     prompt_log_group,
+    replay,
     audit_group,
     mail_group,
     master_key_group,

@@ -76,7 +76,10 @@ def show_(user: str, config: Path | None, as_json: bool) -> None:
 
 
 def _filters(command: click.Command) -> click.Command:
-    kinds = ("topup", "grant", "charge", "refund", "adjustment", "expiry")
+    kinds = (
+        *("topup", "grant", "charge", "refund", "adjustment", "expiry"),
+        *("subscription", "payment_refund"),
+    )
     command.params += [
         click.Option(["--kind"], type=click.Choice(kinds), help="Only entries of this kind."),
         click.Option(["--since"], metavar="TIME", help="Only from this time on, like 2026-02-28T12:00:00Z."),

@@ -11,7 +11,8 @@ PREVIEW: Final = 200  # characters
 class LoggedPrompt(Struct, frozen=True, omit_defaults=True):
     """`request` is the body as the client sent it. `response` is the body of a JSON answer, "" for a stream.
     `answer` is the text of the answer. `redacted`: places that patterns replaced. `cut`: which of the texts
-    are incomplete, because they were too long. `path` and `headers` are needed to send the request again.
+    are incomplete, because they were too long. `path`, `headers`, `regions` and `tags` are needed to send the
+    request again; the last two are what the client required of the server.
     """
 
     request: str
@@ -22,6 +23,8 @@ class LoggedPrompt(Struct, frozen=True, omit_defaults=True):
     redacted: int = 0
     cut: tuple[str, ...] = ()
     headers: tuple[tuple[str, str], ...] = ()
+    regions: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Without the texts, which must not reach a log."""

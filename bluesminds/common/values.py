@@ -122,6 +122,7 @@ class RequestContext(Struct, frozen=True, gc=False):
     cache_control: str = ""  # the client's directives for the response cache
     required: Requirement | None = None  # by the client's headers
     trace: TraceContext | None = None  # if spans are exported
+    replay_of: str = ""  # the id of the request that is sent again
 
 
 class LimitSet(Struct, frozen=True, gc=False):

@@ -20,6 +20,7 @@ from bluesminds.common.origins import read_origin
 from bluesminds.common.prices import RATE_FIELDS, read_day
 from bluesminds.common.server_headers import check_headers
 from bluesminds.common.server_urls import endpoint_in
+from bluesminds.config.billing import check_billing
 from bluesminds.config.fields import SERVERS, display
 from bluesminds.config.findings import Finding, Source
 from bluesminds.config.routes import check_routes
@@ -68,6 +69,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_vendor_keys(settings.vendor_keys)
     if settings.tracing.endpoint is not None:
         yield from _check_url(("tracing", "endpoint"), "endpoint in [tracing]", settings.tracing.endpoint)
+    yield from check_billing(settings)
     yield from _check_keyless(settings)
     yield from check_routes(settings)
     yield from _check_names(settings.servers)

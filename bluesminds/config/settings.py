@@ -109,6 +109,27 @@ Budget = Annotated[
     ),
 ]
 Tier = Literal["free", "starter", "pro", "enterprise"]
+PlanName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,31}\Z",
+        description='1 to 32 of a-z, 0-9, "-" and "_"',
+        examples=["team"],
+    ),
+]
+Cents = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]{1,6}(\.[0-9]{1,2})?\Z",
+        description="an amount of USD with at most two decimals, such as 29",
+        examples=["29"],
+        extra={MONEY: True},
+    ),
+]
+TextLines = Annotated[
+    tuple[Text, ...],
+    Meta(description="a list of lines", examples=[["Example Ltd", "1 Main Street, Dublin"]], max_length=10),
+]
 NetworkNames = Annotated[
     tuple[Text, ...],
     Meta(description="a list of IP addresses and networks", examples=[["127.0.0.1", "10.0.0.0/8"]]),
@@ -598,6 +619,43 @@ ShortRoutes = Annotated[
 ]
 
 
+class PlanSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[[plans]]: a tier with a price. `included_usd`: credit for each period. `overage`: whether accounts may
+    buy credit as well. `stripe_price` and `creem_product`: the ids at the payment providers.
+    """
+
+    name: PlanName
+    title: Annotated[Text, Meta(examples=["Team"])] | None = None
+    tier: Tier
+    price_usd: Cents = "0"
+    period: Literal["month", "year"] = "month"
+    included_usd: Cents = "0"
+    overage: bool = True
+    stripe_price: Annotated[Text, Meta(examples=["price_1Abc"])] | None = None
+    creem_product: Annotated[Text, Meta(examples=["prod_abc"])] | None = None
+
+
+Plans = Annotated[
+    tuple[PlanSettings, ...],
+    Meta(
+        description="tables with name, tier, price_usd and more keys: see docs/billing.md",
+        examples=[[{"name": "team", "tier": "pro", "price_usd": "49"}]],
+    ),
+]
+
+
+class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[billing]: plans and payments. `grace`: how long an unpaid plan stays in force."""
+
+    enabled: bool = False
+    manual: bool = False
+    instructions: Annotated[Text, Meta(examples=["Transfer the amount to IBAN ..."])] | None = None
+    grace: Duration = 7 * DAY
+    reminder_interval: Duration = 2 * DAY
+    topup_min_usd: Cents = "5"
+    topup_max_usd: Cents = "500"
+
+
 class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[log]: messages on standard error, and reports of unexpected errors to a Sentry server."""
 
@@ -648,6 +706,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prices: Prices = ()
     routes: Routes = ()
     routes_short: ShortRoutes = {}
+    plans: Plans = ()
     server: ListenSettings = ListenSettings()
     storage: StorageSettings = StorageSettings()
     upstream: UpstreamSettings = UpstreamSettings()
@@ -667,6 +726,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()
+    billing: BillingSettings = BillingSettings()
     log: LogSettings = LogSettings()
     servers: tuple[ServerSettings, ...] = ()
 

@@ -27,6 +27,8 @@ KINDS: Final[Mapping[EntryKind, str]] = {
     "refund": "Refund",
     "adjustment": "Adjustment",
     "expiry": "Grant ended",
+    "subscription": "Plan",
+    "payment_refund": "Payment refunded",
 }
 DayText = Annotated[
     str, Meta(pattern=r"^(20\d\d-\d\d-\d\d)?\Z", description="a day like 2026-02-28, or empty")

@@ -56,6 +56,8 @@ ADMIN_PAGES: Final = (
     (f"{HOME}/admin/users", "users", "Users"),
     (f"{HOME}/admin/tiers", "plans", "Tiers"),
     (f"{HOME}/admin/ledger", "ledger", "Ledger"),
+    (f"{HOME}/admin/codes", "codes", "Redeem codes"),
+    (f"{HOME}/admin/drift", "drift", "Drift"),
     (f"{HOME}/admin/prompts", "prompts", "Prompts of all"),
     (f"{HOME}/admin/audit", "audit", "Audit log"),
     (f"{HOME}/admin/mail", "mail", "Mail"),

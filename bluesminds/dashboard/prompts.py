@@ -11,9 +11,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bluesminds.accounts.prompts import Prompts, ReadPrompt
+from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.common.crypto import UUID
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
+from bluesminds.web.api.replay import original_side
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
@@ -49,6 +51,8 @@ class PromptsPages(Struct, frozen=True):
     users: Users
     is_on: bool
     days: int
+    usage: UsageReports
+    expose_server: bool
 
     async def list(
         self, principal: Principal, browser: BrowserRequest, query: PromptsQuery
@@ -104,6 +108,39 @@ class PromptsPages(Struct, frozen=True):
         found = await self.prompts.get_any(principal.actor, request_id)
         return self._show(principal, browser, found, api="/api/admin/prompt-log", path="/admin/prompts")
 
+    async def replay(
+        self, principal: Principal, browser: BrowserRequest, request_id: str
+    ) -> HandlerResponse[RawBody]:
+        """A form that sends an own request again, and shows both answers."""
+        found = await self.prompts.get(principal.user_id, request_id)
+        return await self._show_replay(principal, browser, found, api="/api/requests", path="/prompts")
+
+    async def replay_of_all(
+        self, principal: Principal, browser: BrowserRequest, request_id: str
+    ) -> HandlerResponse[RawBody]:
+        """A form that sends a request of any user again. The audit log has an entry for each look."""
+        found = await self.prompts.get_any(principal.actor, request_id)
+        return await self._show_replay(
+            principal, browser, found, api="/api/admin/requests", path="/admin/prompts"
+        )
+
+    async def _show_replay(
+        self, principal: Principal, browser: BrowserRequest, found: ReadPrompt, *, api: str, path: str
+    ) -> HandlerResponse[RawBody]:
+        row = await self.usage.find(found.row.id)
+        return self.frame.page(
+            "replay.html",
+            browser,
+            principal,
+            row=found.row,
+            usage=row,
+            first=original_side(found, row, servers=principal.role == "admin" or self.expose_server),
+            prompt=found.prompt,
+            of_other=found.row.user_id != principal.user_id,
+            api=f"{api}/{found.row.id}/replay",
+            back=f"{HOME}{path}",
+        )
+
     def _show(
         self, principal: Principal, browser: BrowserRequest, found: ReadPrompt, *, api: str, path: str
     ) -> HandlerResponse[RawBody]:
@@ -143,6 +180,15 @@ def routes(pages: PromptsPages) -> list[Route]:
     return [
         route("GET", own, Access.SESSION, pages.list, tag="Pages", media=HTML),
         route("GET", f"{own}/{{request_id}}", Access.SESSION, pages.one, tag="Pages", media=HTML),
+        route("GET", f"{own}/{{request_id}}/replay", Access.SESSION, pages.replay, tag="Pages", media=HTML),
         route("GET", every, Access.ADMIN, pages.list_all, tag="Pages", media=HTML),
         route("GET", f"{every}/{{request_id}}", Access.ADMIN, pages.one_of_all, tag="Pages", media=HTML),
+        route(
+            "GET",
+            f"{every}/{{request_id}}/replay",
+            Access.ADMIN,
+            pages.replay_of_all,
+            tag="Pages",
+            media=HTML,
+        ),
     ]

@@ -10,6 +10,7 @@ from typing import Annotated, Final
 import trio
 from msgspec import Meta, Struct, structs
 
+from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.common.crypto import is_uuid
 from bluesminds.common.errors import RateLimited
@@ -119,10 +120,13 @@ class OpenTails:
 
 
 class RequestsPage(Struct, frozen=True):
+    """`prompts` is None if no prompts are kept."""
+
     frame: Frame
     usage: UsageReports
     receipts: RequestHandlers
     tails: OpenTails
+    prompts: Prompts | None
 
     async def one(
         self, principal: Principal, browser: BrowserRequest, request_id: str
@@ -143,7 +147,17 @@ class RequestsPage(Struct, frozen=True):
             costs=[] if receipt is None else _costs(receipt.cost),
             reasons=DROP_REASONS,
             limit_names=dict(LIMIT_FIELDS),
+            prompt=await self._prompt(principal, row),
         )
+
+    async def _prompt(self, principal: Principal, row: UsageRow) -> str:
+        """The address of the request in the prompt log; "" if it is not there, or not for this user."""
+        is_own = row.user_id == principal.user_id
+        if self.prompts is None or not (is_own or self.prompts.administrators_read):
+            return ""
+        if not await self.prompts.has(row.id):
+            return ""
+        return f"{HOME}{'' if is_own else '/admin'}/prompts/{row.id}"
 
     async def show(
         self, principal: Principal, browser: BrowserRequest, query: RequestsQuery

@@ -185,6 +185,11 @@ def month_name(month: str) -> str:
     return f"{datetime.fromisoformat(f'{month}-01'):%B}"
 
 
+def month_title(month: str) -> str:
+    """November 2026, of 2026-11."""
+    return f"{month_name(month)} {month[:4]}"
+
+
 FILTERS: Final[dict[str, Callable[..., str | int]]] = {
     "count": count,
     "short": short,
@@ -192,4 +197,5 @@ FILTERS: Final[dict[str, Callable[..., str | int]]] = {
     "exact_usd": exact_usd,
     "span": span,
     "browser_name": browser_name,
+    "month_title": month_title,
 }

@@ -288,6 +288,7 @@ class UsageEntry:
             limits=self._reservation.uses(self._caller, used, self.cost or 0),
             price_version=self._price_version,
             cost=tuple(items),
+            replay_of=context.replay_of,
         )
         return ReceiptRow(context.id, context.at_ms, write_receipt(found))
 

@@ -14,14 +14,16 @@ WILDCARD: Final = "*"
 
 
 def check_client(caller: Caller, context: RequestContext) -> None:
-    """Raises Forbidden unless the key allows this client address, origin and endpoint."""
-    if caller.networks is not None:
+    """Raises Forbidden unless the key allows this client address, origin and endpoint. The control plane has
+    authorised the client of a replay.
+    """
+    if caller.networks is not None and not context.replay_of:
         address = read_address(context.client)
         if address is None or not caller.networks.hold(address):
             raise Forbidden(
                 "ip_not_allowed", "This API key is not allowed from your IP address. Add it to allowed_ips."
             )
-    if caller.origins is not None and context.origin not in caller.origins:
+    if caller.origins is not None and context.origin not in caller.origins and not context.replay_of:
         raise Forbidden(
             "origin_not_allowed",
             "This API key requires an Origin header that is in its allowed_origins.",

@@ -107,6 +107,29 @@ class Body(HeldMemory, ABC):
             self._spool.close()
 
 
+class PreparedBody(Body):
+    """JSON that is in memory already."""
+
+    __slots__ = ()
+
+    @property
+    def content_type(self) -> bytes:
+        return b"application/json"
+
+    @property
+    def length(self) -> int:
+        return len(self.data)
+
+    def check_coding(self) -> None:
+        """It is not compressed."""
+
+    async def read(self) -> None:
+        """`data` is set already."""
+
+    async def receive(self) -> bytes:
+        return b""
+
+
 def body_memory_exhausted() -> Unavailable:
     return Unavailable(
         "body_memory_exhausted", "The gateway holds too many request bodies. Try again in a few seconds."

@@ -123,29 +123,29 @@ class PromptLog:
         return [self._row(record) for record in batch]
 
     def _row(self, record: "PromptRecord") -> PromptRow:
-        most = self.max_bytes
-        cut = [
-            name for name, is_cut in (("request", record.is_cut), ("answer", record.answer_is_cut)) if is_cut
-        ]
+        most, collected = self.max_bytes, record.collected
+        parts = (("request", record.is_cut), ("answer", collected.is_cut))
+        cut = [name for name, is_cut in parts if is_cut]
         request, redacted = self._redacted(record.request, cut=record.is_cut)
         preview = last_prompt_text(request.encode())[:PREVIEW]
         if record.is_cut and not preview:
             preview = request[:PREVIEW]
         response, more = "", 0
-        answer = record.joined()
+        answer = collected.joined()
         if answer is None:
-            body = record.response
+            body = collected.response
             answer = answer_text(body)
             if len(body) > most:
                 cut.append("response")
             response, more = self._redacted(body[:most], cut=len(body) > most)
         answer, also = self._redactor.text(answer[:most])
+        required = record.call.context.required
         prompt = LoggedPrompt(
             request=request,
             path=record.call.context.path,
             answer=answer,
             response=response,
-            streamed=record.streamed,
+            streamed=collected.streamed,
             redacted=redacted + max(more, also),
             cut=tuple(cut),
             headers=tuple(
@@ -153,6 +153,8 @@ class PromptLog:
                 for name, value in record.call.context.forward
                 if name not in _NOT_KEPT
             ),
+            regions=() if required is None else tuple(sorted(required.regions)),
+            tags=() if required is None else tuple(sorted(required.tags)),
         )
         data = write_prompt(prompt)
         context = record.call.context
@@ -180,39 +182,63 @@ class PromptLog:
 
 
 class PromptRecord:
-    """One request of the log. `writer` sees what the client gets."""
+    """One request of the log."""
 
     def __init__(self, log: PromptLog, caller: Caller, call: Call, request: bytes) -> None:
         most = log.max_bytes
         self._log = log
-        self._most_read = max(most, _READ)
         self.call = call
         self.user_id = caller.user_id
         self.is_cut = len(request) > most
         self.request = request[:most] if self.is_cut else request
-        self.response = b""
-        self.streamed = False
-        self._joiner: AnswerJoiner | None = None
-        self._is_json = False
-        self._text = ""
+        self.collected = AnswerCollector(most)
         self._is_done = False
 
     @property
     def size(self) -> int:
-        return len(self.request) + len(self.response) + len(self._text)
-
-    @property
-    def answer_is_cut(self) -> bool:
-        return self._joiner is not None and self._joiner.is_cut
+        return len(self.request) + self.collected.size
 
     def writer(self, out: ResponseWriter) -> ResponseWriter:
-        return _PromptWriter(out, self)
+        """Writes to `out`, and collects the answer."""
+        return _PromptWriter(out, self.collected)
+
+    def close(self) -> None:
+        """The request has ended. Later calls do nothing."""
+        if self._is_done:
+            return
+        self._is_done = True
+        self.collected.close()
+        self._log.add(self)
+
+
+class AnswerCollector:
+    """What a client gets: at most `most` characters of the text of a stream, or a JSON answer. `response` is
+    the JSON; it may be longer than `most`, so that its text can be read.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._most_read = max(most, _READ)
+        self._joiner: AnswerJoiner | None = None
+        self._is_json = False
+        self._text = ""
+        self.response = b""
+        self.streamed = False
+
+    @property
+    def size(self) -> int:
+        return len(self.response) + len(self._text)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the text of a stream is longer."""
+        return self._joiner is not None and self._joiner.is_cut
 
     def begin(self, headers: Headers, *, streamed: bool) -> None:
         self.streamed = streamed
         kind = next((value for name, value in headers if name == b"content-type"), b"")
         if kind.startswith(b"text/event-stream"):
-            self._joiner = AnswerJoiner(self._log.max_bytes)
+            self._joiner = AnswerJoiner(self._most)
         self._is_json = kind.startswith(b"application/json")
 
     def feed(self, data: bytes) -> None:
@@ -222,40 +248,36 @@ class PromptRecord:
             self.response += data
 
     def joined(self) -> str | None:
-        """The text of a stream; None for an answer that is no stream of events."""
+        """The text of a stream; None for an answer that is no stream of events. Call it after `close`."""
         return None if self._joiner is None else self._text
 
     def close(self) -> None:
-        """The request has ended. Later calls do nothing."""
-        if self._is_done:
-            return
-        self._is_done = True
+        """Nothing follows."""
         if self._joiner is not None:
             self._text = self._joiner.finish()
         self.response = self.response[: self._most_read]
-        self._log.add(self)
 
 
 class _PromptWriter(ForwardingWriter):
-    """Shows everything to the record."""
+    """Shows everything to the collector."""
 
-    def __init__(self, out: ResponseWriter, record: PromptRecord) -> None:
+    def __init__(self, out: ResponseWriter, collected: AnswerCollector) -> None:
         super().__init__(out)
-        self._record = record
+        self._collected = collected
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
-        self._record.begin(headers, streamed=False)
-        self._record.feed(body)
+        self._collected.begin(headers, streamed=False)
+        self._collected.feed(body)
         await self._out.send(status, headers, body)
 
     async def start(self, status: int, headers: Headers) -> None:
-        self._record.begin(headers, streamed=True)
+        self._collected.begin(headers, streamed=True)
         await self._out.start(status, headers)
 
     async def write(self, data: bytes) -> None:
-        self._record.feed(data)
+        self._collected.feed(data)
         await self._out.write(data)
 
     async def end(self, data: bytes = b"") -> None:
-        self._record.feed(data)
+        self._collected.feed(data)
         await self._out.end(data)

@@ -56,7 +56,7 @@ class Receipt(Struct, frozen=True, gc=False, omit_defaults=True):
     of the request to the server, if it is not the client's. `dropped_fields`: what the translation left out.
     `limits` by their owner: "key" and "account", or "address". `cost`: the lines of the
     cost, before a markup. `queued_ms`: how long the request waited for servers that were at their caps.
-    `shortened`: lists are not complete.
+    `replay_of`: the id of the request that was sent again. `shortened`: lists are not complete.
     """
 
     route: str = ""
@@ -72,6 +72,7 @@ class Receipt(Struct, frozen=True, gc=False, omit_defaults=True):
     price_version: str = ""
     cost: tuple[CostItem, ...] = ()
     queued_ms: int = 0
+    replay_of: str = ""
     shortened: bool = False
 
 
@@ -149,6 +150,7 @@ class RequestTrail:
         limits: Mapping[str, Mapping[str, LimitUse]],
         price_version: str,
         cost: tuple[CostItem, ...],
+        replay_of: str,
     ) -> Receipt:
         """`model`: the client's name. `started`: Trio's clock. `reserved`: tokens and nano-USD."""
         decision = self._decision
@@ -167,6 +169,7 @@ class RequestTrail:
             price_version,
             cost,
             round(self.queued * 1000),
+            replay_of,
         )
 
     def _timed(self, started: float, now: float) -> tuple[ReceiptAttempt, ...]:

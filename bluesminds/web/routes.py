@@ -7,16 +7,27 @@ define the rest.
         \"\"\"Create a key. The docstring is used in the API reference, the first sentence as summary.\"\"\"
 
 The parameters of a handler are optional: `principal`, `body`, `query` (Structs that forbid unknown fields),
-`browser` (a BrowserRequest) and every {name} of its path. It returns a Struct, None for no content, or a
-HandlerResponse to set a status or headers. Routes are only added by `mount`, so every route checks its
-access.
+`browser` (a BrowserRequest), `raw` (a RawInput) and every {name} of its path. It returns a Struct, None
+for no content, or a HandlerResponse to set a status or headers. Routes are only added by `mount`, so every
+route checks its access.
 """
 
 import inspect
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Final,
+    Generic,
+    Literal,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import msgspec
 from msgspec import Meta, Struct
@@ -34,7 +45,7 @@ Row = TypeVar("Row")
 
 MAX_PAGE: Final = 100  # rows
 _PATH_PARAM: Final = re.compile(r"\{(\w+)\}")
-_PARAMETERS: Final = frozenset(("principal", "body", "query", "browser"))
+_PARAMETERS: Final = frozenset(("principal", "body", "query", "browser", "raw"))
 
 
 class HandlerResponse(Struct, Generic[T], frozen=True):
@@ -43,6 +54,13 @@ class HandlerResponse(Struct, Generic[T], frozen=True):
     body: T
     status: int | None = None
     headers: tuple[tuple[str, str], ...] = ()
+
+
+class RawInput(Struct, frozen=True):
+    """The headers, with lower-case names, and the body of a request as it was received, for signatures."""
+
+    headers: Mapping[str, str]
+    content: bytes
 
 
 class RawBody(Struct, frozen=True):
@@ -107,6 +125,7 @@ class Route(Struct, frozen=True, kw_only=True):
     query: type[Struct] | None
     takes_principal: bool
     takes_browser: bool
+    takes_raw: bool = False
     other_statuses: tuple[int, ...] = ()
     media: str = ""
     other_media: tuple[str, ...] = ()
@@ -151,6 +170,7 @@ def route(
         query=hints.get("query"),
         takes_principal="principal" in hints,
         takes_browser="browser" in hints,
+        takes_raw="raw" in hints,
         other_statuses=other_statuses,
         media=media,
         other_media=other_media,
@@ -206,6 +226,9 @@ def _view(route: Route, guard: Guard) -> Callable[..., Awaitable[Response]]:
             arguments["principal"] = principal
         if route.takes_browser:
             arguments["browser"] = read_browser_request(request)
+        if route.takes_raw:
+            headers = {name.lower(): value for name, value in request.headers.items()}
+            arguments["raw"] = RawInput(headers, cast(bytes, await request.get_data(cache=False)))
         if route.query is not None:
             arguments["query"] = read_query(route.query, request)
         elif route.method != "GET" or route.access is not Access.PUBLIC:  # links to pages may have a query

@@ -764,7 +764,7 @@ CREATE TABLE ledger (
     seq INTEGER NOT NULL PRIMARY KEY,
     id TEXT NOT NULL UNIQUE, -- idempotency key, such as charge:USAGE_ID
     at INTEGER NOT NULL,
-    kind TEXT NOT NULL, -- topup, grant, charge, refund, adjustment or expiry
+    kind TEXT NOT NULL, -- see EntryKind in storage/ledger.py
     debit TEXT NOT NULL, -- accounts: wallet:USER_ID, revenue, grants, payments:manual, expired, adjustments,
     -- redeem_codes
     credit TEXT NOT NULL,
@@ -822,6 +822,88 @@ CREATE TABLE redeem_codes (
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX redeem_codes_batch ON redeem_codes (batch_id, number);
+
+-- Plans and payments. Orders, subscriptions and payments stay when their user is deleted.
+
+CREATE TABLE billing_customers (
+    provider TEXT NOT NULL,
+    id TEXT NOT NULL, -- at the provider
+    user_id TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (provider, id)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX billing_customers_user ON billing_customers (user_id, provider);
+
+-- What users want to buy: a plan, or credit.
+CREATE TABLE orders (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    plan TEXT NOT NULL, -- empty for credit
+    amount_cents INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    checkout_id TEXT NOT NULL, -- at the provider; empty until it is known
+    state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'expired', 'refused'))
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX orders_user ON orders (user_id, id);
+CREATE INDEX orders_state ON orders (state, id);
+
+CREATE TABLE subscriptions (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    provider_id TEXT NOT NULL,
+    order_id TEXT NOT NULL,
+    plan TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('incomplete', 'trialing', 'active', 'past_due', 'paused', 'ended')),
+    period_start INTEGER NOT NULL,
+    period_end INTEGER NOT NULL,
+    cancel_at_end INTEGER NOT NULL,
+    next_plan TEXT NOT NULL, -- in force from the next period; empty: no change
+    is_paid INTEGER NOT NULL, -- the first payment matches the order
+    granted_nano INTEGER NOT NULL, -- included credit of this period
+    past_due_since INTEGER,
+    reminders INTEGER NOT NULL, -- sent since then
+    ends_at INTEGER,
+    tier TEXT, -- what the account has because of it
+    due_at INTEGER, -- when something changes without an event
+    created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX subscriptions_provider ON subscriptions (provider, provider_id);
+CREATE INDEX subscriptions_user ON subscriptions (user_id, id);
+CREATE INDEX subscriptions_due ON subscriptions (due_at);
+
+CREATE TABLE payments (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL,
+    provider TEXT NOT NULL,
+    provider_id TEXT NOT NULL,
+    order_id TEXT NOT NULL,
+    subscription_id TEXT NOT NULL, -- empty: a payment for credit
+    title TEXT NOT NULL,
+    currency TEXT NOT NULL,
+    paid_cents INTEGER NOT NULL, -- with the tax
+    tax_cents INTEGER NOT NULL,
+    credit_nano INTEGER NOT NULL, -- credit that was added
+    reversed_cents INTEGER NOT NULL, -- refunded or charged back
+    state TEXT NOT NULL CHECK (state IN ('paid', 'refused')),
+    at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE UNIQUE INDEX payments_provider ON payments (provider, provider_id);
+CREATE INDEX payments_user ON payments (user_id, id);
+
+-- Events of providers that were handled.
+CREATE TABLE billing_events (
+    provider TEXT NOT NULL,
+    id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    PRIMARY KEY (provider, id)
+) STRICT, WITHOUT ROWID;
 
 -- What requests that run for more than a second have used so far. At startup they are settled with it.
 CREATE TABLE open_requests (

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from time import monotonic
 
 import httpx
 import pytest
@@ -99,3 +100,30 @@ def test_serve_public_address_needs_administrator(home: Path) -> None:
         assert "listening on http://0.0.0.0:" in gateway.said
         assert "administrator" not in gateway.said
         assert gateway.stop() == 0
+
+
+@pytest.mark.process
+def test_replay_prints_both_sides(home: Path) -> None:
+    user = demo_user(home)
+    kept = {"BLUESMINDS__PROMPT_LOG__DEFAULT": "true", "BLUESMINDS__PROMPT_LOG__ADMINISTRATORS": "true"}
+    with user.serving("demo", "--port", "0", environ=kept) as gateway:
+        first = ask(gateway.url, gateway.key).headers["x-request-id"]
+        give_up = monotonic() + 60
+        while not json.loads(user.call("prompt-log", "list", "--json").stdout)["data"]:
+            assert monotonic() < give_up  # it is stored after its response
+        shown = user.call("replay", first)
+        assert shown.returncode == 0, shown.stderr
+        rows = dict(line.split("\t", 1) for line in shown.stdout.splitlines() if "\t" in line)
+        assert rows["figure"] == "original\treplay"
+        assert rows["model"] == "demo/echo\tdemo/echo"
+        assert rows["input_tokens"] == "6\t6"
+        answers = shown.stdout.partition("Answer of the original:")[2].partition("Answer of the replay:")
+        assert answers[0].strip() == answers[2].strip() != ""
+        other = user.call("replay", first, "--model", "no-such-model")
+        assert other.returncode == exits.NOT_FOUND and "no-such-model" in other.stderr
+        found = json.loads(user.call("replay", first, "--json").stdout)
+        assert found["replay"]["status"] == 200 and found["error"] is None
+    user.environ |= kept
+    stopped = user.call("replay", first)
+    assert stopped.returncode == exits.UNAVAILABLE and "No gateway is running" in stopped.stderr
+    assert user.call("replay", "x").returncode == exits.USAGE

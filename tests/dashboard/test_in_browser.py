@@ -37,6 +37,8 @@ async def test_pages_have_no_accessibility_violation(
     await site.add_usage("user", rows // 20, status=502, outcome="upstream_error")
     if rows:
         await site.add_credit("user", reference="a-very-long-reference-of-an-invoice/" * 5)
+        await site.add_route("m", fallback=["a-very-long-name-of-a-model/" * 3], when={"tier": ["free"]})
+        await site.add_codes("a-very-long-name-of-a-batch/" * 3)
         await site.add_credit("user", "grant", ends_at=site.gateway.services.clock.now_ms() + 10**9)
     await site.add_chat("# Title\n\n- one\n- two\n\n```\ncode\n```\n\nlong " + "word" * 100)
     paths = {"user": pages_of(site, Access.SESSION), "admin": pages_of(site, Access.ADMIN)}

@@ -32,6 +32,8 @@ HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+# What pages need that show one of something by its name.
+QUERIES = {"/dashboard/admin/models/prices": "?model=m"}
 
 
 class _NoParts:
@@ -58,13 +60,15 @@ def address(site: DashboardSite, route: Route) -> str:
         "name": "one",
         "request_id": site.request_id,
         "chat_id": site.chat_id,
+        "batch_id": site.batch_id,
+        "route_id": site.route_id,
     }
-    return route.path.format_map(values)
+    return route.path.format_map(values) + QUERIES.get(route.path, "")
 
 
 def pages_of(site: DashboardSite, access: Access) -> list[str]:
-    """All but those of one prompt, which has to be kept first, and previews of mail; see test_prompts.py and
-    test_mail.py.
+    """All but those of one prompt, which has to be kept first; see test_prompts.py, and previews of mail; see
+    test_mail.py. Those of a batch of codes and of a route only if there is one.
     """
     found = [
         address(site, route)
@@ -73,6 +77,8 @@ def pages_of(site: DashboardSite, access: Access) -> list[str]:
         and "html" in route.media
         and "prompts/{" not in route.path
         and "mail/{" not in route.path
+        and ("{batch_id}" not in route.path or site.batch_id)
+        and ("{route_id}" not in route.path or site.route_id)
     ]
     assert found
     return found
@@ -110,7 +116,9 @@ async def test_page_of_a_user_is_shown_to_all_roles(both_engines: DashboardSite,
 
 
 async def test_page_of_administrators_is_shown_to_them_only(both_engines: DashboardSite) -> None:
-    await both_engines.add_usage("user", 5)
+    await both_engines.add_usage("user", 5, own_input_tokens=3, own_output_tokens=2)
+    await both_engines.add_codes()
+    await both_engines.add_route()
     paths = pages_of(both_engines, Access.ADMIN)
     async with both_engines.visitor("admin") as client:
         for path in paths:
@@ -130,6 +138,8 @@ async def test_page_without_a_session_leads_to_the_login_page(site: DashboardSit
     async with site.visitor(None) as client:
         for access in (Access.SESSION, Access.ADMIN):
             for path in pages_of(site, access):
+                if "?" in path:
+                    continue
                 answer = await client.get(f"{path}?range=7d")
                 assert answer.status_code == 303
                 assert answer.headers["location"] == f"/account/login?next={path}%3Frange%3D7d"

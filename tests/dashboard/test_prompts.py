@@ -106,3 +106,41 @@ async def test_prompt_is_read_and_deleted_by_keyboard(start: Start, chromium: Ch
         expect(page.get_by_label("Keep the requests of your keys")).to_have_value("off")
 
     await site.look(chromium, "user", work, bypass_csp=True)
+
+
+async def test_replay_of_a_request_shows_both_answers(start: Start, chromium: Chromium) -> None:
+    site = await start(default=True)
+    request_id = await kept(site)
+
+    def work(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard/requests/{request_id}")
+        page.get_by_role("link", name="Replay").press("Enter")
+        expect(page.get_by_text("The request was not sent again yet.")).to_be_visible()
+        page.get_by_label("Model").fill("unknown-model")
+        page.get_by_role("button", name="Send again").press("Enter")
+        expect(page.get_by_role("alert").or_(page.locator(".wrong")).first).to_contain_text("unknown-model")
+        page.get_by_label("Model").fill("")
+        page.get_by_role("button", name="Send again").press("Enter")
+        expect(page.get_by_text("The request was sent again.")).to_be_visible()
+        answers = page.locator("pre.text").all_inner_texts()
+        assert len(answers) == 2 and answers[0] == answers[1] != ""
+        for size in (WIDE, PHONE):
+            page.set_viewport_size(size)  # type: ignore[arg-type]
+            assert violations(page) == []
+            assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
+        page.get_by_role("link", name="Receipt").press("Enter")
+        expect(page.get_by_role("link", name=request_id)).to_be_visible()
+        assert page.evaluate("window.pwned") is None
+
+    await site.look(chromium, "user", work, bypass_csp=True)
+
+
+async def test_replay_page_of_another_user_needs_the_permission(start: Start) -> None:
+    site = await start(default=True)
+    request_id = await kept(site)
+    async with site.visitor("other") as client:
+        assert (await client.get(f"/dashboard/prompts/{request_id}/replay")).status_code == 404
+    async with site.visitor("admin") as client:
+        answer = await client.get(f"/dashboard/admin/prompts/{request_id}/replay")
+        assert answer.status_code == 403
+        assert "Replay" not in (await client.get(f"/dashboard/requests/{request_id}")).text

@@ -6,7 +6,7 @@ await site.add_usage("user", 3, model="m")
 await site.look(chromium, "user", look)
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -37,6 +37,8 @@ class DashboardSite:
     callers: Callers
     request_id: str = "00000000-0000-7000-8000-000000000000"
     chat_id: str = "00000000-0000-7000-8000-000000000001"
+    batch_id: str = ""
+    route_id: str = ""
 
     @property
     def gateway(self) -> Gateway:
@@ -104,6 +106,23 @@ class DashboardSite:
         if rows and name == "user" and int(self.request_id[:8], 16) == 0:
             self.request_id = rows[0].id
         return rows
+
+    async def add_codes(self, name: str = "batch", count: int = 2) -> Sequence[str]:
+        """Make redeem codes of 5 USD, and redeem the first one by the user."""
+        codes = self.gateway.services.accounts.redeem_codes
+        made = await codes.create(OPERATOR, name, 5 * NANO, count, expires_at=None, ends_at=None)
+        await codes.redeem(OPERATOR, self.callers.users["user"], made.codes[0])
+        self.batch_id = made.row.id
+        return made.codes
+
+    async def add_route(self, model: str = "m", **fields: Any) -> str:
+        """Add a route to the server `one`. Its id."""
+        body = {"model": model, "targets": [{"server": "one", "weight": 3}], **fields}
+        async with self.gateway.operator() as operator:
+            made = await operator.post("/api/admin/routes", json=body)
+        assert made.status_code == 201, made.text
+        self.route_id = made.json()["id"]
+        return self.route_id
 
     async def add_credit(self, name: str, kind: CreditKind = "topup", usd: int = 25, **given: Any) -> None:
         """Post an entry for this user."""

@@ -22,6 +22,9 @@ async def callers(
     storage = {} if request.param == "sqlite" else {"url": request.getfixturevalue("postgres_url")}
     servers = [entry("one", models.url, api_key="sk-upstream", passthrough=True)]
     vendor_keys = {"urls": {"openai": "http://127.0.0.1:9/v1"}}  # no test calls a real vendor
+    billing = {"enabled": True, "manual": True}
     return await create_callers(
-        await gateways.start(nursery, home, servers=servers, storage=storage, vendor_keys=vendor_keys)
+        await gateways.start(
+            nursery, home, servers=servers, storage=storage, vendor_keys=vendor_keys, billing=billing
+        )
     )

@@ -42,6 +42,8 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"since": "2026-01-01T00:00:00Z"},
     ),
     "POST /api/admin/mail/test": ({"email"}, {"email": "ada@example.com"}),
+    "POST /api/requests/{request_id}/replay": ({"model"}, {"model": "m"}),
+    "POST /api/admin/requests/{request_id}/replay": ({"model"}, {"model": "m"}),
     "POST /api/setup": (
         {"token", "email", "password"},
         {"token": "t" * 43, "email": "a@b.cc", "password": PASSWORD},

@@ -4,15 +4,18 @@ import re
 from pathlib import Path
 
 import pytest
+import trio
 
+from tests import gateways
 from tests.gateways import Gateway
 
 KNOWN = "Known: `limit`, `after`, `active`, `user_id`."
 API = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 
 
-async def test_lists_paged_are_those_in_the_documentation(gateway: Gateway) -> None:
+async def test_lists_paged_are_those_in_the_documentation(nursery: trio.Nursery, home: Path) -> None:
     (named,) = re.findall(r"The lists at ([^.]*) are paged\.", " ".join(API.read_text().split()))
+    gateway = await gateways.start(nursery, home, servers=[], billing={"enabled": True})
     async with gateway.operator() as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
     known = {

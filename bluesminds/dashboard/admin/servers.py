@@ -1,20 +1,17 @@
-"""Servers: their health and use, one server, and the models and routes that they serve."""
+"""Servers: their health and use, and one server."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Final
+from typing import Final
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import NotFound
 from bluesminds.dashboard.frame import HOME, HTML, Frame
-from bluesminds.dashboard.requests import DROP_REASONS
 from bluesminds.dashboard.series import TimeSlots, UsageTotal, chart_of, groups_of
 from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.providers.vendors import VENDORS
-from bluesminds.web.api.explain import ExplainHandlers, ExplainQuery, ExplanationView
-from bluesminds.web.api.model_routes import RouteHandlers
 from bluesminds.web.api.models import ModelHandlers
 from bluesminds.web.api.servers import ServerHandlers, ServerView
 from bluesminds.web.browser_request import BrowserRequest
@@ -23,10 +20,6 @@ from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 from storage.usage_series import SeriesRow
 
 _TAG: Final = "Pages"
-
-
-class ExplainPageQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    model: Annotated[str, Meta(max_length=200, description="at most 200 characters")] = ""
 
 
 class RunningRequests(Struct, frozen=True):
@@ -51,8 +44,6 @@ class ServersPages(Struct, frozen=True):
     frame: Frame
     servers: ServerHandlers
     models: ModelHandlers
-    routes: RouteHandlers
-    explain: ExplainHandlers
     usage: UsageReports
     clock: Clock
     health: Callable[[], FleetHealth]
@@ -103,34 +94,6 @@ class ServersPages(Struct, frozen=True):
             only_here=[row.id for row in models if row.servers == [name]],
         )
 
-    async def show_models(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
-        """Models with their servers and prices; those without a price come first."""
-        rows = (await self.models.list()).data
-        return self.frame.page(
-            "models.html",
-            browser,
-            principal,
-            models=sorted(rows, key=lambda row: (row.input_usd is not None, row.id)),
-            unpriced=sum(row.input_usd is None for row in rows),
-        )
-
-    async def show_routes(
-        self, principal: Principal, browser: BrowserRequest, query: ExplainPageQuery
-    ) -> HandlerResponse[RawBody]:
-        """Routes, and what would be done with a request."""
-        explanation: ExplanationView | None = None
-        if query.model:
-            explanation = await self.explain.show(ExplainQuery(model=query.model))
-        return self.frame.page(
-            "routes.html",
-            browser,
-            principal,
-            routes=(await self.routes.list()).data,
-            model=query.model,
-            explanation=explanation,
-            reasons=DROP_REASONS,
-        )
-
     def _running(self) -> Mapping[str, RunningRequests]:
         return {one.name: RunningRequests(one.running, one.capacity) for one in self.health().servers}
 
@@ -146,6 +109,4 @@ def routes(pages: ServersPages) -> list[Route]:
     return [
         route("GET", f"{admin}/servers", Access.ADMIN, pages.list, tag=_TAG, media=HTML),
         route("GET", f"{admin}/servers/{{name}}", Access.ADMIN, pages.one, tag=_TAG, media=HTML),
-        route("GET", f"{admin}/models", Access.ADMIN, pages.show_models, tag=_TAG, media=HTML),
-        route("GET", f"{admin}/routes", Access.ADMIN, pages.show_routes, tag=_TAG, media=HTML),
     ]

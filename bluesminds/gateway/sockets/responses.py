@@ -14,7 +14,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.errors import GatewayError, InvalidRequest, Unauthenticated, Unavailable
 from bluesminds.common.values import RequestContext
-from bluesminds.gateway.bodies import Body, BodyMemory, HeldMemory
+from bluesminds.gateway.bodies import Body, BodyMemory, HeldMemory, PreparedBody
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.operations import CREATE_RESPONSE, OperationMatch
@@ -261,7 +261,7 @@ class ResponsesSession:
             self._stop(exc.code)
 
 
-class MessageBody(Body):
+class MessageBody(PreparedBody):
     """A message as the body of a request. `text` is the message, until `data` is set."""
 
     __slots__ = ("text",)
@@ -270,23 +270,6 @@ class MessageBody(Body):
         super().__init__(memory)
         self.acquire(len(text) if text.isascii() else len(text.encode()))
         self.text = text
-
-    @property
-    def content_type(self) -> bytes:
-        return b"application/json"
-
-    @property
-    def length(self) -> int:
-        return len(self.data)
-
-    def check_coding(self) -> None:
-        """A message is never compressed."""
-
-    async def read(self) -> None:
-        """`data` is set already."""
-
-    async def receive(self) -> bytes:
-        return b""
 
 
 class LatestResponse:

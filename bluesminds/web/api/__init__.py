@@ -21,6 +21,7 @@ from bluesminds.web.api import (
     audit,
     auth,
     backup,
+    billing,
     chats,
     drift,
     explain,
@@ -36,6 +37,7 @@ from bluesminds.web.api import (
     prices,
     prompt_log,
     redeem_codes,
+    replay,
     reprice,
     requests,
     servers,
@@ -93,6 +95,8 @@ class GatewayControls(Struct, frozen=True):
     """Writes a backup."""
     reload: config_reload.Reload
     """Reads the configuration again."""
+    replay: replay.SendReplay
+    """Sends a request of the prompt log again."""
 
 
 def api_routes(
@@ -143,7 +147,11 @@ def api_routes(
             reprice.RepriceHandlers(accounts.repricing, controls.price_book, controls.list_servers, clock)
         ),
         *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
+        *([] if accounts.billing is None else billing.routes(billing.BillingHandlers(accounts.billing))),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
+        *replay.routes(
+            replay.ReplayHandlers(accounts.prompts, accounts.usage, controls.replay, expose_server)
+        ),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *live.routes(live.LiveHandlers(controls.requests, controls.log)),
         *drift.routes(drift.DriftHandlers(accounts.usage)),

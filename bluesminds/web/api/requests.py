@@ -82,7 +82,8 @@ class ReceiptView(Struct, frozen=True):
     request, those of the first model in the order in which they were to be tried. `translated_to`: the format
     that the server got, null if it is the client's. `limits` by owner and name. `price_version` is null
     without a price. `cost`: the lines of the cost, before a markup. `queued_ms`: how long the request waited
-    for servers that were at their caps. `shortened`: the lists are not complete.
+    for servers that were at their caps. `replay_of`: the id of the request that was sent again, null if it is
+    no replay. `shortened`: the lists are not complete.
     """
 
     route: str | None
@@ -98,6 +99,7 @@ class ReceiptView(Struct, frozen=True):
     price_version: str | None
     cost: list[ReceiptCost]
     queued_ms: int
+    replay_of: str | None
     shortened: bool
 
 
@@ -212,6 +214,7 @@ def _receipt_view(found: Receipt, model: str, *, servers: bool, keys: bool) -> R
         price_version=found.price_version or None,
         cost=[ReceiptCost(one.unit, one.quantity, write_usd(one.rate), one.fallback) for one in found.cost],
         queued_ms=found.queued_ms,
+        replay_of=found.replay_of or None,
         shortened=found.shortened,
     )
 

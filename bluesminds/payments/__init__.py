@@ -1,0 +1,1 @@
+"""Payment providers, each in one file behind the port in `port.py`."""

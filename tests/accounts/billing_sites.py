@@ -1,0 +1,93 @@
+"""A billing service on a real store, with a clock that tests set."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bluesminds.accounts.billing import Billing, BillingPolicy
+from bluesminds.accounts.ledger import Ledger
+from bluesminds.accounts.plans import BillingPlan, PlanBook
+from bluesminds.accounts.settlement import BillingRules
+from bluesminds.accounts.subscription_states import DunningPolicy
+from bluesminds.common.log import Log
+from bluesminds.payments.port import PaymentProvider
+from storage import open_store
+from storage.base import Connection, Store
+from storage.users import UserRow, insert_user, select_user
+from tests.storage.samples import user
+from tests.storage.test_ledger import FixedClock
+
+DAY = 86_400_000
+USD = 10**9
+PLANS = (
+    BillingPlan("free", "Free", "free", 0),
+    BillingPlan(
+        "starter", "Starter", "starter", 2900, products={"stripe": "price_starter", "creem": "prod_starter"}
+    ),
+    BillingPlan(
+        "pro",
+        "Pro",
+        "pro",
+        9900,
+        included_nano=20 * USD,
+        products={"stripe": "price_pro", "creem": "prod_pro"},
+    ),
+    BillingPlan("fixed", "Fixed", "pro", 5000, overage=False),
+)
+
+
+@dataclass
+class BillingSite:
+    """`changes` counts the calls that invalidate cached keys."""
+
+    store: Store
+    clock: FixedClock
+    ledger: Ledger
+    billing: Billing
+    member: UserRow
+    lines: list[str]
+    changes: list[int] = field(default_factory=list)
+
+    async def tier(self, user_id: str | None = None) -> str | None:
+        found = await self.store.read(select_user, user_id or self.member.id)
+        assert found is not None
+        return found.tier
+
+    async def balance(self, user_id: str | None = None) -> int | None:
+        wallet = await self.ledger.balance(user_id or self.member.id)
+        return None if wallet is None else wallet.balance_nano
+
+    async def events(self) -> list[str]:
+        return await self.store.read(_event_kinds)
+
+    async def proven(self) -> bool:
+        proof = await self.ledger.verify()
+        return proof.problem is None and sum(proof.sums.values()) == 0
+
+
+async def _event_kinds(connection: Connection) -> list[str]:
+    return [row[0] for row in await connection.all("SELECT kind FROM events ORDER BY id")]
+
+
+@asynccontextmanager
+async def billing_site(
+    home: Path, providers: Mapping[str, PaymentProvider] | None = None, url: str | None = None
+) -> AsyncIterator[BillingSite]:
+    """`url`: of the database; default, a new SQLite file in `home`."""
+    clock, lines, changes = FixedClock(), list[str](), list[int]()
+    async with open_store(url or f"sqlite:{home / 'one.db'}") as store:
+        member = user(1, "ada@example.com")
+        await store.write(insert_user, member)
+        ledger = Ledger(store, clock=clock)
+        billing = Billing(
+            store,
+            ledger=ledger,
+            clock=clock,
+            log=Log(clock, level="info", json=True, write=lines.append),
+            rules=BillingRules(PlanBook(PLANS), DunningPolicy(7 * DAY, 2 * DAY), "free"),
+            policy=BillingPolicy(500, 50_000, "https://ai.example.com/dashboard/billing", manual=True),
+            providers=providers or {},
+            changed=lambda: changes.append(1),
+        )
+        yield BillingSite(store, clock, ledger, billing, member, lines, changes)
