@@ -31,7 +31,7 @@ BUILD_VENV ?= .venv-build
 BUILD      := $(BUILD_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-process search test-load test-crash test-agents lint types screenshots bench bench-usage prices binary selftest lock clean
+.PHONY: help setup run test test-process search test-load test-crash test-agents lint types screenshots bench bench-usage prices binary deb selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -125,6 +125,9 @@ binary: ## Build dist/bluesminds and the tarball
 	@command -v objdump >/dev/null || { echo "error: objdump is missing: install binutils (apt install binutils)" >&2; exit 1; }
 	@$(MAKE) --no-print-directory $(BUILD)
 	$(BUILD_VENV)/bin/python packaging/build.py
+
+deb: $(if $(wildcard dist/bluesminds-dir),,binary) ## Build the Debian package from the executable
+	$(BUILD_VENV)/bin/python packaging/deb.py
 
 selftest: $(STAMP) ## Test the built executable
 	$(BIN)/python packaging/selftest.py

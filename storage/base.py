@@ -6,7 +6,7 @@ SQL is a literal with `:name` parameters. Times are integer milliseconds since t
 creates IDs.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, LiteralString, Protocol, TypeAlias, TypeVar, TypeVarTuple, Unpack
 
 T = TypeVar("T")
@@ -44,8 +44,25 @@ class BadValue(StorageError):
     """A value does not fit its column: too large, of a wrong type, or against a constraint."""
 
 
+class DatabaseInUse(StorageError):
+    """Another process has opened the database file."""
+
+
 class SchemaTooNew(StorageError):
     """A newer version of the product wrote the database."""
+
+
+class SnapshotMissing(StorageError):
+    """There is nothing to roll back to."""
+
+
+class WouldLoseRows(StorageError):
+    """The snapshot does not have all records. `rows`: the number of missing rows by table."""
+
+    def __init__(self, rows: Mapping[str, int]) -> None:
+        self.rows = rows
+        found = ", ".join(f"{count} of {table}" for table, count in rows.items())
+        super().__init__(f"these rows were written since the upgrade and would be lost: {found}")
 
 
 class MigrationChanged(StorageError):

@@ -61,8 +61,21 @@ def load(directory: Traversable, engine: Engine) -> tuple[Migration, ...]:
     return tuple(found)
 
 
+@dataclass(frozen=True, slots=True)
+class SchemaPlan:
+    """What opening a database would do. `schema`: its number of migrations, 0 for a new one. `bytes`: the
+    disk space that the copy of a SQLite file needs, and `snapshot` where the earlier file is kept.
+    """
+
+    engine: Engine
+    schema: int
+    pending: tuple[Migration, ...]
+    bytes: int = 0
+    snapshot: str | None = None
+
+
 _HOW_TO_GO_BACK = {
-    "sqlite": "restore the snapshot taken before the upgrade, beside the database file as .schema-<number>",
+    "sqlite": "go back to the snapshot taken before the upgrade with `bluesminds rollback`",
     "postgres": "restore the dump made before the upgrade (pg_dump)",
 }
 

@@ -27,7 +27,15 @@ from storage.base import (
     StorageUnavailable,
     Ts,
 )
-from storage.migrate import CREATE_TABLE, INSERT_APPLIED, SELECT_APPLIED, Migration, load, pending
+from storage.migrate import (
+    CREATE_TABLE,
+    INSERT_APPLIED,
+    SELECT_APPLIED,
+    Migration,
+    SchemaPlan,
+    load,
+    pending,
+)
 from storage.placeholders import translate
 from storage.work import Job, JobQueue
 
@@ -87,6 +95,20 @@ class PostgresStore:
                 await _disconnect(connection)
         except DRIVER_ERRORS as exc:
             raise to_storage_error(exc) from None
+
+    async def plan(self) -> SchemaPlan:
+        """What `open` would do. Changes nothing."""
+        try:
+            connection = await self._connect(self._timeout)
+            try:
+                known = await connection.fetchval("SELECT to_regclass('schema_migrations')")
+                applied = await connection.fetch(SELECT_APPLIED) if known else []
+            finally:
+                await _disconnect(connection)
+        except DRIVER_ERRORS as exc:
+            raise to_storage_error(exc) from None
+        waiting = pending(load(self._schema, "postgres"), applied, "postgres")
+        return SchemaPlan("postgres", len(applied), tuple(waiting))
 
     async def ping(self) -> None:
         """Connect and disconnect."""
@@ -306,8 +328,9 @@ async def _migrate(raw: Any, migrations: Sequence[Migration]) -> None:  # noqa: 
         await raw.execute("SELECT pg_advisory_lock($1)", MIGRATION_LOCK)
     await raw.execute(CREATE_TABLE)
     record = translate(INSERT_APPLIED, "$")
-    for migration in pending(migrations, await raw.fetch(SELECT_APPLIED), "postgres"):
-        async with raw.transaction():
+    # All of them or none: a process that is killed leaves the earlier schema.
+    async with raw.transaction():
+        for migration in pending(migrations, await raw.fetch(SELECT_APPLIED), "postgres"):
             await raw.execute(migration.sql)
             await raw.execute(record.sql, migration.version, migration.name, migration.checksum)
 

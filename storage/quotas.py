@@ -1,4 +1,4 @@
-"""Used amounts of keys and users: in the latest day and month, in total, and in the last minutes.
+"""Used amounts of keys, users and tiers: in the latest day and month, in total, and in the last minutes.
 
 `insert_batch` updates the counters together with the usage rows. The last minutes are not counted there: they
 are read from the usage rows when the product starts.
@@ -15,7 +15,9 @@ from storage.vendor_keys import select_vendor_keys
 
 @dataclass(frozen=True, slots=True)
 class QuotaRow:
-    """`subject` is key:ID or user:ID. `day` and `month` are like 2026-02-28 and 2026-02. Money: nano-USD."""
+    """`subject` is key:ID, user:ID or tier:NAME. `day` and `month` are like 2026-02-28 and 2026-02. Money:
+    nano-USD.
+    """
 
     subject: str
     day: str

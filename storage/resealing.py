@@ -47,6 +47,23 @@ SEALED_COLUMNS: Final = (
         "UPDATE vendor_keys SET sealed_api_key = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
     ),
     SealedColumn(
+        "webhooks.sealed_secret",
+        """
+        SELECT id, 0, sealed_secret FROM webhooks WHERE (id, 0) > (:id, CAST(:position AS BIGINT))
+        ORDER BY id LIMIT :limit
+        """,
+        "UPDATE webhooks SET sealed_secret = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
+    ),
+    SealedColumn(
+        "webhooks.sealed_previous",
+        """
+        SELECT id, 0, sealed_previous FROM webhooks
+        WHERE sealed_previous IS NOT NULL AND (id, 0) > (:id, CAST(:position AS BIGINT))
+        ORDER BY id LIMIT :limit
+        """,
+        "UPDATE webhooks SET sealed_previous = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
+    ),
+    SealedColumn(
         "mail_outbox.sealed",
         """
         SELECT id, 0, sealed FROM mail_outbox WHERE (id, 0) > (:id, CAST(:position AS BIGINT))

@@ -17,10 +17,21 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, LiteralString, TypeVar, Unpack, cast
 
-from storage.base import Connection, Engine, Repeated, Row, StorageError, StorageUnavailable, Ts
+import trio
+
+from storage.base import (
+    Connection,
+    DatabaseInUse,
+    Engine,
+    Repeated,
+    Row,
+    StorageError,
+    StorageUnavailable,
+    Ts,
+)
 from storage.migrate import load
 from storage.placeholders import translate
-from storage.sqlite_schema import migrate
+from storage.sqlite_schema import RolledBack, migrate, roll_back_file, upgrade_file
 from storage.sqlite_thread import (
     SqliteThread,
     do_nothing,
@@ -73,7 +84,7 @@ class SqliteStore:
         return cast("T", await self._writes.submit(fn, args, write=True))
 
     async def open(self) -> None:
-        """Create the file if it does not exist (mode 0600), migrate it, connect."""
+        """Create the file if it does not exist (mode 0600), upgrade or migrate it, connect."""
         try:
             await self._connect()
         except BaseException:
@@ -84,8 +95,15 @@ class SqliteStore:
         lock = _create_private(self._path)
         self._threads.callback(os.close, lock)
         _lock(lock, self._path)
+        migrations = load(self._schema, "sqlite")
+        try:
+            await asyncio.to_thread(upgrade_file, self._path, migrations)
+        except sqlite3.Error as exc:
+            raise to_storage_error(exc) from exc
+        except OSError as exc:
+            raise StorageUnavailable(f"the database cannot be upgraded: {exc.strerror}") from exc
         self._writer = await self._start_thread("writer")
-        await self._writer.run(partial(migrate, path=self._path, migrations=load(self._schema, "sqlite")))
+        await self._writer.run(partial(migrate, migrations=migrations))
         for _ in range(READERS):
             self._readers.append(await self._start_thread("reader"))
 
@@ -251,11 +269,25 @@ def _create_private(path: Path) -> int:
         raise StorageUnavailable(f"cannot open the database file {path}: {exc.strerror}") from exc
 
 
+async def roll_back_sqlite(path: Path, *, discard: bool) -> RolledBack:
+    """`roll_back_file` under the lock of the file. Raises StorageError."""
+    lock = _create_private(path)
+    try:
+        _lock(lock, path)
+        return await trio.to_thread.run_sync(partial(roll_back_file, path, discard=discard))
+    except sqlite3.Error as exc:
+        raise to_storage_error(exc) from exc
+    except OSError as exc:
+        raise StorageUnavailable(f"the database cannot be rolled back: {exc.strerror}") from exc
+    finally:
+        os.close(lock)
+
+
 def _lock(lock: int, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StorageError(
+        raise DatabaseInUse(
             f"the database file {path} is in use: a SQLite file serves one process at a time; stop the other"
             " process, or use another file"
         ) from None

@@ -6,20 +6,25 @@ units in its queue, within a time limit.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import trio
 import trio_asyncio
 
 from storage.base import StorageError, Store
-from storage.migrate import shipped
+from storage.migrate import SchemaPlan, load, shipped
 from storage.postgres import PostgresStore
 from storage.sqlite import SqliteStore
+from storage.sqlite_schema import plan_file
+from storage.sqlite_thread import to_storage_error
+
+T = TypeVar("T")
 
 _log = logging.getLogger("bluesminds.storage")
 
@@ -68,16 +73,37 @@ async def ping(url: str, *, seconds: float) -> None:
 
     Raises StorageError, and ValueError for an invalid URL.
     """
-    if sqlite_path(url) is not None:
-        return
-    failure: StorageError | None = None
+    if sqlite_path(url) is None:
+        await _with_postgres(url, seconds, shipped(), PostgresStore.ping)
+
+
+async def plan_schema(url: str, *, seconds: float, schema: Traversable | None = None) -> SchemaPlan:
+    """What `open_store` would do to the schema. Changes nothing.
+
+    Raises SchemaTooNew, MigrationChanged, StorageError, and ValueError for an invalid URL.
+    """
+    directory, path = schema or shipped(), sqlite_path(url)
+    if path is None:
+        return await _with_postgres(url, seconds, directory, PostgresStore.plan)
+    try:
+        return await trio.to_thread.run_sync(plan_file, path, load(directory, "sqlite"))
+    except sqlite3.Error as exc:
+        raise to_storage_error(exc) from exc
+
+
+async def _with_postgres(
+    url: str, seconds: float, schema: Traversable, work: Callable[[PostgresStore], Awaitable[T]]
+) -> T:
+    outcome: T | StorageError
     async with trio_asyncio.open_loop() as loop:
         try:
-            await loop.run_aio_coroutine(PostgresStore(url, loop, seconds, 0, shipped()).ping())
+            outcome = await loop.run_aio_coroutine(work(PostgresStore(url, loop, seconds, 0, schema)))
         except StorageError as exc:
-            failure = exc
-    if failure is not None:
-        raise failure
+            outcome = exc
+    # raised here, because open_loop would wrap it in an exception group
+    if isinstance(outcome, StorageError):
+        raise outcome
+    return outcome
 
 
 def sqlite_path(url: str) -> Path | None:

@@ -35,7 +35,8 @@ class UsageRow:
 
     For a new price: `markup` in hundredths of a percent, the `service_tier` in the response unless it is the
     standard one, and the names that prices are found by. `sent_model` is what the server got, `served_model`
-    the fallback model; both are "" if they are `model`.
+    the fallback model; both are "" if they are `model`. `budget_tier` is the tier whose common budget the
+    request counts in, "" for none.
     """
 
     id: str
@@ -78,6 +79,7 @@ class UsageRow:
     service_tier: str = ""
     sent_model: str = ""
     served_model: str = ""
+    budget_tier: str = ""
 
 
 async def insert_batch(
@@ -130,7 +132,7 @@ USAGE_COLUMNS = """
     images, audio_ms, characters, usage_source,
     first_byte_ms, duration_ms, cost_nano, price_version, charged_nano, day, month,
     own_input_tokens, own_output_tokens, reported_cost_nano, quarantine,
-    markup, service_tier, sent_model, served_model
+    markup, service_tier, sent_model, served_model, budget_tier
 """
 _INSERT = "INSERT INTO usage (" + USAGE_COLUMNS + ")"
 
@@ -144,7 +146,7 @@ INSERT_SQLITE = (
         :images, :audio_ms, :characters, :usage_source, :first_byte_ms, :duration_ms, :cost_nano,
         :price_version, :charged_nano, :day, :month,
         :own_input_tokens, :own_output_tokens, :reported_cost_nano, :quarantine,
-        :markup, :service_tier, :sent_model, :served_model
+        :markup, :service_tier, :sent_model, :served_model, :budget_tier
     )
     ON CONFLICT DO NOTHING
     """
@@ -232,7 +234,7 @@ INSERT_POSTGRES = (
             :price_version::text[], :charged_nano::bigint[], :day::text[], :month::text[],
             :own_input_tokens::bigint[], :own_output_tokens::bigint[], :reported_cost_nano::bigint[],
             :quarantine::text[], :markup::bigint[], :service_tier::text[], :sent_model::text[],
-            :served_model::text[]
+            :served_model::text[], :budget_tier::text[]
         )
         ON CONFLICT DO NOTHING
         RETURNING *
@@ -294,8 +296,10 @@ INSERT_POSTGRES = (
         SELECT
             subject, day, month, coalesce(input_tokens, 0) + coalesce(output_tokens, 0) AS tokens,
             coalesce(cost_nano, 0) AS nano
-        FROM logged, LATERAL (VALUES ('key:' || key_id), ('user:' || user_id)) AS subjects (subject)
-        WHERE subject NOT IN ('key:', 'user:')
+        FROM logged, LATERAL (
+            VALUES ('key:' || key_id), ('user:' || user_id), ('tier:' || budget_tier)
+        ) AS subjects (subject)
+        WHERE subject NOT IN ('key:', 'user:', 'tier:')
     ), latest AS (
         SELECT subject, max(day) AS day, max(month) AS month FROM counted GROUP BY subject
     ), quotas AS (

@@ -150,14 +150,15 @@ async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
             AND NOT EXISTS (SELECT 1 FROM api_keys WHERE user_id = users.id)
             AND NOT EXISTS (SELECT 1 FROM sessions WHERE user_id = users.id)
             AND NOT EXISTS (SELECT 1 FROM vendor_keys WHERE user_id = users.id)
+            AND NOT EXISTS (SELECT 1 FROM identities WHERE user_id = users.id)
         """,
         before=before,
     )
 
 
 async def delete_user(connection: Connection, user_id: str) -> None:
-    """Delete a user with the sessions, tokens, API keys, keys for vendors, stored responses, chats,
-    logged prompts and events of the user.
+    """Delete a user with the sessions, identities, tokens, API keys, keys for vendors, stored responses,
+    chats, logged prompts, events and webhooks of the user.
 
     Usage rows are kept. Objects at servers stay there, and belong to no account.
     """
@@ -167,8 +168,10 @@ async def delete_user(connection: Connection, user_id: str) -> None:
         "DELETE FROM vendor_keys WHERE user_id = :user_id",
         "DELETE FROM prompt_log WHERE user_id = :user_id",
         "DELETE FROM events WHERE account_id = :user_id",
+        "DELETE FROM webhooks WHERE owner = :user_id",
         "UPDATE server_objects SET user_id = NULL WHERE user_id = :user_id",
         "DELETE FROM sessions WHERE user_id = :user_id",
+        "DELETE FROM identities WHERE user_id = :user_id",
         "DELETE FROM one_time_tokens WHERE user_id = :user_id",
         "DELETE FROM api_keys WHERE user_id = :user_id",
         "DELETE FROM users WHERE id = :user_id",

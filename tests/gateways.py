@@ -44,6 +44,7 @@ DEFAULTS = {
         "probe_timeout": 60.0,
     },
     "storage": {"settle_timeout": 60.0},
+    "webhooks": {"enabled": True},
 }
 IMPATIENT = {"first_byte_timeout": 1.0, "chunk_timeout": 1.0}
 

@@ -1,5 +1,5 @@
-"""Deletes expired sessions, single-use tokens, stored responses, receipts, logged prompts, usage and events,
-and accounts whose address was never confirmed.
+"""Deletes expired sessions, single-use tokens, stored responses, receipts, logged prompts, usage, events and
+deliveries of webhooks, and accounts whose address was never confirmed.
 """
 
 from typing import Final
@@ -30,14 +30,15 @@ from storage.usage_retention import (
     delete_usage_hours,
 )
 from storage.users import delete_unconfirmed_users
+from storage.webhook_deliveries import delete_old_deliveries
 
 INTERVAL: Final = 600.0  # seconds
 BATCH: Final = 100  # responses deleted in one transaction: other writes wait meanwhile
 RECEIPT_BATCH: Final = 1000  # receipts deleted in one transaction
 USAGE_BATCH: Final = 1000  # rows of usage deleted in one transaction
-EVENT_BATCH: Final = 1000  # events deleted in one transaction
+EVENT_BATCH: Final = 1000  # events or deliveries deleted in one transaction
 DAY_MS: Final = 86_400_000
-EVENT_DAYS: Final = 30  # how long events are kept
+EVENT_DAYS: Final = 30  # how long events and deliveries are kept
 UNCONFIRMED_MS: Final = DAY_MS  # how long an unconfirmed account can request another link
 
 
@@ -105,6 +106,8 @@ class ExpiredDataCleanup:
         await self._remove_usage(now)
         oldest = first_uuid7(now - EVENT_DAYS * DAY_MS)
         while await self._store.write(delete_events, oldest, EVENT_BATCH) == EVENT_BATCH:
+            pass
+        while await self._store.write(delete_old_deliveries, oldest, EVENT_BATCH) == EVENT_BATCH:
             pass
         for user_id in await self._store.read(select_accounts_above, self._account_bytes):
             await self._store.write(delete_responses_above, user_id, self._account_bytes)

@@ -7,6 +7,7 @@ months and all time are in the store.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Final, Literal
 
 import trio
@@ -40,6 +41,15 @@ class LimitUsage(Struct, frozen=True):
         return self.limit - self.used if self.limit else float("inf")
 
 
+class SharedBudget(Struct, frozen=True):
+    """What all accounts of a tier may use together, and have used, in nano-USD. A limit of 0 is no limit."""
+
+    per_day: int
+    used_today: int
+    per_month: int
+    used_this_month: int
+
+
 class LimitsReport(Struct, frozen=True):
     """`limits` has the names of LimitSet. For a key, each is the one with less left of the limits of the key
     and of its account.
@@ -52,7 +62,9 @@ class LimitsReport(Struct, frozen=True):
 
 
 class AccountLimits:
-    """`tiers` are the limits by tier. `changed` is called after every change, to invalidate cached keys."""
+    """`tiers` are the limits by tier, `budgets` what all accounts of a tier may use together. `changed` is
+    called after every change, to invalidate cached keys.
+    """
 
     def __init__(
         self,
@@ -62,12 +74,27 @@ class AccountLimits:
         calendar: Calendar,
         tiers: Mapping[str, LimitSet],
         changed: Callable[[], object],
+        budgets: Mapping[str, LimitSet] = MappingProxyType({}),
     ) -> None:
         self._store = store
         self._clock = clock
         self._calendar = calendar
         self._changed = changed
         self.tiers = tiers
+        self._budgets = budgets
+
+    async def shared_budgets(self) -> Mapping[str, SharedBudget]:
+        """By tier, for the tiers that have one."""
+        subjects = [f"tier:{name}" for name in self._budgets]
+        quotas = await self._store.read(select_quotas, subjects) if subjects else {}
+        date = self._calendar.date(self._clock.now_ms())
+        found = {}
+        for name, limits in self._budgets.items():
+            used = _period_use(quotas.get(f"tier:{name}"), date)
+            found[name] = SharedBudget(
+                limits.usd_per_day, used["usd_per_day"], limits.usd_per_month, used["usd_per_month"]
+            )
+        return found
 
     async def of_key(self, key_id: str, owner: str | None, now: Callable[[str], InUse]) -> LimitsReport:
         """With `owner` None, a key of any user. `now` returns the current use of "key:ID" or "user:ID".

@@ -116,6 +116,7 @@ class Login:
     ) -> None:
         await insert_audit(connection, self._session_entry(actor, "session.begin", session))
         await require_unchanged(connection, user)
+        await self._sessions.announce(connection, session, "password")
         await self._sessions.revoke_token(connection, actor, instead_of)
         await self._sessions.insert(connection, session)
 

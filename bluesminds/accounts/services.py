@@ -7,6 +7,8 @@ from bluesminds.accounts.billing import Billing
 from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
+from bluesminds.accounts.federated import FederatedSignIn
+from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Keys
@@ -29,11 +31,12 @@ from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeys
+from bluesminds.accounts.webhooks import Webhooks
 from bluesminds.identity.password import Passwords
 
 
 class AccountServices(Struct, frozen=True):
-    """One instance each, all on the same store. `billing`: None if the settings turn it off."""
+    """One instance each, all on the same store. None: the settings do not enable it."""
 
     users: Users
     passwords: Passwords
@@ -41,6 +44,8 @@ class AccountServices(Struct, frozen=True):
     throttle: Throttle
     login: Login
     local_sign_in: LocalSignIn
+    identities: Identities
+    federated: FederatedSignIn | None
     signup: SignUp
     email_verification: EmailVerification
     email_change: EmailChange
@@ -63,3 +68,4 @@ class AccountServices(Struct, frozen=True):
     prompts: Prompts
     vendor_keys: VendorKeys
     mail_tests: MailTests
+    webhooks: Webhooks | None

@@ -17,8 +17,10 @@ from bluesminds.accounts.audit import Actor, entry
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import token_digest, uuid7
 from bluesminds.common.errors import NotFound
+from bluesminds.notify.events import new_event
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, StorageError, Store
+from storage.events import insert_event
 from storage.sessions import (
     SessionRow,
     delete_oldest_sessions,
@@ -109,6 +111,22 @@ class Sessions:
         # Delete before inserting: if the clock was set back, the new session would look like the oldest.
         await delete_oldest_sessions(connection, session.row.user_id, self._keep - 1)
         await insert_session(connection, session.row)
+
+    async def announce(self, connection: Connection, session: NewSession, method: str) -> None:
+        """Part of a transaction, before `insert`: an event for a sign-in from another browser or address than
+        those of the active sessions. `method` is "password" or the name of a provider.
+        """
+        row = session.row
+        known = await self._active_sessions(connection, row.user_id)
+        if all((one.address, one.user_agent) != (row.address, row.user_agent) for one in known):
+            data = {
+                "user_id": row.user_id,
+                "session_id": row.id,
+                "address": row.address,
+                "user_agent": row.user_agent,
+                "method": method,
+            }
+            await insert_event(connection, new_event(row.created_at, "sign_in.new", row.user_id, data))
 
     async def list(self, user_id: str) -> Sequence[SessionRow]:
         """The active sessions of a user, newest first."""

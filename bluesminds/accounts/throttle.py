@@ -50,6 +50,7 @@ class Throttle:
         self._addresses = LeakyBucket(20, 10.0)
         self._accounts = LeakyBucket(100, 36.0)
         self._forms = LeakyBucket(20, 30.0)
+        self._sign_ins = LeakyBucket(30, 10.0)
         self._mails = LeakyBucket(3, 1200.0)
         self._changes = LeakyBucket(300, 3.0)
         self._key_tests = LeakyBucket(10, 30.0)
@@ -76,6 +77,13 @@ class Throttle:
     def check_public_form(self, address: str) -> None:
         """Count a request to a public form other than the login. Raises RateLimited."""
         _count_attempt((self._forms, block_of(address)))
+
+    def count_sign_in(self, address: str) -> None:
+        """Count a return from a provider. It counts as failed until `release_sign_in`. Raises RateLimited."""
+        _count_attempt((self._sign_ins, block_of(address)))
+
+    def release_sign_in(self, address: str) -> None:
+        self._sign_ins.remove(block_of(address))
 
     def check_change(self, user_id: str) -> None:
         """Count a change by a user: each leaves rows that are kept. Raises RateLimited."""

@@ -1,13 +1,12 @@
 """Builds the dashboard from the services and the running gateway."""
 
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec import Struct
 
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import mail_backend
-from bluesminds.config import Settings
 from bluesminds.dashboard import (
     credit,
     keys,
@@ -18,6 +17,7 @@ from bluesminds.dashboard import (
     settings,
     statements,
     usage,
+    webhooks,
 )
 from bluesminds.dashboard.admin import codes, drift, mail, prices, servers, system, users
 from bluesminds.dashboard.admin import routes as model_routes
@@ -60,21 +60,31 @@ def build_dashboard(
         public_url=services.settings.server.public_url,
         servers_down=lambda: routing.states()["down"],
         expose_servers=services.settings.server.expose_server,
-        hidden=_hidden_entries(services.settings),
+        left_out=_left_out(services),
         clock=services.clock,
     )
     routes = [
         *assets.routes(),
         *_user_pages(services, frame, routing, controls),
         *_admin_pages(services, frame, controls, state),
+        *_webhook_pages(services, frame),
     ]
     return Dashboard(routes, BrowserPages(HOME, frame.error))
 
 
-def _hidden_entries(settings: Settings) -> Collection[str]:
-    """Icons of menu entries of what the settings turn off."""
-    shown = {"prompts": settings.prompt_log.retention_days > 0, "mail": settings.mail.configured}
-    return [icon for icon, is_shown in shown.items() if not is_shown]
+def _webhook_pages(services: Services, frame: Frame) -> list[Route]:
+    found = services.accounts.webhooks
+    return [] if found is None else webhooks.routes(frame, found)
+
+
+def _left_out(services: Services) -> frozenset[str]:
+    """Icons of the pages that the settings do not enable."""
+    enabled = {
+        "prompts": services.settings.prompt_log.retention_days > 0,
+        "webhooks": services.accounts.webhooks is not None,
+        "mail": services.settings.mail.configured,
+    }
+    return frozenset(icon for icon, is_enabled in enabled.items() if not is_enabled)
 
 
 def _user_pages(services: Services, frame: Frame, routing: Routing, controls: GatewayControls) -> list[Route]:

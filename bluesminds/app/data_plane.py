@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.dashboard import SystemState, build_dashboard
+from bluesminds.app.identity import provider_links, sign_in_routes
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.prices import PriceLoader, bundled_prices
 from bluesminds.app.readiness import ReadinessCheck
@@ -22,6 +23,7 @@ from bluesminds.app.settings_map import (
     file_routes,
     keyless_limits,
     socket_settings,
+    tier_budgets,
     tier_markups,
     upstream_timeouts,
 )
@@ -84,7 +86,7 @@ from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.pages import account_pages
 from bluesminds.web.playground import Playground
 from storage.keys import select_allowed_origins, select_key_digest
-from storage.quotas import select_recent
+from storage.quotas import select_quotas, select_recent
 from storage.usage import UsageRow
 
 # Its own generator: a seed that is set elsewhere must not choose the servers.
@@ -244,18 +246,22 @@ def build_data_plane(
 
 
 async def restore_limits(services: Services, limiter: RateLimiter) -> None:
-    """Restore the counters of the last minute from the usage rows, as the previous process left them. Raises
-    StorageError.
+    """Restore the counters of the last minute from the usage rows, as the previous process left them, and
+    those of tiers with a common budget. Raises StorageError.
 
     Rows of requests that took longer than the total timeout, or than MAX_RESTORED_SECONDS, are not read.
     """
     longest = min(services.settings.upstream.total_timeout, MAX_RESTORED_SECONDS)
     select = partial(select_recent, within=(WINDOW_SECONDS + 1) * 1000, longest=round(longest * 1000))
     limiter.restore(await services.store.read(select, services.clock.now_ms()))
+    if limiter.tiers:
+        limiter.restore_tiers(await services.store.read(select_quotas, limiter.tiers))
 
 
 def _build_authentication(services: Services, lease: Lease) -> Authentication:
-    limiter = RateLimiter(services.clock, services.calendar, lease.held)
+    limiter = RateLimiter(
+        services.clock, services.calendar, lease.held, tier_budgets=tier_budgets(services.settings)
+    )
     keys = KeyAuthenticator(
         partial(limiter.look_up_key, services.store),
         pepper=services.pepper,
@@ -493,12 +499,14 @@ def _build_control(
             services.clock,
             expose_server=services.settings.server.expose_server,
         ),
+        *sign_in_routes(services.accounts, services.settings),
     ]
     public_url = services.settings.server.public_url
     reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
     forms = account_pages.routes(
         dashboard=services.settings.dashboard.enabled,
         open_signup=services.settings.accounts.signup == "open",
+        providers=provider_links(services.accounts),
     )
     mounted = [*routes, *reference.routes, *forms]
     recorder, limiter = runtime.recorder, authentication.limiter

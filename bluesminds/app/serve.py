@@ -156,6 +156,8 @@ def _start_tasks(
         ("config_watch", data_plane.reloader.watch),
     ):
         background.start_soon(runtime.tasks.run, name, run)
+    if services.webhook_sender is not None:
+        background.start_soon(runtime.tasks.run, "webhooks", services.webhook_sender.run)
     if services.accounts.billing is not None:
         background.start_soon(runtime.tasks.run, "billing", services.accounts.billing.run)
     if data_plane.keep_alive is not None:

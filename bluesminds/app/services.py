@@ -18,6 +18,8 @@ from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
+from bluesminds.accounts.federated import FederatedSignIn
+from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Changed, Keys
@@ -41,13 +43,17 @@ from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
+from bluesminds.accounts.webhooks import WebhookPolicy, Webhooks
 from bluesminds.app.backup import Backups
+from bluesminds.app.identity import sign_in_clients
+from bluesminds.app.payments import payment_providers
 from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import (
     billing_policy,
     billing_rules,
     configured_mailer,
     public_url,
+    tier_budgets,
     tier_limits,
 )
 from bluesminds.app.state_dir import StateDir
@@ -63,10 +69,13 @@ from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
+from bluesminds.notify.webhooks import WebhookSender, deliver_event
 from storage import open_store, sqlite_path
 from storage.base import Store
 
 MAIL_FLUSH_SECONDS = 3.0  # how long the end waits for mail that can be sent at once
+WEBHOOK_CONNECTIONS = 400
+WEBHOOK_CONNECTIONS_PER_HOST = 20
 
 
 class BadDatabaseURL(Exception):
@@ -105,6 +114,7 @@ class Resources(Struct, frozen=True, kw_only=True):
     templates: MailTemplates
     outbox: MailOutbox
     events: EventDispatcher
+    webhook_sender: WebhookSender | None
 
 
 class Services(Resources, frozen=True, kw_only=True):
@@ -133,6 +143,7 @@ async def open_services(
         async with open_store(url, statement_timeout=settings.storage.settle_timeout) as store:
             pepper, vault = await load_secrets(store, state, settings.keys.pepper)
             mailer = _mailer(settings, state, pool, clock, log)
+            hooks = _webhook_pool(settings)
             resources = Resources(
                 settings=settings,
                 clock=clock,
@@ -148,9 +159,16 @@ async def open_services(
                 templates=MailTemplates(public_url(settings.server)),
                 outbox=MailOutbox(store, vault=vault, mailer=mailer, clock=clock, log=log),
                 events=EventDispatcher(store, clock=clock, log=log),
+                webhook_sender=None
+                if hooks is None
+                else WebhookSender(
+                    store, hooks, vault=vault, clock=clock, log=log, allow_http=settings.webhooks.allow_http
+                ),
             )
             async with trio.open_nursery() as nursery:
                 await nursery.start(pool.run)
+                if hooks is not None:
+                    await nursery.start(hooks.run)
                 yield _build_services(resources, password_hasher)
                 await resources.outbox.flush(MAIL_FLUSH_SECONDS)
                 nursery.cancel_scope.cancel()
@@ -166,12 +184,31 @@ def database_url(settings: Settings) -> str:
     return url
 
 
+def _webhook_pool(settings: Settings) -> Pool | None:
+    """A pool of its own: URLs of users get fewer connections and another address policy than servers."""
+    if not settings.webhooks.enabled:
+        return None
+    return Pool(
+        max_connections=WEBHOOK_CONNECTIONS,
+        max_per_origin=WEBHOOK_CONNECTIONS_PER_HOST,
+        tls=tls_context(settings.upstream.ca_file),
+        policy=webhook_addresses(settings),
+    )
+
+
+def webhook_addresses(settings: Settings) -> AddressPolicy:
+    networks = Networks.read(settings.webhooks.allowed_networks)
+    return AddressPolicy(networks, "[webhooks] allowed_networks")
+
+
 def _mailer(settings: Settings, state: StateDir, pool: Pool, clock: Clock, log: Log) -> Mailer:
     mailer = configured_mailer(settings.mail, pool, clock)
     return mailer or FileMailer(state.path / "outbox", clock=clock, log=log)
 
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
+    if (sender := resources.webhook_sender) is not None:
+        resources.events.subscribe(deliver_event, dispatched=sender.notify)
     accounts = _build_accounts(resources, password_hasher)
     cleanup = ExpiredDataCleanup(
         resources.store,
@@ -217,6 +254,14 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         settings=settings,
     )
     ledger = Ledger(store, clock=clock)
+    identities = Identities(
+        store,
+        clock=clock,
+        sessions=sessions,
+        verification=verification,
+        settings=settings,
+        changed=resources.key_changes.notify,
+    )
     return AccountServices(
         users=_build_users(resources),
         passwords=passwords,
@@ -264,6 +309,8 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         invitations=Invitations(store, clock=clock, outbox=outbox, templates=templates, settings=settings),
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
+        identities=identities,
+        federated=_build_federated(resources, identities, throttle),
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
@@ -280,6 +327,36 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
         mail_tests=MailTests(store=store, clock=clock, mailer=resources.mailer, templates=templates),
+        webhooks=_build_webhooks(resources),
+    )
+
+
+def _build_webhooks(resources: Resources) -> Webhooks | None:
+    sender, settings = resources.webhook_sender, resources.settings
+    if sender is None:
+        return None
+    return Webhooks(
+        resources.store,
+        vault=resources.vault,
+        clock=resources.clock,
+        policy=WebhookPolicy(settings.webhooks.allow_http, webhook_addresses(settings)),
+        waiting=sender.notify,
+    )
+
+
+def _build_federated(
+    resources: Resources, identities: Identities, throttle: Throttle
+) -> FederatedSignIn | None:
+    clients = sign_in_clients(resources.settings.identity, resources.pool, resources.clock)
+    if not clients:
+        return None
+    return FederatedSignIn(
+        clients,
+        identities,
+        clock=resources.clock,
+        vault=resources.vault,
+        throttle=throttle,
+        log=resources.log,
     )
 
 
@@ -293,7 +370,7 @@ def _build_billing(resources: Resources, ledger: Ledger) -> Billing | None:
         log=resources.log,
         rules=billing_rules(resources.settings),
         policy=billing_policy(resources.settings),
-        providers={},
+        providers=payment_providers(resources.settings, resources.pool),
         changed=resources.key_changes.notify,
     )
 
@@ -347,5 +424,6 @@ def _build_limits(resources: Resources) -> AccountLimits:
         clock=resources.clock,
         calendar=resources.calendar,
         tiers=tier_limits(resources.settings),
+        budgets=tier_budgets(resources.settings),
         changed=resources.key_changes.notify,
     )

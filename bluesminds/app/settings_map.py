@@ -98,9 +98,20 @@ def tier_markups(settings: Settings) -> dict[str, int]:
     return {name: table.markup_percent * 100 for name, table in structs.asdict(settings.tiers).items()}
 
 
+def tier_budgets(settings: Settings) -> dict[str, LimitSet]:
+    """What all accounts of a tier may use together, by the name of the tier, for tiers with such a budget."""
+    found = {}
+    for name, table in structs.asdict(settings.tiers).items():
+        day, month = read_usd(table.shared_usd_per_day), read_usd(table.shared_usd_per_month)
+        if day or month:
+            found[name] = LimitSet(usd_per_day=day, usd_per_month=month)
+    return found
+
+
 def _limit_set(fields: dict[str, Any]) -> LimitSet:
     """`fields` are the settings of a tier; amounts in USD are text."""
-    del fields["markup_percent"]
+    for name in ("markup_percent", "shared_usd_per_day", "shared_usd_per_month"):
+        del fields[name]
     money = {name: read_usd(text) for name, text in fields.items() if name.startswith("usd_")}
     return LimitSet(**fields | money)
 
@@ -148,6 +159,7 @@ def billing_policy(settings: Settings) -> BillingPolicy:
         return_url=f"{public_url(settings.server)}/dashboard/billing",
         manual=billing.manual,
         instructions=billing.instructions or "",
+        sync_interval=billing.sync_interval,
     )
 
 

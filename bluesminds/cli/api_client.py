@@ -42,6 +42,7 @@ _REMEDIES = {
     "prompt_not_found": "bluesminds prompt-log list",
     "replay_key_unusable": "bluesminds keys list --user USER",
     "session_not_found": "bluesminds users sessions USER",
+    "webhook_not_found": "bluesminds webhooks list",
     "user_not_found": "bluesminds users list",
     "signup_closed": "set signup in [accounts] and restart, or: bluesminds users create --email ADDRESS",
     "last_admin": "bluesminds users set USER --role admin",

@@ -10,6 +10,7 @@ from bluesminds.cli.billing import billing_group
 from bluesminds.cli.config import check, config_group, init
 from bluesminds.cli.doctor import doctor, support_bundle
 from bluesminds.cli.explain import explain
+from bluesminds.cli.health import health
 from bluesminds.cli.imports import import_group
 from bluesminds.cli.keys import keys_group
 from bluesminds.cli.ledger import ledger_group
@@ -17,6 +18,7 @@ from bluesminds.cli.limits import limits_group
 from bluesminds.cli.logs import logs
 from bluesminds.cli.mail import mail_group
 from bluesminds.cli.master_key import master_key_group
+from bluesminds.cli.migrate import migrate, rollback
 from bluesminds.cli.models import models
 from bluesminds.cli.prices import prices_group
 from bluesminds.cli.prompt_log import prompt_log_group
@@ -34,6 +36,7 @@ from bluesminds.cli.users import users_group
 from bluesminds.cli.vendor_keys import vendor_keys_group
 from bluesminds.cli.vendors import vendors
 from bluesminds.cli.version import version
+from bluesminds.cli.webhooks import webhooks_group
 
 _EPILOG = (
     "Exit codes: "
@@ -83,6 +86,7 @@ for command in (
     reprice,
     users_group,
     vendor_keys_group,
+    webhooks_group,
     limits_group,
     ledger_group,
     billing_group,
@@ -97,6 +101,9 @@ for command in (
     reload,
     backup,
     restore,
+    migrate,
+    rollback,
+    health,
     doctor,
     support_bundle,
     import_group,

@@ -26,6 +26,8 @@ def version(as_json: bool) -> None:
 def version_parts() -> dict[str, str]:
     return {
         "version": __version__,
+        "system": platform.system().lower(),
+        "machine": platform.machine(),
         "python": platform.python_version(),
         "sqlite": sqlite3.sqlite_version,
         "openssl": ssl.OPENSSL_VERSION,

@@ -115,6 +115,8 @@ class SettingsBuilder:
             return self._secret_map(field, given, name)
         if field.secret_list:
             return self._secret_list(field, given, name)
+        if field.item_secrets:
+            return convert(field, self._with_secrets(field, given, name), given.base)
         if isinstance(given.value, str) and given.text:
             return parse(field, given.value, given.base)
         return convert(field, given.value, given.base)
@@ -138,6 +140,20 @@ class SettingsBuilder:
             self._secret_part(field, given, at, value, f"key {at + 1} of {name}")
             for at, value in enumerate(values)
         )
+
+    def _with_secrets(self, field: FieldSpec, given: RawValue, name: str) -> object:
+        """An array of tables, with their secrets read. Raises UnsuitableError."""
+        values = parse_list(given.value) if given.text and isinstance(given.value, str) else given.value
+        if not isinstance(values, list):
+            raise UnsuitableError(f"must be {field.expected}, not {display(values)}")
+        found = []
+        for at, table in enumerate(values):
+            known = dict(table) if isinstance(table, dict) else table
+            for key in field.item_secrets & (known.keys() if isinstance(known, dict) else set()):
+                part = self._secret_part(field, given, key, known[key], f"{key} in table {at + 1} of {name}")
+                known[key] = part
+            found.append(known)
+        return found
 
     def _secret_part(
         self, field: FieldSpec, given: RawValue, key: str | int, value: object, title: str

@@ -7,7 +7,7 @@ only follow from another error. No finding contains an address or a secret.
 import re
 import ssl
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -27,12 +27,12 @@ from bluesminds.config.routes import check_routes
 from bluesminds.config.settings import (
     VENDORS_WITHOUT_MODEL_LIST,
     VENDORS_WITHOUT_URL,
+    IdentityProviderSettings,
     ListenSettings,
     MailSettings,
     PromptLogSettings,
     ServerSettings,
     Settings,
-    UpstreamSettings,
     VendorKeySettings,
 )
 from bluesminds.config.values import DeferredSecret, Secret
@@ -49,7 +49,8 @@ _DSN: Final = re.compile(r"https?://[0-9A-Za-z]+@[^@/?#\s]+(/[^?#\s]*)?/[0-9A-Za
 def check(settings: Settings) -> Iterator[Finding]:
     """All findings. Every setting has the right type already."""
     yield from _check_listener(settings)
-    yield from _check_networks(settings.upstream)
+    yield from _check_networks("upstream", settings.upstream.allowed_networks)
+    yield from _check_networks("webhooks", settings.webhooks.allowed_networks)
     yield from _check_websocket(settings)
     yield from _check_database(settings)
     yield from _check_pepper(settings)
@@ -63,12 +64,16 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_authorities(("upstream", "ca_file"), settings.upstream.ca_file)
     yield from _check_authorities(("mail", "ca_file"), settings.mail.ca_file)
     yield from _check_accounts(settings)
+    yield from _check_identity(settings)
     yield from _check_mail(settings)
     yield from _check_limits(settings)
     yield from _check_prompt_log(settings.prompt_log)
     yield from _check_vendor_keys(settings.vendor_keys)
     if settings.tracing.endpoint is not None:
         yield from _check_url(("tracing", "endpoint"), "endpoint in [tracing]", settings.tracing.endpoint)
+    yield from _check_url(("stripe", "url"), "url in [stripe]", settings.stripe.url)
+    if settings.creem.url is not None:
+        yield from _check_url(("creem", "url"), "url in [creem]", settings.creem.url)
     yield from check_billing(settings)
     yield from _check_keyless(settings)
     yield from check_routes(settings)
@@ -111,13 +116,13 @@ def _check_origins(server: ListenSettings) -> Iterator[Finding]:
         yield Finding((("server", "cors_origins"),), message, fix)
 
 
-def _check_networks(upstream: UpstreamSettings) -> Iterator[Finding]:
+def _check_networks(section: str, networks: Sequence[str]) -> Iterator[Finding]:
     try:
-        Networks.read(upstream.allowed_networks)
+        Networks.read(networks)
     except ValueError as exc:
-        message = f"allowed_networks in [upstream]: {exc}"
+        message = f"allowed_networks in [{section}]: {exc}"
         fix = 'write it like allowed_networks = ["127.0.0.0/8", "10.0.0.0/8"]'
-        yield Finding((("upstream", "allowed_networks"),), message, fix)
+        yield Finding(((section, "allowed_networks"),), message, fix)
 
 
 def _check_prompt_log(settings: PromptLogSettings) -> Iterator[Finding]:
@@ -238,6 +243,47 @@ def _check_accounts(settings: Settings) -> Iterator[Finding]:
             "set host and sender in [mail]; without them mail is written to state_dir/outbox",
             warning=True,
         )
+
+
+def _check_identity(settings: Settings) -> Iterator[Finding]:
+    source = ("identity", "providers")
+    names = Counter(row.name for row in settings.identity.providers)
+    for name in sorted(name for name, count in names.items() if count > 1):
+        message = f'two [[identity.providers]] are named "{name}"'
+        yield Finding((source,), message, "give each provider a unique name")
+    for index, row in enumerate(settings.identity.providers):
+        yield from _check_provider((*source, index), row)
+    if settings.identity.providers and settings.server.public_url is None:
+        yield Finding(
+            (source, ("server", "public_url")),
+            "[[identity.providers]] is set, but public_url in [server] is not",
+            "set it to the URL users open in a browser; providers return users to it",
+            warning=True,
+        )
+
+
+def _check_provider(path: Source, row: IdentityProviderSettings) -> Iterator[Finding]:
+    title = f'in [[identity.providers]] "{row.name}"'
+    issuer = (*path, "issuer")
+    if row.kind == "oidc" and row.issuer is None:
+        message = f"issuer {title} is missing"
+        yield Finding((path,), message, 'add issuer = "https://login.example.com"')
+    elif row.kind == "google" and row.issuer is not None:
+        yield Finding((issuer,), f"issuer {title} is not used: Google has one", "remove issuer")
+    elif row.issuer is not None:
+        yield from _check_url(issuer, f"issuer {title}", row.issuer)
+        if row.issuer.startswith("http://"):
+            message = f"issuer {title} is not encrypted"
+            yield Finding((issuer,), message, "use https, except for tests", warning=True)
+    for kind in ("google", "github"):
+        if (row.name == kind) != (row.kind == kind):
+            about = ((*path, "name"), (*path, "kind"))
+            message = f'name {title}: "{kind}" is the name of the one provider of this kind'
+            yield Finding(about, message, f'set name and kind to "{kind}", or neither')
+    if row.kind != "oidc" and row.client_secret is None:
+        yield Finding((path,), f"client_secret {title} is missing", 'add client_secret = {env="NAME"}')
+    if row.kind == "oidc" and "openid" not in row.scopes:
+        yield Finding(((*path, "scopes"),), f'scopes {title} must contain "openid"', 'add "openid"')
 
 
 def _check_mail(settings: Settings) -> Iterator[Finding]:

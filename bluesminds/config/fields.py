@@ -89,6 +89,12 @@ class FieldSpec:
         return inner if isinstance(inner, type) and issubclass(inner, msgspec.Struct) else None
 
     @property
+    def item_secrets(self) -> frozenset[str]:
+        """The names of the secrets in the tables of an array of tables."""
+        fields = {} if self.item is None else fields_of(self.item)
+        return frozenset(name for name, field in fields.items() if field.secret)
+
+    @property
     def is_list(self) -> bool:
         return get_origin(self.base_type) is tuple
 
@@ -141,6 +147,8 @@ def convert(field: FieldSpec, value: object, base: Path) -> object:
     try:
         if field.base_type is float and isinstance(value, str):
             return msgspec.convert(float(read_duration(value)), field.type)
+        if isinstance(value, Secret) and field.secret:
+            return value
         if field.type is not Path:
             if field.secret_map:
                 return {name: Secret(text) for name, text in msgspec.convert(value, dict[str, str]).items()}
@@ -166,7 +174,8 @@ def _convert_item(field: FieldSpec, item: type[msgspec.Struct], value: object, a
             f"must be a table, not {display(value)}", f"write it under {header}", header, (at,)
         )
     known, fields = dict(value), fields_of(item)
-    label = f"{header} {display(value['model'])}" if isinstance(value.get("model"), str) else header
+    title = value.get("model", value.get("name"))
+    label = f"{header} {display(title)}" if isinstance(title, str) else header
     for key in known:
         if key not in fields:
             close = nearest(key, fields)

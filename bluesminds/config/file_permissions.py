@@ -6,7 +6,7 @@ secrets in world-readable files. A database URL without a password is not a secr
 
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -52,9 +52,20 @@ def _secrets_in(section: str, table: Table) -> Iterator[tuple[str, RawValue]]:
             for name, value in given.value.items():
                 if holds_credential(name):
                     yield f"{name} of {key}", replace(given, value=value)
+        elif field.item_secrets and isinstance(given.value, list):
+            for number, inner, value in _secrets_of_items(field.item_secrets, given.value):
+                yield f"{inner} in table {number} of {key}", replace(given, value=value)
         elif field.secret_list and isinstance(given.value, list):
             for number, value in enumerate(given.value, 1):
                 yield f"key {number} of {key}", replace(given, value=value)
+
+
+def _secrets_of_items(names: Collection[str], items: Sequence[object]) -> Iterator[tuple[int, str, object]]:
+    """The number of the table, the name and the value of each secret in an array of tables."""
+    for number, table in enumerate(items, 1):
+        for name in sorted(names):
+            if isinstance(table, dict) and name in table:
+                yield number, name, table[name]
 
 
 def _remedy(path: Path) -> str:

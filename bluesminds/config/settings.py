@@ -307,6 +307,62 @@ class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     invite_lifetime: Duration = 7 * DAY
 
 
+ProviderName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9-]{0,31}\Z",
+        description='1 to 32 of a-z, 0-9 and "-"',
+        examples=["company"],
+    ),
+]
+Names = Annotated[tuple[Text, ...], Meta(description="a list of texts", examples=[["gateway-admins"]])]
+Scopes = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[!#-\[\]-~]+\Z")], ...],
+    Meta(description="a list of scopes", examples=[["openid", "email", "profile"]], max_length=20),
+]
+Domains = Annotated[
+    tuple[Annotated[str, Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+\Z")], ...],
+    Meta(description="a list of domains in lower case", examples=[["example.com"]]),
+]
+ProviderKind = Literal["oidc", "google", "github"]
+
+
+class IdentityProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[[identity.providers]]: a service that users sign in with. `signup` None: as [accounts] says."""
+
+    name: ProviderName
+    kind: ProviderKind = "oidc"
+    title: Annotated[Text, Meta(examples=["Our company"])] | None = None
+    issuer: Annotated[Url, Meta(examples=["https://login.example.com/realms/staff"])] | None = None
+    client_id: Annotated[Text, Meta(examples=["bluesminds"])]
+    client_secret: Secret | None = None
+    scopes: Scopes = ("openid", "email", "profile")
+    allowed_domains: Domains = ()
+    groups_claim: Text = "groups"
+    admin_groups: Names = ()
+    signup: Literal["open", "invite", "closed"] | None = None
+    link_by_email: bool = True
+    trusted_emails: bool = False
+
+
+IdentityProviders = Annotated[
+    tuple[IdentityProviderSettings, ...],
+    Meta(
+        description="tables with name, client_id, issuer and more keys: see docs/configure.md",
+        examples=[
+            [{"name": "google", "kind": "google", "client_id": "ID", "client_secret": {"env": "NAME"}}]
+        ],
+        max_length=20,
+    ),
+]
+
+
+class IdentitySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[identity]: services that users sign in with."""
+
+    providers: IdentityProviders = ()
+
+
 class DashboardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[dashboard]: the web pages."""
 
@@ -405,6 +461,16 @@ class VendorKeySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     urls: VendorUrls = {}
 
 
+class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[webhooks]: events for URLs of users and administrators. `allowed_networks`: private networks that the
+    URLs may be in.
+    """
+
+    enabled: bool = False
+    allow_http: bool = False
+    allowed_networks: NetworkNames = ()
+
+
 class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[usage]: how long usage is kept, in days. 0: forever."""
 
@@ -434,7 +500,9 @@ class KeylessSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class TierSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[tiers.NAME]: limits of accounts with this tier; 0 is no limit."""
+    """[tiers.NAME]: limits of accounts with this tier; 0 is no limit. `shared_usd_per_day` and
+    `shared_usd_per_month` are for all of them together.
+    """
 
     rpm: Limit = 0
     tpm: Limit = 0
@@ -444,6 +512,8 @@ class TierSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     usd_per_day: Budget = "0"
     usd_per_month: Budget = "0"
     usd_total: Budget = "0"
+    shared_usd_per_day: Budget = "0"
+    shared_usd_per_month: Budget = "0"
     markup_percent: Percent = 0
 
 
@@ -598,6 +668,9 @@ class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     repeat_accepted: bool = True
     queue_timeout: Annotated[SecondsOrZero, Meta(examples=[20.0])] | None = None
     queue_size: Annotated[CountOrZero, Meta(examples=[100])] | None = None
+    hedge_after: Annotated[Seconds, Meta(examples=[3.0])] | None = None
+    hedge_share: Share = 0.05
+    hedge_daily_usd: Budget = "1"
 
 
 Routes = Annotated[
@@ -654,6 +727,24 @@ class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     reminder_interval: Duration = 2 * DAY
     topup_min_usd: Cents = "5"
     topup_max_usd: Cents = "500"
+    sync_interval: Duration = DAY
+
+
+class StripeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[stripe]: payments with Stripe. Without `webhook_secret` it is only asked."""
+
+    api_key: Secret | None = None
+    webhook_secret: Secret | None = None
+    url: Url = "https://api.stripe.com"
+
+
+class CreemSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[creem]: payments with Creem. `topup_product`: for credit. `url`: default by the prefix of the key."""
+
+    api_key: Secret | None = None
+    webhook_secret: Secret | None = None
+    topup_product: Annotated[Text, Meta(examples=["prod_abc"])] | None = None
+    url: Annotated[Url, Meta(examples=["https://test-api.creem.io"])] | None = None
 
 
 class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -713,6 +804,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     websocket: WebSocketSettings = WebSocketSettings()
     keys: KeySettings = KeySettings()
     accounts: AccountSettings = AccountSettings()
+    identity: IdentitySettings = IdentitySettings()
     dashboard: DashboardSettings = DashboardSettings()
     mail: MailSettings = MailSettings()
     limits: LimitSettings = LimitSettings()
@@ -721,12 +813,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     tracing: TracingSettings = TracingSettings()
     prompt_log: PromptLogSettings = PromptLogSettings()
     vendor_keys: VendorKeySettings = VendorKeySettings()
+    webhooks: WebhookSettings = WebhookSettings()
     usage: UsageSettings = UsageSettings()
     backup: BackupSettings = BackupSettings()
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()
     billing: BillingSettings = BillingSettings()
+    stripe: StripeSettings = StripeSettings()
+    creem: CreemSettings = CreemSettings()
     log: LogSettings = LogSettings()
     servers: tuple[ServerSettings, ...] = ()
 

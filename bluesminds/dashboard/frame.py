@@ -1,6 +1,6 @@
 """Renders pages: a template with what every page shows, and the headers of every page."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
@@ -47,6 +47,7 @@ USER_PAGES: Final = (
     (f"{HOME}/usage", "usage", "Usage"),
     (f"{HOME}/keys", "keys", "API keys"),
     (f"{HOME}/credit", "billing", "Credit"),
+    (f"{HOME}/webhooks", "webhooks", "Webhooks"),
     (f"{HOME}/settings", "settings", "Settings"),
 )
 ADMIN_PAGES: Final = (
@@ -59,6 +60,7 @@ ADMIN_PAGES: Final = (
     (f"{HOME}/admin/codes", "codes", "Redeem codes"),
     (f"{HOME}/admin/drift", "drift", "Drift"),
     (f"{HOME}/admin/prompts", "prompts", "Prompts of all"),
+    (f"{HOME}/admin/webhooks", "webhooks", "Webhooks of all"),
     (f"{HOME}/admin/audit", "audit", "Audit log"),
     (f"{HOME}/admin/mail", "mail", "Mail"),
     (f"{HOME}/admin/system", "system", "System"),
@@ -79,8 +81,8 @@ class PageAccount(Struct, frozen=True):
 
 class Frame:
     """`public_url` is the URL of the gateway for clients, None for that of the request. `servers_down` is the
-    number of servers that are down now. `expose_servers`: users see the names of servers. `hidden`: icons
-    of the entries that the menu does not have.
+    number of servers that are down now. `expose_servers`: users see the names of servers. `left_out`:
+    icons of the pages that the settings do not enable.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Frame:
         public_url: str | None,
         servers_down: Callable[[], int],
         expose_servers: bool,
-        hidden: Collection[str],
+        left_out: frozenset[str],
         clock: Clock,
     ) -> None:
         self._public_url = public_url
@@ -107,8 +109,8 @@ class Frame:
         self._templates.filters.update(words.FILTERS)
         self._templates.globals.update(
             assets=assets.path,
-            user_pages=[entry for entry in USER_PAGES if entry[1] not in hidden],
-            admin_pages=[entry for entry in ADMIN_PAGES if entry[1] not in hidden],
+            user_pages=_menu(USER_PAGES, left_out),
+            admin_pages=_menu(ADMIN_PAGES, left_out),
             sparkline=charts.sparkline,
             percent=words.percent,
             share=words.share,
@@ -171,6 +173,10 @@ class Frame:
         )
         kept = tuple((name, value) for name, value in exc.headers.items() if name in ("retry-after", "allow"))
         return HandlerResponse(found.body, found.status, (*found.headers, *kept))
+
+
+def _menu(pages: Sequence[MenuEntry], left_out: frozenset[str]) -> Sequence[MenuEntry]:
+    return [entry for entry in pages if entry[1] not in left_out]
 
 
 def _account(principal: Principal) -> PageAccount:

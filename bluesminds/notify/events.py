@@ -74,11 +74,14 @@ class EventDispatcher:
         self._clock = clock
         self._log = log
         self._consumers: list[EventConsumer] = []
+        self._dispatched: list[Callable[[], None]] = []
         self._new = trio.Event()
         store.on_events = self.notify
 
-    def subscribe(self, consumer: EventConsumer) -> None:
+    def subscribe(self, consumer: EventConsumer, *, dispatched: Callable[[], None] = lambda: None) -> None:
+        """`dispatched` is called after the commit, to wake the task that does what the consumer wrote."""
         self._consumers.append(consumer)
+        self._dispatched.append(dispatched)
 
     def notify(self) -> None:
         """New events may exist."""
@@ -110,6 +113,9 @@ class EventDispatcher:
             except Exception as exc:
                 self._log.exception("event_not_dispatched", exc, kind=event.kind, event_id=event.id)
                 await self._store.write(mark_event_dispatched, event.id, self._clock.now_ms())
+        if events:
+            for notify in self._dispatched:
+                notify()
         return len(events)
 
     async def _dispatch(self, connection: Connection, event: EventRow) -> None:

@@ -49,6 +49,21 @@ CREATE TABLE one_time_tokens (
 CREATE INDEX one_time_tokens_user ON one_time_tokens (user_id, purpose);
 CREATE INDEX one_time_tokens_end ON one_time_tokens (expires_at);
 
+-- Identities of users at services that they sign in with
+CREATE TABLE identities (
+    id TEXT NOT NULL PRIMARY KEY,
+    user_id TEXT NOT NULL REFERENCES users (id),
+    provider TEXT NOT NULL, -- name in the settings at the time of the link
+    issuer TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    email TEXT, -- what the provider last said
+    created_at INTEGER NOT NULL,
+    last_used_at INTEGER NOT NULL
+) STRICT;
+
+CREATE UNIQUE INDEX identities_subject ON identities (issuer, subject);
+CREATE INDEX identities_user ON identities (user_id, id);
+
 -- Mails that wait to be sent
 CREATE TABLE mail_outbox (
     id TEXT NOT NULL PRIMARY KEY, -- also the idempotency key
@@ -263,6 +278,7 @@ CREATE TABLE usage (
     service_tier TEXT NOT NULL, -- in the response; '' is the standard one
     sent_model TEXT NOT NULL, -- the name that the server got; '' is that of the client
     served_model TEXT NOT NULL, -- the fallback model; '' is that of the client
+    budget_tier TEXT NOT NULL, -- tier whose common budget it counts in; '' for none
     PRIMARY KEY (at, id)
 ) STRICT, WITHOUT ROWID;
 
@@ -456,7 +472,7 @@ CREATE TABLE usage_meters (
 
 -- Amounts that count towards limits: in the latest day, in the latest month, and in total.
 CREATE TABLE quota_counters (
-    subject TEXT NOT NULL PRIMARY KEY, -- key:ID or user:ID
+    subject TEXT NOT NULL PRIMARY KEY, -- key:ID, user:ID or tier:NAME
     day TEXT NOT NULL,
     day_tokens INTEGER NOT NULL,
     day_nano INTEGER NOT NULL,
@@ -698,9 +714,9 @@ BEGIN
             column1 AS subject,
             coalesce(new.input_tokens, 0) + coalesce(new.output_tokens, 0) AS tokens,
             coalesce(new.cost_nano, 0) AS nano
-        FROM (VALUES ('key:' || new.key_id), ('user:' || new.user_id))
+        FROM (VALUES ('key:' || new.key_id), ('user:' || new.user_id), ('tier:' || new.budget_tier))
     )
-    WHERE subject NOT IN ('key:', 'user:')
+    WHERE subject NOT IN ('key:', 'user:', 'tier:')
     ON CONFLICT DO UPDATE SET
         day_tokens = excluded.day_tokens * (excluded.day >= day) + day_tokens * (day >= excluded.day),
         day_nano = excluded.day_nano * (excluded.day >= day) + day_nano * (day >= excluded.day),
@@ -847,7 +863,7 @@ CREATE TABLE orders (
     state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'expired', 'refused'))
 ) STRICT, WITHOUT ROWID;
 
-CREATE INDEX orders_user ON orders (user_id, id);
+CREATE INDEX orders_user ON orders (user_id, state, id);
 CREATE INDEX orders_state ON orders (state, id);
 
 CREATE TABLE subscriptions (
@@ -924,6 +940,53 @@ CREATE TABLE events (
 
 CREATE INDEX events_new ON events (id) WHERE dispatched_at IS NULL;
 CREATE INDEX events_account ON events (account_id) WHERE account_id IS NOT NULL;
+
+-- Endpoints that get events, with the secret that signs them.
+CREATE TABLE webhooks (
+    id TEXT NOT NULL PRIMARY KEY,
+    owner TEXT NOT NULL, -- user; '' for one of the operators, which gets the events of all accounts
+    url TEXT NOT NULL,
+    description TEXT NOT NULL,
+    events TEXT NOT NULL, -- JSON list of kinds, groups such as payment.*, or *
+    sealed_secret BLOB NOT NULL, -- encrypted
+    sealed_previous BLOB, -- the secret before, which signs too until previous_until
+    previous_until INTEGER,
+    enabled INTEGER NOT NULL CHECK (enabled IN (0, 1)),
+    disabled_reason TEXT NOT NULL, -- '' if the owner disabled it
+    last_success_at INTEGER,
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX webhooks_owner ON webhooks (owner, id);
+
+-- An event for an endpoint. The first try of the current schedule is at since; tries counts within it.
+CREATE TABLE webhook_deliveries (
+    id TEXT NOT NULL PRIMARY KEY,
+    webhook_id TEXT NOT NULL REFERENCES webhooks (id) ON DELETE CASCADE,
+    event_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    body TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'delivered', 'failed')),
+    tries INTEGER NOT NULL,
+    since INTEGER NOT NULL,
+    next_at INTEGER, -- when it is tried next; NULL unless pending
+    created_at INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX webhook_deliveries_log ON webhook_deliveries (webhook_id, id);
+CREATE INDEX webhook_deliveries_due ON webhook_deliveries (webhook_id, next_at) WHERE next_at IS NOT NULL;
+
+CREATE TABLE webhook_attempts (
+    delivery_id TEXT NOT NULL REFERENCES webhook_deliveries (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL, -- from 1
+    at INTEGER NOT NULL,
+    status INTEGER, -- NULL: there was no answer
+    error TEXT NOT NULL,
+    duration_ms INTEGER NOT NULL,
+    answer TEXT NOT NULL, -- the beginning of the body
+    PRIMARY KEY (delivery_id, number)
+) STRICT;
 
 -- Named leases. The holder of "limits" is the only instance that grants requests; it renews the lease.
 CREATE TABLE leases (

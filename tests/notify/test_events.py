@@ -1,6 +1,8 @@
 """Events on both engines: written with the change, dispatched once and in order."""
 
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -181,3 +183,8 @@ def test_new_event_with_too_much_data_is_rejected() -> None:
 def test_event_kinds_are_subject_and_change() -> None:
     assert len(set(EVENT_KINDS)) == len(EVENT_KINDS)
     assert all(kind.count(".") == 1 for kind in EVENT_KINDS)
+
+
+def test_event_kinds_are_those_of_the_documentation() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "webhooks.md").read_text()
+    assert tuple(re.findall(r"^\| `([a-z_.]+)` \|", text, re.MULTILINE)) == EVENT_KINDS

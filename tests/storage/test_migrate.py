@@ -1,17 +1,24 @@
+import shutil
+import sqlite3
 import stat
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trio
 
 from storage import Connection, MigrationChanged, SchemaTooNew, StorageError, Store, open_store
+from storage.base import SnapshotMissing, WouldLoseRows
 from storage.keys import insert_key
 from storage.migrate import load, shipped
 from storage.settings import put_setting
+from storage.sqlite import roll_back_sqlite
 from storage.sqlite_schema import statements
+from storage.store import plan_schema
+from storage.usage import insert_batch
 from storage.users import insert_user
-from tests.storage.samples import key, names, user
+from tests.storage.samples import key, names, usage, user
 
 SECOND = """
     CREATE TABLE extra (id INTEGER NOT NULL PRIMARY KEY);
@@ -213,3 +220,118 @@ async def test_schema_both_engines_have_the_same_columns(store: Store, postgres_
     if store.engine == "sqlite":
         async with open_store(postgres_url) as other:
             assert await store.read(sqlite_columns) == await other.read(postgres_columns)
+
+
+KILLED_AT = """
+import os, pathlib, signal, sys, trio, storage
+
+folder, last, seen = os.path.dirname(sys.argv[1].removeprefix("sqlite://")), int(sys.argv[3]), 0
+
+def watch(event, values):
+    # Each file that is opened, renamed, linked, removed or synced is a step.
+    global seen
+    if event in ("open", "os.rename", "os.link", "os.remove", "sqlite3.connect") and folder in str(values[0]):
+        seen += 1
+        if seen == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    async with storage.open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])):
+        pass
+
+sys.addaudithook(watch)
+trio.run(main)
+"""
+
+
+@pytest.mark.process
+async def test_upgrade_killed_at_each_step_is_finished_by_the_next_start(
+    tmp_path: Path, schema: Path
+) -> None:
+    old = tmp_path / "old.db"
+    async with open_store(f"sqlite://{old}", schema=schema) as store:
+        await store.write(put_setting, "a", "1")
+    file, schemas = add(schema, "second", SECOND), set()
+    for step in range(1, 100):
+        folder = tmp_path / f"step-{step}"
+        folder.mkdir()
+        path = folder / "gateway.db"
+        shutil.copy(old, path)
+        command = [sys.executable, "-c", KILLED_AT, f"sqlite://{path}", str(schema), str(step)]
+        done = await trio.run_process(command, check=False)
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as raw:
+            assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            schemas.add(raw.execute("SELECT max(version) FROM schema_migrations").fetchone()[0])
+        async with open_store(f"sqlite://{path}", schema=schema) as store:
+            assert await store.read(extras) == [1, 2]
+            assert await store.read(names) == ["a"]
+        left = {entry.name.removeprefix("gateway.db") for entry in folder.iterdir()}
+        assert left == {"", ".lock", f".schema-{int(file.name[:4]) - 1}"}
+        if done.returncode == 0:
+            break
+    assert step > 10 and schemas == {1, 2}
+
+
+async def test_upgrade_that_fails_leaves_the_file_as_it_was(
+    sqlite_url: str, sqlite_path: Path, schema: Path
+) -> None:
+    async with open_store(sqlite_url, schema=schema) as store:
+        await store.write(put_setting, "a", "1")
+    before = await trio.Path(sqlite_path).read_bytes()
+    add(schema, "second", SECOND.replace("(2)", "(1)"))
+    with pytest.raises(StorageError):
+        async with open_store(sqlite_url, schema=schema):
+            pass
+    assert await trio.Path(sqlite_path).read_bytes() == before
+
+
+async def test_plan_names_pending_migrations_and_changes_nothing(url: str, schema: Path) -> None:
+    new = await plan_schema(url, seconds=5.0, schema=schema)
+    assert (new.schema, [one.name for one in new.pending], new.snapshot) == (0, ["initial"], None)
+    async with open_store(url, schema=schema):
+        pass
+    done = await plan_schema(url, seconds=5.0, schema=schema)
+    assert (done.schema, done.pending) == (1, ())
+    add(schema, "second", SECOND)
+    plan = await plan_schema(url, seconds=5.0, schema=schema)
+    assert (plan.engine, plan.schema, [one.name for one in plan.pending]) == (
+        "sqlite" if url.startswith("sqlite") else "postgres",
+        1,
+        ["second"],
+    )
+    assert (plan.snapshot is not None) == (plan.bytes > 0) == url.startswith("sqlite")
+    assert (await plan_schema(url, seconds=5.0, schema=schema)) == plan
+
+
+async def test_rollback_restores_the_snapshot_and_keeps_the_file(
+    sqlite_url: str, sqlite_path: Path, schema: Path
+) -> None:
+    async with open_store(sqlite_url, schema=schema) as store:
+        await store.write(put_setting, "a", "1")
+    with pytest.raises(SnapshotMissing):
+        await roll_back_sqlite(sqlite_path, discard=False)
+    add(schema, "second", SECOND)
+    async with open_store(sqlite_url, schema=schema) as store:
+        await store.write(put_setting, "b", "2")
+    done = await roll_back_sqlite(sqlite_path, discard=False)
+    assert (done.schema, done.lost) == (1, {})
+    async with open_store(sqlite_url) as store:
+        assert await store.read(names) == ["a"]
+    async with open_store(f"sqlite://{done.kept}", schema=schema) as store:
+        assert await store.read(names) == ["a", "b"]
+
+
+async def test_rollback_that_would_lose_requests_is_refused_unless_asked_for(
+    sqlite_url: str, sqlite_path: Path, schema: Path
+) -> None:
+    async with open_store(sqlite_url, schema=schema):
+        pass
+    add(schema, "second", SECOND)
+    async with open_store(sqlite_url, schema=schema) as store:
+        await store.write(insert_batch, [usage(1), usage(2)])
+        with pytest.raises(StorageError, match="in use"):
+            await roll_back_sqlite(sqlite_path, discard=True)
+    with pytest.raises(WouldLoseRows, match="2 of usage"):
+        await roll_back_sqlite(sqlite_path, discard=False)
+    done = await roll_back_sqlite(sqlite_path, discard=True)
+    assert done.lost == {"usage": 2}

@@ -33,7 +33,11 @@ from tests.storage.samples import usage
 ROOT = Path(__file__).resolve().parents[2]
 SERIALS = itertools.count()
 UNKNOWN_ID = "00000000-0000-7000-8000-000000000000"
-BILLING = {"enabled": True, "manual": True}  # its routes exist only then
+# The routes of these exist only then.
+BILLING: dict[str, Any] = {
+    "billing": {"enabled": True, "manual": True},
+    "creem": {"api_key": "creem_test_x", "webhook_secret": "secret"},
+}
 
 PUBLIC = """
 GET /
@@ -43,6 +47,8 @@ GET /ready
 GET /models
 GET /models/providers
 GET /plans
+POST /api/billing/webhook
+POST /api/billing/webhook/{provider}
 GET /ranking/models
 GET /metrics
 GET /openapi.json
@@ -84,6 +90,8 @@ GET /dashboard/prompts
 GET /dashboard/prompts/{request_id}
 GET /dashboard/prompts/{request_id}/replay
 GET /dashboard/credit
+GET /dashboard/webhooks
+GET /dashboard/webhooks/{webhook_id}
 GET /dashboard/credit/statements
 GET /dashboard/settings
 GET /dashboard/keys/{key_id}
@@ -105,6 +113,8 @@ GET /dashboard/admin/codes/{batch_id}
 GET /dashboard/admin/drift
 GET /dashboard/admin/prompts
 GET /dashboard/admin/prompts/{request_id}
+GET /dashboard/admin/webhooks
+GET /dashboard/admin/webhooks/{webhook_id}
 GET /dashboard/admin/prompts/{request_id}/replay
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
@@ -177,6 +187,16 @@ GET /api/vendor-keys/{vendor_key_id}
 PATCH /api/vendor-keys/{vendor_key_id}
 DELETE /api/vendor-keys/{vendor_key_id}
 POST /api/vendor-keys/{vendor_key_id}/test
+GET /api/webhooks
+POST /api/webhooks
+GET /api/webhooks/{webhook_id}
+PATCH /api/webhooks/{webhook_id}
+DELETE /api/webhooks/{webhook_id}
+POST /api/webhooks/{webhook_id}/rotate
+POST /api/webhooks/{webhook_id}/test
+GET /api/webhooks/{webhook_id}/deliveries
+GET /api/webhooks/{webhook_id}/deliveries/{delivery_id}
+POST /api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
 GET /api/chats
 POST /api/chats
 DELETE /api/chats
@@ -200,6 +220,16 @@ GET /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 PATCH /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 DELETE /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 POST /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}/test
+GET /api/admin/webhooks
+POST /api/admin/webhooks
+GET /api/admin/webhooks/{webhook_id}
+PATCH /api/admin/webhooks/{webhook_id}
+DELETE /api/admin/webhooks/{webhook_id}
+POST /api/admin/webhooks/{webhook_id}/rotate
+POST /api/admin/webhooks/{webhook_id}/test
+GET /api/admin/webhooks/{webhook_id}/deliveries
+GET /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}
+POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
 GET /admin/monitor
 POST /api/admin/reload
 POST /api/admin/mail/test
@@ -497,7 +527,7 @@ def rejection_of(answer: httpx.Response) -> Refusal:
 
 
 async def test_routes_of_the_reference_are_in_the_tables(nursery: trio.Nursery, home: Path) -> None:
-    gateway = await gateways.start(nursery, home, servers=[], billing=BILLING)
+    gateway = await gateways.start(nursery, home, servers=[], **BILLING)
     document = (await gateway.get("/openapi.json")).json()
     found = {f"{m.upper()} {path}" for path, methods in document["paths"].items() for m in methods}
     shown = {*PAGES.split("\n"), *PAGES_OF_USERS.split("\n"), *PAGES_OF_ADMINISTRATORS.split("\n")} - {""}
@@ -518,7 +548,7 @@ async def test_routes_mounted_are_in_the_tables(
         return create(kept, guard, **more)
 
     monkeypatch.setattr(web_app, "create_app", watched)
-    await gateways.start(nursery, home, servers=[], billing=BILLING)
+    await gateways.start(nursery, home, servers=[], **BILLING)
     assert sorted(mounted) == sorted(CONTROL)
 
 

@@ -1,5 +1,6 @@
 """No input sets more than it is meant to: every write, with the name of every column of every table."""
 
+import re
 import sqlite3
 from collections import defaultdict
 from contextlib import closing
@@ -31,9 +32,10 @@ KEY = {
 ROUTE = {
     *("model", "targets", "policy", "fallback", "fallback_on", "when"),
     *("first_token_timeout", "chunk_timeout", "recovery", "repeat_accepted"),
-    *("queue_timeout", "queue_size"),
+    *("queue_timeout", "queue_size", "hedge_after", "hedge_share", "hedge_daily_usd"),
 }
 VENDOR_KEY = {"api_key", "mode", "models"}
+WEBHOOK = {"url", "events", "description"}
 # What each write may say, and a body that it takes, written down a second time.
 OF_THE_OPERATOR = {"POST /api/admin/backup"}
 WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
@@ -117,6 +119,14 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"vendor": "openai", "api_key": "sk-new"},
     ),
     "PATCH /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}": (VENDOR_KEY, {"mode": "only"}),
+    "POST /api/webhooks": (WEBHOOK, {"url": "https://hooks.example/"}),
+    "PATCH /api/webhooks/{webhook_id}": (WEBHOOK | {"enabled"}, {"description": "new"}),
+    "POST /api/webhooks/{webhook_id}/rotate": ({"overlap_seconds"}, {}),
+    "POST /api/webhooks/{webhook_id}/test": ({"event"}, {}),
+    "POST /api/admin/webhooks": (WEBHOOK, {"url": "https://hooks.example/"}),
+    "PATCH /api/admin/webhooks/{webhook_id}": (WEBHOOK | {"enabled"}, {"description": "new"}),
+    "POST /api/admin/webhooks/{webhook_id}/rotate": ({"overlap_seconds"}, {}),
+    "POST /api/admin/webhooks/{webhook_id}/test": ({"event"}, {}),
     "POST /api/chats": ({"title", "model", "parameters"}, {"title": "new"}),
     "PATCH /api/chats/{chat_id}": ({"title", "model", "parameters"}, {"title": "new"}),
     "POST /api/chats/{chat_id}/messages": ({"messages"}, {"messages": [{"role": "user", "text": "new"}]}),
@@ -137,6 +147,8 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     ),
 }
 WITHOUT_BODY = {
+    "POST /api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
+    "POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
     "POST /api/admin/reload",
     "POST /api/auth/logout",
     "POST /api/admin/health",
@@ -167,7 +179,7 @@ def tables(gateway: Gateway) -> dict[str, list[str]]:
 def content(gateway: Gateway) -> list[str]:
     """Everything, but for what changes by itself."""
     with closing(sqlite3.connect(gateway.database)) as database:
-        return [line for line in database.iterdump() if 'INTO "sessions"' not in line]
+        return [line for line in database.iterdump() if not re.search('INTO "(sessions|events)"', line)]
 
 
 def components(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:

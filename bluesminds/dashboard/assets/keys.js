@@ -34,10 +34,11 @@ for (const form of document.querySelectorAll("form[data-secret]")) {
   }
 
   form.addEventListener("sent", ({ detail }) => {
-    made.querySelector(".secret code").textContent = detail.key;
-    made.querySelector("[data-copy]").dataset.copy = detail.key;
+    const secret = detail.key ?? detail.secret;
+    made.querySelector(".secret code").textContent = secret;
+    made.querySelector("[data-copy]").dataset.copy = secret;
     for (const tab of made.querySelectorAll("[data-example]")) tab.addEventListener("click", () => show(tab.dataset.example, detail.key));
-    show("curl", detail.key);
+    if (detail.key) show("curl", detail.key);
     form.reset();
     form.hidden = true;
     made.hidden = false;

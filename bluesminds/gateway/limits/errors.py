@@ -15,6 +15,7 @@ from bluesminds.common.money import write_usd
 from bluesminds.common.values import LimitSet
 from bluesminds.gateway.limits.counters import Credit, Estimate, UsageCounters
 
+TIER_OWNER: Final = "the tier of the account"
 CONCURRENCY_WAIT: Final = 1.0  # seconds; the end of a running request is not known
 _FOREVER: Final = float("inf")
 
@@ -85,6 +86,9 @@ def limit_error(
             )
         if credit is not None and (estimate.nano or 0) > credit.available:
             return _insufficient_credit(credit, estimate.nano or 0)
+        if owner == TIER_OWNER:
+            reasons += _tier_reasons(counters, limits, estimate, ends)
+            continue
         reasons += _size_reasons(owner, limits, estimate)
         reasons += _rate_reasons(owner, counters, limits, estimate, now)
         reasons += _quota_reasons(owner, counters, limits, estimate, ends)
@@ -95,6 +99,22 @@ def limit_error(
         retry_after=None if longest.wait == _FOREVER else longest.wait,
         retry=longest.retry,
     )
+
+
+def _tier_reasons(
+    counters: UsageCounters, limits: LimitSet, estimate: Estimate, ends: PeriodEnds
+) -> Iterator[_Reason]:
+    """Without figures: users must not learn what all accounts use together."""
+    for name, limit, period, end in (
+        ("day", limits.usd_per_day, counters.day, ends.day),
+        ("month", limits.usd_per_month, counters.month, ends.month),
+    ):
+        if limit and period.nano + period.held_nano + (estimate.nano or 0) > limit:
+            message = (
+                f"The budget of the {name} that all accounts of this tier share does not cover this request."
+            )
+            wait = ends.wait(end)
+            yield _Reason("tier_budget_exceeded", f"{message} {ends.advice(end)}", wait, retry=False)
 
 
 def _size_reasons(owner: str, limits: LimitSet, estimate: Estimate) -> Iterator[_Reason]:

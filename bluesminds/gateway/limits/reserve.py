@@ -8,7 +8,9 @@ long as this process holds the lease. Limits arrive with every request, so chang
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 import trio
 
@@ -26,7 +28,7 @@ from bluesminds.gateway.limits.counters import (
     Share,
     UsageCounters,
 )
-from bluesminds.gateway.limits.errors import PeriodEnds, limit_error
+from bluesminds.gateway.limits.errors import TIER_OWNER, PeriodEnds, limit_error
 from bluesminds.gateway.limits.headers import Headers, RemainingRates, rate_headers, remaining_rates
 from bluesminds.gateway.limits.keyless import AddressLimits
 from storage.base import Store
@@ -36,21 +38,24 @@ from storage.quotas import QuotaRow, RecentUse, select_holder_with_quotas
 
 IDLE_SECONDS = 3600.0  # how long unused counters stay open
 
-KEY, USER = "key:", "user:"
-_KEY_AND_USER = ("this API key", "the account of this API key")
+KEY, USER, TIER = "key:", "user:", "tier:"
+_TIER_KEY_AND_USER = (TIER_OWNER, "this API key", "the account of this API key")
 _ADDRESS = ("your address",)
 _NO_USE = Estimate(0, 0)
+_WITH_TIER: Final = 3  # levels of a caller whose tier has a common budget
+NO_BUDGETS: Final[Mapping[str, LimitSet]] = MappingProxyType({})
 
 
 class Reservation:
     """The reserved usage of one running request, settled once. Its usage counts in `day` and `month`.
-    `has_budget`: money is limited on one of the levels. `charged`: nano-USD that the settlement took from
+    `has_budget`: money is limited on one of the levels. `tier`: whose common budget is one of them, "" for
+    none. `charged`: nano-USD that the settlement took from
     prepaid credit; None: the account has none.
     """
 
     __slots__ = (
         *("_holds", "_limiter", "_limits", "_rates", "_returned", "_running", "_tokens"),
-        *("charged", "has_budget", "day", "month"),
+        *("charged", "has_budget", "day", "month", "tier"),
     )
 
     def __init__(
@@ -61,6 +66,7 @@ class Reservation:
         accounts: LimitedAccounts,
         rates: RemainingRates,
         running: int,
+        tier: str,
     ) -> None:
         counters = accounts[-1][0]
         self._limits = [limits for _, limits in accounts]
@@ -73,6 +79,7 @@ class Reservation:
         self._holds = holds
         self._rates = rates
         self._returned = 0
+        self.tier = tier
         self.charged: int | None = None
         self.day = counters.day.name
         self.month = counters.month.name
@@ -88,14 +95,16 @@ class Reservation:
         return self._tokens, max((hold.reserved_nano for hold in self._holds), default=0)
 
     def uses(self, caller: Caller, tokens: int, nano: int) -> dict[str, dict[str, LimitUse]]:
-        """The use of each limit of the caller, by "key" and "account" or by "address". Call it before
-        `settle`.
+        """The use of each limit of the caller, by "key", "account" and "tier", or by "address". Call it
+        before `settle`.
         """
         now = self._limiter.monotonic()
         if caller.address:
             owners: tuple[tuple[str, LimitSet], ...] = (("address", caller.key_limits),)
         else:
             owners = (("key", caller.key_limits), ("account", caller.user_limits))
+            if self.tier:
+                owners = (("tier", self._limits[0]), *owners)
         found = {}
         for (name, limits), hold in zip(owners, self._holds, strict=False):
             if limits is not NO_LIMITS and (uses := hold.uses(limits, tokens, nano, now)):
@@ -132,7 +141,8 @@ class RateLimiter:
     """The usage counters of all API keys, accounts and client addresses of this process.
 
     While `has_lease` is false, callers with limits are rejected, because another process may count their
-    usage. `monotonic` is Trio's clock in seconds. `running` is the number of unsettled reservations.
+    usage. `monotonic` is Trio's clock in seconds. `tier_budgets`: what all accounts with a tier may use
+    together, by the name of the tier. `running` is the number of unsettled reservations.
     """
 
     def __init__(
@@ -141,6 +151,7 @@ class RateLimiter:
         calendar: Calendar,
         has_lease: Callable[[], bool],
         monotonic: Callable[[], float] = trio.current_time,
+        tier_budgets: Mapping[str, LimitSet] = NO_BUDGETS,
     ) -> None:
         self._clock = clock
         self._calendar = calendar
@@ -149,7 +160,19 @@ class RateLimiter:
         self._accounts: dict[str, UsageCounters] = {}
         self._minutes: dict[str, MinuteWindow] = {}  # of accounts that are not open yet
         self._addresses = AddressLimits()
+        self._tiers = {name: (UsageCounters(None, 0.0), limits) for name, limits in tier_budgets.items()}
         self.running = 0
+
+    @property
+    def tiers(self) -> Sequence[str]:
+        """The subjects of the tiers with a common budget."""
+        return [TIER + name for name in self._tiers]
+
+    def restore_tiers(self, stored: Mapping[str, QuotaRow]) -> None:
+        """Start from the stored usage of `tiers`, by subject, before the first request."""
+        now = self.monotonic()
+        for name, (_, limits) in self._tiers.items():
+            self._tiers[name] = (UsageCounters(stored.get(TIER + name), now), limits)
 
     def restore(self, recent: Sequence[RecentUse]) -> None:
         """Count the last minute of the previous process, oldest second first, before an account is opened.
@@ -231,7 +254,8 @@ class RateLimiter:
         holds = [counters.hold(estimate, now, share) for counters, _ in accounts]
         self.running += share.running
         rates = remaining_rates(accounts, now)
-        return Reservation(self, estimate.tokens, holds, accounts, rates, share.running)
+        tier = caller.tier if len(accounts) == _WITH_TIER else ""
+        return Reservation(self, estimate.tokens, holds, accounts, rates, share.running, tier)
 
     def money_left(self, caller: Caller) -> int | None:
         """The nano-USD that are left on every level; None without a budget and credit."""
@@ -283,7 +307,7 @@ class RateLimiter:
         self, caller: Caller, accounts: LimitedAccounts, estimate: Estimate, model: str, now: float
     ) -> None:
         """Roll the counters over to the current date and check every limit."""
-        if not accounts or (not self._has_lease() and _is_limited(caller, accounts)):
+        if not accounts or (not self._has_lease() and _is_limited(accounts)):
             raise _limits_unavailable()
         self._roll_over(accounts)
         for counters, limits in accounts:
@@ -307,11 +331,13 @@ class RateLimiter:
         return self._key_accounts(caller)
 
     def _key_accounts(self, caller: Caller) -> LimitedAccounts:
-        """Empty unless the accounts are open."""
+        """Empty unless the accounts are open. The last one is that of the user."""
         key = self._accounts.get(KEY + caller.key_id)
         user = self._accounts.get(USER + caller.user_id)
         if key is None or user is None:
             return ()
+        if self._tiers and (tier := self._tiers.get(caller.tier)) is not None:
+            return tier, (key, caller.key_limits), (user, caller.user_limits)
         return (key, caller.key_limits), (user, caller.user_limits)
 
     def _limit_error(
@@ -324,7 +350,7 @@ class RateLimiter:
             day=calendar.end_of_day(last.day.name),
             month=calendar.end_of_month(last.month.name),
         )
-        owners = _ADDRESS if caller.address else _KEY_AND_USER
+        owners = _ADDRESS if caller.address else _TIER_KEY_AND_USER[-len(accounts) :]
         named = ((owner, *account) for owner, account in zip(owners, accounts, strict=True))
         return limit_error(named, estimate, model, now, ends)
 
@@ -333,7 +359,5 @@ def _limits_unavailable() -> Unavailable:
     return Unavailable("limits_unavailable", "Limits cannot be checked. Try again in a few seconds.")
 
 
-def _is_limited(caller: Caller, accounts: LimitedAccounts) -> bool:
-    if caller.key_limits != NO_LIMITS or caller.user_limits != NO_LIMITS:
-        return True
-    return any(counters.credit is not None for counters, _ in accounts)
+def _is_limited(accounts: LimitedAccounts) -> bool:
+    return any(limits != NO_LIMITS or counters.credit is not None for counters, limits in accounts)

@@ -25,10 +25,11 @@ _LOOPBACK: Final = IPv4Address("127.0.0.1")
 class AddressPolicy(Struct, frozen=True):
     """Public addresses are allowed, private and loopback ones only inside `allowed`. Link-local addresses,
     metadata services and addresses that are no host (unspecified, multicast, reserved) are always refused. A
-    Unix socket counts as 127.0.0.1.
+    Unix socket counts as 127.0.0.1. `setting` names what sets `allowed`, for messages.
     """
 
     allowed: Networks = Networks()
+    setting: str = "[upstream] allowed_networks"
 
     def permits(self, address: Address) -> bool:
         if isinstance(address, IPv6Address):

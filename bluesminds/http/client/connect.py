@@ -20,7 +20,7 @@ async def open_wire(origin: UpstreamOrigin, tls: ssl.SSLContext, policy: Address
     try:
         if origin.scheme == "unix":
             if not (origin.trusted or policy.permits_unix()):
-                raise _address_refused()
+                raise _address_refused(policy)
             return SocketWire(_plain_socket(await trio.open_unix_socket(origin.host)))
     except OSError as exc:
         raise _connect_error(origin, exc) from exc
@@ -51,18 +51,16 @@ async def _open_permitted(origin: UpstreamOrigin, policy: AddressPolicy) -> trio
     """Connect if the policy permits every address of the origin."""
     found = await trio.socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     if not all(policy.permits_text(str(sockaddr[0])) for *_, sockaddr in found):
-        raise _address_refused()
+        raise _address_refused(policy)
     stream = await trio.open_tcp_stream(origin.host, origin.port)
     if not policy.permits_text(str(stream.socket.getpeername()[0])):  # the name may now resolve differently
         stream.socket.close()
-        raise _address_refused()
+        raise _address_refused(policy)
     return stream
 
 
-def _address_refused() -> ConnectFailed:
-    message = (
-        "the server's address is link-local, reserved, or private and outside [upstream] allowed_networks"
-    )
+def _address_refused(policy: AddressPolicy) -> ConnectFailed:
+    message = f"the server's address is link-local, reserved, or private and outside {policy.setting}"
     return ConnectFailed(message, phase="connect", sent=False)
 
 

@@ -47,6 +47,7 @@ from bluesminds.web.api import (
     usage,
     users,
     vendor_keys,
+    webhooks,
 )
 from bluesminds.web.api import reload as config_reload
 from bluesminds.web.guard import Guard
@@ -162,6 +163,7 @@ def api_routes(
         *vendor_keys.routes(
             vendor_keys.VendorKeyHandlers(accounts.vendor_keys, accounts.throttle, controls.test_server)
         ),
+        *([] if accounts.webhooks is None else webhooks.routes(accounts.webhooks)),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
         *mail.routes(mail.MailHandlers(accounts.mail_tests)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),

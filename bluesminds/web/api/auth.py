@@ -151,7 +151,7 @@ class AuthHandlers(Struct, frozen=True):
     async def logout(self, principal: Principal) -> HandlerResponse[None]:
         """Sign out: end the current session."""
         await self.accounts.login.logout(principal.actor, principal.user_id, principal.session_id)
-        return HandlerResponse(None, headers=(("set-cookie", _cookie(principal, "", 0)),))
+        return HandlerResponse(None, headers=(("set-cookie", session_cookie(principal, "", 0)),))
 
     async def me(self, principal: Principal) -> CurrentUser:
         """Show the current user."""
@@ -168,7 +168,7 @@ class AuthHandlers(Struct, frozen=True):
         """Delete your account with its keys and sessions. Usage and audit log are kept."""
         await self.accounts.login.reauthenticate(principal.actor, principal.user_id, body.password)
         await self.accounts.users.delete(principal.actor, principal.user_id)
-        return HandlerResponse(None, headers=(("set-cookie", _cookie(principal, "", 0)),))
+        return HandlerResponse(None, headers=(("set-cookie", session_cookie(principal, "", 0)),))
 
     async def export_me(self, principal: Principal) -> AccountExport:
         """Export your account: profile, keys without secrets, sessions, and usage by day."""
@@ -266,10 +266,11 @@ def _login_response(
     )
     seconds = (row.expires_at - row.created_at) // 1000
     return HandlerResponse(
-        body, headers=() if bearer else (("set-cookie", _cookie(principal, session.token, seconds)),)
+        body, headers=() if bearer else (("set-cookie", session_cookie(principal, session.token, seconds)),)
     )
 
 
-def _cookie(principal: Principal, value: str, seconds: int) -> str:
+def session_cookie(principal: Principal, value: str, seconds: int) -> str:
+    """The header that stores a session in a browser; `seconds` 0 deletes it."""
     secure = "; Secure" if principal.cookie == COOKIE else ""
     return f"{principal.cookie}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax{secure}"

@@ -5,7 +5,14 @@ from typing import Any
 
 from msgspec import Struct
 
-from bluesminds.accounts.limits import NAMES, AccountLimits, LimitOrigin, LimitsReport, LimitUsage
+from bluesminds.accounts.limits import (
+    NAMES,
+    AccountLimits,
+    LimitOrigin,
+    LimitsReport,
+    LimitUsage,
+    SharedBudget,
+)
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import InUse
 from bluesminds.web.fields import LimitsInput, LimitsView
@@ -43,11 +50,26 @@ class EffectiveLimits(Struct, frozen=True):
     usd_total: EffectiveAmount
 
 
+class SharedAmount(Struct, frozen=True):
+    """A budget in USD and its use, as decimal strings. `limit` is null if there is none."""
+
+    limit: str | None
+    used: str
+
+
+class SharedBudgets(Struct, frozen=True):
+    """The budgets of all accounts of a tier together."""
+
+    usd_per_day: SharedAmount
+    usd_per_month: SharedAmount
+
+
 class TierView(Struct, frozen=True):
-    """`null` means no limit."""
+    """`null` means no limit. `shared` is null if the accounts of the tier have no common budget."""
 
     name: str
     limits: LimitsView
+    shared: SharedBudgets | None
 
 
 class LimitHandlers(Struct, frozen=True):
@@ -88,7 +110,13 @@ class LimitHandlers(Struct, frozen=True):
 
     async def tiers(self) -> Page[TierView]:
         """List the tiers and their limits."""
-        return Page([TierView(name, LimitsView.of(limits)) for name, limits in self.limits.tiers.items()])
+        shared = await self.limits.shared_budgets()
+        return Page(
+            [
+                TierView(name, LimitsView.of(limits), _shared_view(shared.get(name)))
+                for name, limits in self.limits.tiers.items()
+            ]
+        )
 
 
 def routes(handlers: LimitHandlers) -> list[Route]:
@@ -107,6 +135,18 @@ def routes(handlers: LimitHandlers) -> list[Route]:
 def _view(found: LimitsReport) -> EffectiveLimits:
     limits: dict[str, Any] = {name: _limit_view(name, found.limits[name]) for name in NAMES}
     return EffectiveLimits(user_id=found.user_id, key_id=found.key_id, tier=found.tier, **limits)
+
+
+def _shared_view(found: SharedBudget | None) -> SharedBudgets | None:
+    if found is None:
+        return None
+    return SharedBudgets(
+        _amount(found.per_day, found.used_today), _amount(found.per_month, found.used_this_month)
+    )
+
+
+def _amount(limit: int, used: int) -> SharedAmount:
+    return SharedAmount(write_usd(limit) if limit else None, write_usd(used))
 
 
 def _limit_view(name: str, usage: LimitUsage) -> EffectiveLimit | EffectiveAmount:

@@ -42,8 +42,8 @@ class AttemptView(Struct, frozen=True):
     """Times are milliseconds: `at_ms` after the start of the request, `ms` until the attempt failed or the
     request ended. `reason`: a status or a kind of failure, null if the server answered. `api_keys`: those of
     a server with several, in the order in which they were used; only for administrators. `cost_class`:
-    "failed" if the vendor may bill the attempt, which no account is charged for; `uncharged_usd` is its
-    estimated cost, null if the attempt is not billed. Both are only for administrators.
+    "failed" or "hedged" if the vendor may bill the attempt, which no account is charged for; `uncharged_usd`
+    is its estimated cost, null if the attempt is not billed. Both are only for administrators.
     """
 
     server: str | None
@@ -80,10 +80,10 @@ class ReceiptCost(Struct, frozen=True):
 class ReceiptView(Struct, frozen=True):
     """`route`: the model of the route, null without one. `candidates`: the targets that could serve the
     request, those of the first model in the order in which they were to be tried. `translated_to`: the format
-    that the server got, null if it is the client's. `limits` by owner and name. `price_version` is null
-    without a price. `cost`: the lines of the cost, before a markup. `queued_ms`: how long the request waited
-    for servers that were at their caps. `replay_of`: the id of the request that was sent again, null if it is
-    no replay. `shortened`: the lists are not complete.
+    that the server got, null if it is the client's. `limits` by owner and name; only administrators see those
+    of the tier. `price_version` is null without a price. `cost`: the lines of the cost, before a markup.
+    `queued_ms`: how long the request waited for servers that were at their caps. `replay_of`: the id of the
+    request that was sent again, null if it is no replay. `shortened`: the lists are not complete.
     """
 
     route: str | None
@@ -210,7 +210,7 @@ def _receipt_view(found: Receipt, model: str, *, servers: bool, keys: bool) -> R
         dropped_fields=found.dropped_fields,
         reserved_tokens=found.reserved_tokens,
         reserved_usd=write_usd(found.reserved_nano),
-        limits={owner: _limits_view(uses) for owner, uses in found.limits.items()},
+        limits={owner: _limits_view(uses) for owner, uses in found.limits.items() if keys or owner != "tier"},
         price_version=found.price_version or None,
         cost=[ReceiptCost(one.unit, one.quantity, write_usd(one.rate), one.fallback) for one in found.cost],
         queued_ms=found.queued_ms,

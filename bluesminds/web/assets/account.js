@@ -51,6 +51,12 @@ function nextPage() {
   return /^\/dashboard(?:[/?]|$)/.test(next) && !next.includes("\\") ? `..${next}` : opens;
 }
 
+// A sign-in at another service leads to the same page.
+const next = new URLSearchParams(location.search).get("next");
+for (const link of document.querySelectorAll("a[data-provider]")) {
+  if (next) link.href += `?next=${encodeURIComponent(next)}`;
+}
+
 function showDone() {
   token = "";
   form.reset();

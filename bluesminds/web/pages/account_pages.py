@@ -5,6 +5,7 @@ resources of the gateway. The form is sent by a script and hidden without it, be
 in the URL fragment, which browsers do not send.
 """
 
+from collections.abc import Sequence
 from html import escape
 from typing import Final
 
@@ -19,7 +20,8 @@ POLICY: Final = (
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self';"
     " form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
 )
-_HEADERS: Final = (
+HTML: Final = "text/html; charset=utf-8"
+PAGE_HEADERS: Final = (
     ("content-security-policy", POLICY),
     ("referrer-policy", "no-referrer"),
     ("cache-control", "no-store"),
@@ -118,19 +120,20 @@ FORMS: Final = (
 
 
 LOGIN: Final = "/account/login"
-DASHBOARD_FORMS: Final = (
-    Form(
-        path=LOGIN,
-        title="Sign in",
-        intro="",
-        fields=(
-            FormField("email", "E-mail address", "username", kind="email", max_length=254),
-            FormField("password", "Password", "current-password", kind="password", max_length=1024),
-        ),
-        button="Sign in",
-        to="/api/auth/login",
-        opens_dashboard=True,
+SIGN_IN: Final = Form(
+    path=LOGIN,
+    title="Sign in",
+    intro="",
+    fields=(
+        FormField("email", "E-mail address", "username", kind="email", max_length=254),
+        FormField("password", "Password", "current-password", kind="password", max_length=1024),
     ),
+    button="Sign in",
+    to="/api/auth/login",
+    opens_dashboard=True,
+)
+DASHBOARD_FORMS: Final = (
+    SIGN_IN,
     Form(
         path="/account/forgot",
         title="Forgotten password",
@@ -183,36 +186,36 @@ JOIN: Final = Form(
 )
 
 
-def routes(*, dashboard: bool, open_signup: bool) -> list[Route]:
+class ProviderLink(Struct, frozen=True):
+    """A service to sign in with: its name for users, and the path that starts it."""
+
+    title: str
+    path: str
+
+
+def routes(*, dashboard: bool, open_signup: bool, providers: Sequence[ProviderLink] = ()) -> list[Route]:
     """With `dashboard` also the pages that lead to it."""
     style = asset("base.css") + asset("account.css")
     forms = [*FORMS, *(DASHBOARD_FORMS if dashboard else ()), *((JOIN,) if dashboard and open_signup else ())]
-    pages = ((form.path, account_page(form, dashboard=dashboard, open_signup=open_signup)) for form in forms)
+    pages = (
+        (form.path, account_page(form, dashboard=dashboard, open_signup=open_signup, providers=providers))
+        for form in forms
+    )
     return [
-        *(_route(path, page, "text/html; charset=utf-8") for path, page in pages),
+        *(_route(path, page, HTML) for path, page in pages),
         _route("/account/style.css", style, "text/css; charset=utf-8"),
         _route("/account/icon.svg", asset("icon.svg"), "image/svg+xml"),
         _route("/account/script.js", asset("account.js"), "text/javascript; charset=utf-8"),
     ]
 
 
-def account_page(form: Form, *, dashboard: bool, open_signup: bool) -> str:
+def account_page(
+    form: Form, *, dashboard: bool, open_signup: bool, providers: Sequence[ProviderLink] = ()
+) -> str:
     title = escape(form.title)
     has_password = any(field.kind == "password" for field in form.fields)
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title} - BluesMinds</title>
-<link rel="icon" href="icon.svg" type="image/svg+xml">
-<link rel="stylesheet" href="style.css">
-<script type="module" src="script.js"></script>
-</head>
-<body>
-<main>
-<p class="name"><svg viewBox="0 0 24 24" aria-hidden="true"><rect width="24" height="24" rx="6"/>\
-<path d="M7 14.5v-5M12 17V7M17 13v-2"/></svg>BluesMinds</p>
+    shown = providers if form in (SIGN_IN, JOIN) else ()
+    return f"""{_head(title, _SCRIPT)}
 <div id="ask">
 <h1>{title}</h1>
 <noscript>
@@ -227,6 +230,7 @@ or copy all of it.</p>
 {_SHOW if has_password else ""}
 <button>{escape(form.button)}</button>
 </form>
+{_provider_links(shown)}
 {_links(form, open_signup=open_signup) if dashboard else ""}
 </div>
 <div id="done" tabindex="-1" hidden>
@@ -234,12 +238,40 @@ or copy all of it.</p>
 <p>{escape(form.next)}</p>
 {_AFTER_DASHBOARD if dashboard else _AFTER}
 </div>
-</main>
+{_END}"""
+
+
+def message_page(title: str, text: str) -> str:
+    """A page that says something and leads to the sign-in. `text` is HTML."""
+    return f"""{_head(escape(title))}
+<h1>{escape(title)}</h1>
+<p>{text}</p>
+<p><a class="button" href="/account/login">Sign in</a></p>
+{_END}"""
+
+
+def _head(title: str, script: str = "") -> str:
+    """Up to the content of the page. The pages below /account are not the only ones with it."""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title} - BluesMinds</title>
+<link rel="icon" href="/account/icon.svg" type="image/svg+xml">
+<link rel="stylesheet" href="/account/style.css">
+{script}</head>
+<body>
+<main>
+<p class="name"><svg viewBox="0 0 24 24" aria-hidden="true"><rect width="24" height="24" rx="6"/>\
+<path d="M7 14.5v-5M12 17V7M17 13v-2"/></svg>BluesMinds</p>"""
+
+
+_SCRIPT: Final = '<script type="module" src="/account/script.js"></script>\n'
+_END: Final = """</main>
 </body>
 </html>
 """
-
-
 _SHOW: Final = '<label class="choice"><input type="checkbox" id="show"> Show the password</label>'
 _AFTER_DASHBOARD: Final = '<p><a class="button" href="login">Sign in</a></p>'
 _AFTER: Final = (
@@ -257,8 +289,16 @@ def _behaviour(form: Form) -> str:
     return token + opens + (" data-sends-itself" if form.sends_itself else "")
 
 
+def _provider_links(providers: Sequence[ProviderLink]) -> str:
+    links = (
+        f'<a class="button plain" data-provider href="{one.path}">Continue with {escape(one.title)}</a>'
+        for one in providers
+    )
+    return f'<p class="or">or</p>\n{"".join(links)}' if providers else ""
+
+
 def _links(form: Form, *, open_signup: bool) -> str:
-    if form.path != LOGIN:
+    if form is not SIGN_IN:
         return "" if form.sends_itself else '<p class="links"><a href="login">Sign in</a></p>'
     join = '<a href="join">Create an account</a>' if open_signup else ""
     return f'<p class="links"><a href="forgot">Forgotten your password?</a>{join}</p>'
@@ -286,7 +326,7 @@ def _route(path: str, text: str, media: str) -> Route:
 
 
 def _static(document: RawBody) -> Handler:
-    answer = HandlerResponse(document, headers=_HEADERS)
+    answer = HandlerResponse(document, headers=PAGE_HEADERS)
 
     async def show() -> HandlerResponse[RawBody]:
         return answer

@@ -91,6 +91,40 @@ async def test_credit_for_ten_requests_admits_exactly_ten_of_200(
     assert (balance["balance_usd"], proof["ok"]) == ("0", True)
 
 
+async def test_budget_of_a_tier_for_ten_requests_admits_exactly_ten_of_200(
+    nursery: trio.Nursery, home: Path, models: ModelServer, storage: dict[str, Any]
+) -> None:
+    """Of two accounts together, and after a restart."""
+    tiers = {"pro": {"rpm": 0, "tpm": 0, "tokens_per_day": 0, "tokens_per_month": 0}}
+    tiers["pro"] |= {"shared_usd_per_month": "0.1"}  # type: ignore[dict-item]
+    async with trio.open_nursery() as first:
+        gateway = await start(first, home, models, storage=storage, tiers=tiers)
+        keys = []
+        for name in ("ada", "eve"):
+            person = {"email": f"{name}@example.com", "password": "a long password", "tier": "pro"}
+            async with gateway.operator() as client:
+                user_id = (await client.post("/api/admin/users", json=person)).json()["id"]
+            keys.append((await gateway.new_key(user_id=user_id))[1])
+        found: Counter[int] = Counter()
+
+        async def ask_with(key: str) -> None:
+            found.update(await ask_200_times(gateway, models, key))
+
+        async with trio.open_nursery() as clients:
+            for key in keys:
+                clients.start_soon(ask_with, key)
+        assert found == {200: 10, 429: 390}
+        async with gateway.operator() as client:
+            shown = (await client.get("/api/admin/tiers")).json()["data"]
+        (shared,) = [one["shared"] for one in shown if one["name"] == "pro"]
+        assert shared["usd_per_month"] == {"limit": "0.1", "used": "0.1"}
+        await gateway.stop()
+        first.cancel_scope.cancel()
+    gateway = await start(nursery, home, models, storage=storage, tiers=tiers)
+    answer = await gateway.chat(ASK, key=keys[1])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (429, "tier_budget_exceeded")
+
+
 async def new_account(gateway: Gateway, credit: str) -> tuple[str, str]:
     """A user with prepaid credit: its id and an API key."""
     person = {"email": "ada@example.com", "password": "a long password"}
@@ -188,6 +222,32 @@ async def test_length_is_lowered_in_a_translated_request(
         answer = await client.post("/v1/messages", json=body)
     assert (answer.status_code, answer.headers["x-bluesminds-max-output"]) == (200, "500")
     assert models.asked[0].body["max_tokens"] == 500
+
+
+@pytest.mark.parametrize("dialect", ["gemini", "openai"])
+async def test_length_of_a_gemini_request_is_lowered(
+    nursery: trio.Nursery, home: Path, models: ModelServer, dialect: str
+) -> None:
+    """In either spelling, for a server of the same format and in a translation."""
+    servers = [entry("one", models.url, dialect=dialect)]
+    gateway = await gateways.start(nursery, home, servers=servers, prices=[PRICE], **PATIENT)
+    body = {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]}
+    configs: list[dict[str, Any]] = [
+        {},
+        {"generationConfig": {"maxOutputTokens": 900, "temperature": 0.5}},
+        {"generation_config": {"max_output_tokens": 900, "temperature": 0.5}},
+    ]
+    for config in configs:
+        _, key = await gateway.new_key(limits={"usd_total": "0.005"})  # 500 tokens
+        async with gateway.client(key) as client:
+            answer = await client.post("/v1beta/models/m:generateContent", json=body | config)
+        assert answer.headers["x-bluesminds-max-output"] == "500", answer.text
+        sent = models.asked[-1].body
+        if dialect == "openai":
+            assert sent["max_tokens"] == 500
+            continue
+        (name,) = {"generationConfig", "generation_config"} & sent.keys()
+        assert sent[name] == {"maxOutputTokens": 500} | ({"temperature": 0.5} if config else {})
 
 
 async def test_other_limits_are_not_met_by_a_shorter_answer(

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import trio
+from msgspec import structs
 from trio.testing import MockClock
 
 from bluesminds.common.clock import Calendar
@@ -514,3 +515,48 @@ async def test_reserve_without_lease_allows_only_unlimited_callers() -> None:
         limiter.reserve(caller, SMALL)
     assert (caught.value.status, caught.value.code) == (503, "limits_unavailable")
     limiter.reserve(make_caller(), SMALL)
+
+
+def two_accounts(limits: LimitSet) -> tuple[RateLimiter, list[Caller]]:
+    """A limiter with a budget of the tier "pro", and callers of two accounts with this tier."""
+    limiter = RateLimiter(Wall(), Calendar(UTC), lambda: True, tier_budgets={"pro": limits})
+    callers = []
+    for name in ("a", "b"):
+        caller = structs.replace(make_caller(key_id=name, user_id=name), tier="pro")
+        limiter.open_account(f"key:{name}", None)
+        limiter.open_account(f"user:{name}", None)
+        callers.append(caller)
+    return limiter, callers
+
+
+async def test_budget_of_a_tier_is_shared_by_its_accounts(mock_clock: MockClock) -> None:
+    limiter, (one, other) = two_accounts(LimitSet(usd_per_day=100))
+    first = limiter.reserve(one, Estimate(1, 60))
+    assert (first.tier, first.has_budget, limiter.money_left(other)) == ("pro", True, 40)
+    exc = rejection(limiter, other, Estimate(1, 41))
+    assert (exc.status, exc.code) == (429, "tier_budget_exceeded")
+    assert "100" not in exc.message and "40" not in exc.message and "Resets at 00:00 UTC" in exc.message
+    second = limiter.reserve(other, Estimate(1, 40))
+    assert not second.extend(41)
+    first.settle(1, 50)
+    assert second.extend(50) and not second.extend(51)
+    assert first.charged is None
+    free = structs.replace(other, tier="")
+    assert limiter.reserve(free, Estimate(1, 1000)).tier == ""
+    assert rejection(limiter, one, Estimate(1, None)).code == "model_not_priced"
+
+
+async def test_use_of_a_tier_is_restored_and_starts_again_with_the_month(mock_clock: MockClock) -> None:
+    wall = Wall()
+    stored = QuotaRow("tier:pro", "2027-01-15", 0, 5, "2027-01", 0, 95, 0, 95)
+    limiter = RateLimiter(
+        wall, Calendar(UTC), lambda: True, tier_budgets={"pro": LimitSet(usd_per_month=100)}
+    )
+    limiter.restore_tiers({"tier:pro": stored})
+    caller = structs.replace(make_caller(), tier="pro")
+    limiter.open_account("key:k", None)
+    limiter.open_account("user:u", None)
+    limiter.reserve(caller, Estimate(1, 5)).settle(1, 5)
+    assert rejection(limiter, caller, Estimate(1, 1)).code == "tier_budget_exceeded"
+    wall.at = wall.at.replace(month=2)
+    limiter.reserve(caller, Estimate(1, 100))

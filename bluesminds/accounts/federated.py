@@ -1,0 +1,198 @@
+"""Sign-in at a provider: the steps of the browser there and back.
+
+A started sign-in is in a cookie of the browser that started it, encrypted. It is accepted once, for ten
+minutes.
+"""
+
+import hmac
+import secrets
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from bluesminds.accounts.audit import Actor
+from bluesminds.accounts.identities import Identities, SignInRequest
+from bluesminds.accounts.sessions import ActiveSession, NewSession
+from bluesminds.accounts.throttle import Throttle
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import Vault, token_digest
+from bluesminds.common.errors import Forbidden, NotFound, UpstreamFailed
+from bluesminds.common.log import Log
+from bluesminds.identity.external import (
+    ExternalIdentity,
+    IdentityRejected,
+    ProviderPolicy,
+    ProviderUnavailable,
+    SignInAttempt,
+    SignInClient,
+)
+from storage.users import UserRow
+
+LIFETIME_MS: Final = 600_000  # of a started sign-in
+MAX_USED: Final = 10_000  # states that are remembered as used
+
+
+class StartedSignIn(Struct, frozen=True):
+    """Where the browser is sent, and the content of its cookie."""
+
+    url: str
+    cookie: str
+
+
+class FinishedSignIn(Struct, frozen=True):
+    """`session` is None if the identity was linked to the account that was signed in already."""
+
+    user: UserRow
+    session: NewSession | None
+    next: str
+
+
+class FederatedSignIn:
+    """`clients` are the providers by name."""
+
+    def __init__(
+        self,
+        clients: Mapping[str, SignInClient],
+        identities: Identities,
+        *,
+        clock: Clock,
+        vault: Vault,
+        throttle: Throttle,
+        log: Log,
+    ) -> None:
+        self._clients = clients
+        self._identities = identities
+        self._clock = clock
+        self._vault = vault
+        self._throttle = throttle
+        self._log = log
+        self._used: dict[bytes, int] = {}  # digests of states, and when they expire; the oldest first
+
+    @property
+    def providers(self) -> list[ProviderPolicy]:
+        """In the order of the settings."""
+        return [client.policy for client in self._clients.values()]
+
+    async def start(
+        self, provider: str, *, redirect_uri: str, next_page: str = "", session: ActiveSession | None = None
+    ) -> StartedSignIn:
+        """With `session`, the identity is linked to its account. Raises NotFound, UpstreamFailed."""
+        client = self._client(provider)
+        attempt = SignInAttempt(
+            provider=provider,
+            state=secrets.token_urlsafe(32),
+            nonce=secrets.token_urlsafe(32),
+            verifier=secrets.token_urlsafe(48),
+            redirect_uri=redirect_uri,
+            started_at=self._clock.now_ms(),
+            next=next_page,
+            user_id="" if session is None else session.user_id,
+            session_id="" if session is None else session.session_id,
+        )
+        try:
+            url = await client.authorization_url(attempt)
+        except ProviderUnavailable as exc:
+            raise self._unavailable(provider, exc) from exc
+        return StartedSignIn(url, self._vault.seal_bytes(msgspec.json.encode(attempt)).decode())
+
+    async def finish(
+        self,
+        actor: Actor,
+        provider: str,
+        answer: Mapping[str, str],
+        *,
+        cookie: str,
+        session: ActiveSession | None,
+        session_token: str,
+        user_agent: str,
+    ) -> FinishedSignIn:
+        """`answer` is the query that the browser came back with, `session` the one of its cookie.
+
+        Raises Forbidden, Conflict, Unauthenticated for a disabled account, RateLimited, UpstreamFailed.
+        """
+        client = self._client(provider)
+        attempt = self._use(provider, answer.get("state", ""), cookie)
+        self._throttle.count_sign_in(actor.address)
+        try:
+            external = await client.identify(attempt, answer)
+        except IdentityRejected as exc:
+            self._log.warning("identity_rejected", provider=provider, reason=exc.reason)
+            raise invalid_identity() from exc
+        except ProviderUnavailable as exc:
+            raise self._unavailable(provider, exc) from exc
+        require_domain(client.policy, external)
+        self._throttle.release_sign_in(actor.address)
+        if attempt.user_id:
+            if session is None or (session.user_id, session.session_id) != (
+                attempt.user_id,
+                attempt.session_id,
+            ):
+                raise sign_in_expired()
+            user = await self._identities.link(actor, session.user_id, client.policy, external)
+            return FinishedSignIn(user, None, attempt.next)
+        user, new = await self._identities.enter(
+            SignInRequest(
+                actor=actor,
+                policy=client.policy,
+                external=external,
+                session_token=session_token,
+                user_agent=user_agent,
+            )
+        )
+        return FinishedSignIn(user, new, attempt.next)
+
+    def _unavailable(self, provider: str, exc: ProviderUnavailable) -> UpstreamFailed:
+        self._log.warning("identity_provider_failed", provider=provider, reason=exc.reason)
+        message = "The sign-in service does not respond as it should. Try again later."
+        return UpstreamFailed(502, "identity_provider_failed", message)
+
+    def _client(self, provider: str) -> SignInClient:
+        client = self._clients.get(provider)
+        if client is None:
+            raise NotFound("identity_provider_not_found", "There is no sign-in service with this name.")
+        return client
+
+    def _use(self, provider: str, state: str, cookie: str) -> SignInAttempt:
+        """The attempt that this browser started with this provider. It works once. Raises Forbidden."""
+        now = self._clock.now_ms()
+        try:
+            attempt = msgspec.json.decode(self._vault.open_bytes(cookie.encode()), type=SignInAttempt)
+        except (ValueError, msgspec.DecodeError) as exc:
+            raise sign_in_expired() from exc
+        digest = token_digest(attempt.state)
+        if (
+            attempt.provider != provider
+            or not hmac.compare_digest(attempt.state.encode(), state.encode())
+            or not -LIFETIME_MS < now - attempt.started_at < LIFETIME_MS
+            or digest in self._used
+        ):
+            raise sign_in_expired()
+        while self._used and (len(self._used) >= MAX_USED or next(iter(self._used.values())) < now):
+            del self._used[next(iter(self._used))]
+        self._used[digest] = now + 2 * LIFETIME_MS
+        return attempt
+
+
+def require_domain(policy: ProviderPolicy, external: ExternalIdentity) -> None:
+    """Raises Forbidden."""
+    if policy.allowed_domains and external.domain not in policy.allowed_domains:
+        raise Forbidden(
+            "identity_not_allowed",
+            f"Your account at {policy.title} is not allowed here. Use an account of your organisation.",
+        )
+
+
+def invalid_identity() -> Forbidden:
+    return Forbidden(
+        "invalid_identity",
+        "The answer of the sign-in service is not valid. Sign in again. If it fails again, ask the operator.",
+    )
+
+
+def sign_in_expired() -> Forbidden:
+    return Forbidden(
+        "sign_in_expired",
+        "This sign-in has expired, was used already, or was started in another browser. Start again.",
+    )

@@ -1,0 +1,260 @@
+"""Identities of accounts at providers: which account an identity opens, and links between them.
+
+An identity is an issuer and a subject. An address alone never opens an account: the provider must have
+verified it, and the settings must allow links by address. An account with an unconfirmed address is not
+taken, so it loses the password that its creator chose.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import trio
+from msgspec import Struct
+
+from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.email_verification import EmailVerification
+from bluesminds.accounts.sessions import NewSession, Sessions
+from bluesminds.accounts.users import BOOTSTRAP, audit_fields, is_admin, new_user
+from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import uuid7
+from bluesminds.common.emails import read_email
+from bluesminds.common.errors import Conflict, Forbidden, Unauthenticated
+from bluesminds.config import AccountSettings
+from bluesminds.identity.external import ExternalIdentity, ProviderPolicy
+from storage.audit import insert_audit, lock_audit_head
+from storage.base import Connection, Store
+from storage.identities import IdentityRow, insert_identity, select_identity, touch_identity
+from storage.sessions import delete_sessions
+from storage.settings import delete_setting
+from storage.single_use_tokens import select_invites
+from storage.users import (
+    Role,
+    UserRow,
+    has_admin,
+    insert_user,
+    select_user,
+    select_user_by_email,
+    update_user,
+)
+
+
+class SignInRequest(Struct, frozen=True, kw_only=True):
+    """A verified identity and where it came from. `session_token` is of the session to replace."""
+
+    actor: Actor
+    policy: ProviderPolicy
+    external: ExternalIdentity
+    session_token: str
+    user_agent: str
+
+
+class Identities:
+    """`changed` is called after a change of a role."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock,
+        sessions: Sessions,
+        verification: EmailVerification,
+        settings: AccountSettings,
+        changed: Callable[[], object],
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._sessions = sessions
+        self._verification = verification
+        self._settings = settings
+        self._changed = changed
+
+    async def enter(self, request: SignInRequest) -> tuple[UserRow, NewSession]:
+        """The account of the identity, which may be new, with a new session.
+
+        Raises Forbidden, Conflict, Unauthenticated for a disabled account.
+        """
+        with trio.CancelScope(shield=True):  # a committed change must invalidate the caches
+            before, user, session = await self._store.write(self._enter, request)
+            if user.role != before.role:
+                self._changed()
+        return user, session
+
+    async def link(
+        self, actor: Actor, user_id: str, policy: ProviderPolicy, external: ExternalIdentity
+    ) -> UserRow:
+        """Link an identity to an account. Raises Conflict if it belongs to another one."""
+        return await self._store.write(self._link, actor, user_id, policy, external)
+
+    async def _enter(
+        self, connection: Connection, request: SignInRequest
+    ) -> tuple[UserRow, UserRow, NewSession]:
+        """The account before and after its groups are applied, and a new session."""
+        actor, policy, external = request.actor, request.policy, request.external
+        await lock_audit_head(connection)
+        known = await select_identity(connection, external.issuer, external.subject)
+        if known is not None:
+            user = await select_user(connection, known.user_id)
+            if user is None or user.disabled_at is not None:
+                raise user_disabled()
+            await touch_identity(connection, known.id, external.email, self._clock.now_ms())
+        else:
+            user = await self._account_for(connection, actor, policy, external)
+            await self._insert(connection, actor, user, policy, external)
+        as_user = Actor(name=user.id, address=actor.address)
+        before, user = user, await self._apply_groups(connection, as_user, policy, external, user)
+        session = self._sessions.new(user.id, address=actor.address, user_agent=request.user_agent)
+        after = {
+            "session_id": session.row.id,
+            "user_agent": request.user_agent,
+            "provider": policy.name,
+        }
+        await insert_audit(connection, entry(self._clock, as_user, "session.begin", user.id, after=after))
+        await self._sessions.announce(connection, session, policy.name)
+        await self._sessions.revoke_token(connection, as_user, request.session_token)
+        await self._sessions.insert(connection, session)
+        return before, user, session
+
+    async def _account_for(
+        self, connection: Connection, actor: Actor, policy: ProviderPolicy, external: ExternalIdentity
+    ) -> UserRow:
+        """The account with the address of a new identity, or a new account."""
+        email = None if external.email is None else read_email(external.email)
+        if email is None:
+            raise email_not_verified(policy)
+        known = await select_user_by_email(connection, email)
+        if known is not None and known.disabled_at is not None:
+            raise user_disabled()
+        if known is not None and known.email_verified_at is not None:
+            if not (policy.link_by_email and external.owns_email):
+                raise account_exists(policy)
+            return known
+        await self._require_signup(connection, actor, policy, email)
+        if known is None:
+            user = new_user(
+                self._clock,
+                "user",
+                email=email,
+                password_hash=None,
+                full_name=external.name,
+                tier=self._settings.default_tier,
+            )
+            audit = entry(self._clock, actor, "user.signup", user.id, after=audit_fields(user))
+            await insert_audit(connection, audit)
+            await insert_user(connection, user)
+        else:
+            user = known
+        owned = replace(user, email=email, full_name=external.name or user.full_name, password_hash=None)
+        await delete_sessions(connection, owned.id)
+        return await self._verification.confirm(connection, actor, "email.verify", user, owned)
+
+    async def _require_signup(
+        self, connection: Connection, actor: Actor, policy: ProviderPolicy, email: str
+    ) -> None:
+        """Raises Forbidden. An invitation to a verified address needs no token."""
+        signup = policy.signup or self._settings.signup
+        if signup == "closed":
+            raise Forbidden("signup_closed", "Sign-up is closed. Ask an administrator for an account.")
+        if signup == "invite":
+            invites = await select_invites(connection, self._clock.now_ms(), email, "", 1)
+            if not invites:
+                raise Forbidden(
+                    "invite_required", "Sign-up needs an invitation. Ask an administrator for one."
+                )
+            used = {"invite_id": invites[0].id}
+            await insert_audit(connection, entry(self._clock, actor, "invite.use", email, before=used))
+
+    async def _insert(
+        self,
+        connection: Connection,
+        actor: Actor,
+        user: UserRow,
+        policy: ProviderPolicy,
+        external: ExternalIdentity,
+    ) -> None:
+        now = self._clock.now_ms()
+        row = IdentityRow(
+            id=uuid7(now),
+            user_id=user.id,
+            provider=policy.name,
+            issuer=external.issuer,
+            subject=external.subject,
+            email=external.email,
+            created_at=now,
+            last_used_at=now,
+        )
+        audit = entry(self._clock, actor, "identity.link", user.id, after=identity_audit_fields(row))
+        await insert_audit(connection, audit)
+        await insert_identity(connection, row)
+
+    async def _link(
+        self,
+        connection: Connection,
+        actor: Actor,
+        user_id: str,
+        policy: ProviderPolicy,
+        external: ExternalIdentity,
+    ) -> UserRow:
+        """Link an identity to a signed-in account."""
+        await lock_audit_head(connection)
+        user = await select_user(connection, user_id)
+        if user is None or user.disabled_at is not None:
+            raise user_disabled()
+        known = await select_identity(connection, external.issuer, external.subject)
+        if known is None:
+            as_user = Actor(name=user.id, address=actor.address)
+            await self._insert(connection, as_user, user, policy, external)
+        elif known.user_id != user_id:
+            raise Conflict(
+                "identity_in_use",
+                f"This account at {policy.title} belongs to another account here. Sign in with it instead.",
+            )
+        return user
+
+    async def _apply_groups(
+        self,
+        connection: Connection,
+        actor: Actor,
+        policy: ProviderPolicy,
+        external: ExternalIdentity,
+        user: UserRow,
+    ) -> UserRow:
+        """Give or take the role of administrators as the groups say. The last administrator keeps it."""
+        if not policy.admin_groups:
+            return user
+        role: Role = "admin" if external.groups & policy.admin_groups else "user"
+        if role == user.role or (role == "admin" and user.email_verified_at is None):
+            return user
+        changed = replace(user, role=role)
+        await update_user(connection, changed)
+        if is_admin(user) and not await has_admin(connection):
+            await update_user(connection, user)
+            return user
+        before, after = audit_fields(user), audit_fields(changed)
+        audit = entry(self._clock, actor, "user.update", user.id, before=before, after=after)
+        await insert_audit(connection, audit)
+        await delete_sessions(connection, user.id)
+        if is_admin(changed):
+            await delete_setting(connection, BOOTSTRAP)
+        return changed
+
+
+def identity_audit_fields(row: IdentityRow) -> dict[str, object]:
+    return {"provider": row.provider, "issuer": row.issuer, "subject": row.subject, "email": row.email}
+
+
+def user_disabled() -> Unauthenticated:
+    return Unauthenticated("user_disabled", "This account is disabled. Contact an administrator.")
+
+
+def email_not_verified(policy: ProviderPolicy) -> Forbidden:
+    return Forbidden(
+        "email_not_verified",
+        f"{policy.title} has not verified your e-mail address. Verify it there, and sign in again.",
+    )
+
+
+def account_exists(policy: ProviderPolicy) -> Conflict:
+    return Conflict(
+        "account_exists",
+        f"An account with your e-mail address exists. Sign in to it and link {policy.title} in its settings.",
+    )
