@@ -4,7 +4,7 @@ The server runs on them. A command runs on them too when no server is running: t
 makes sure that only one process uses the store.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import get_args
 
@@ -182,6 +182,15 @@ def database_url(settings: Settings) -> str:
     except ValueError as exc:
         raise BadDatabaseURL(f"url in [storage] cannot be used: {exc}") from exc
     return url
+
+
+def database_files(settings: Settings) -> Mapping[str, int]:
+    """The sizes of the files of the database in bytes, by name; empty for PostgreSQL."""
+    path = sqlite_path(database_url(settings))
+    if path is None:
+        return {}
+    files = {"Database": path, "Write-ahead log": path.with_name(f"{path.name}-wal")}
+    return {name: file.stat().st_size for name, file in files.items() if file.exists()}
 
 
 def _webhook_pool(settings: Settings) -> Pool | None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 from msgspec import structs
 
 from bluesminds.accounts.billing import BillingPolicy
+from bluesminds.accounts.notices import NoticePolicy
 from bluesminds.accounts.plans import BillingPlan, PlanBook
 from bluesminds.accounts.settlement import CENT, BillingRules
 from bluesminds.accounts.subscription_states import DunningPolicy
@@ -281,3 +282,13 @@ def public_url(server: ListenSettings) -> str:
         return server.public_url.rstrip("/")
     host = f"[{server.host}]" if ":" in server.host else server.host
     return f"{'https' if server.tls_cert else 'http'}://{host}:{server.port}"
+
+
+def has_event_consumers(settings: Settings) -> bool:
+    """Whether anything does something with events that only tell about use and health."""
+    return settings.webhooks.enabled or settings.mail.host is not None
+
+
+def notice_policy(settings: Settings) -> NoticePolicy:
+    notices = settings.notices
+    return NoticePolicy(notices.budget_shares, read_usd(notices.credit_low_usd), notices.key_expiry)

@@ -98,6 +98,10 @@ Usd = Annotated[
         extra={MONEY: True},
     ),
 ]
+Shares = Annotated[
+    tuple[Annotated[int, Meta(ge=1, le=100)], ...],
+    Meta(description="a list of whole numbers from 1 to 100", examples=[[80, 100]], max_length=10),
+]
 Limit = Annotated[int, Meta(ge=0, le=10**15, description="a whole number, 0 or more")]
 Budget = Annotated[
     str,
@@ -471,6 +475,15 @@ class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     allowed_networks: NetworkNames = ()
 
 
+class NoticeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[notices]: when events about budgets, credit, keys and servers are written."""
+
+    budget_shares: Shares = (80, 100)
+    credit_low_usd: Usd = "5"
+    key_expiry: Duration = 7 * DAY
+    server_down: Seconds = 60.0
+
+
 class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[usage]: how long usage is kept, in days. 0: forever."""
 
@@ -814,6 +827,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prompt_log: PromptLogSettings = PromptLogSettings()
     vendor_keys: VendorKeySettings = VendorKeySettings()
     webhooks: WebhookSettings = WebhookSettings()
+    notices: NoticeSettings = NoticeSettings()
     usage: UsageSettings = UsageSettings()
     backup: BackupSettings = BackupSettings()
     cache: CacheSettings = CacheSettings()

@@ -231,6 +231,7 @@ GET /api/admin/webhooks/{webhook_id}/deliveries
 GET /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}
 POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
 GET /admin/monitor
+POST /api/admin/doctor
 POST /api/admin/reload
 POST /api/admin/mail/test
 GET /api/admin/audit

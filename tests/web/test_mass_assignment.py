@@ -147,6 +147,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     ),
 }
 WITHOUT_BODY = {
+    "POST /api/admin/doctor",
     "POST /api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
     "POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
     "POST /api/admin/reload",
