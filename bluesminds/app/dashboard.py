@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
+from bluesminds.app.settings_map import mail_backend
 from bluesminds.config import SettingOrigin
 from bluesminds.dashboard import (
     credit,
@@ -19,7 +20,7 @@ from bluesminds.dashboard import (
     usage,
     webhooks,
 )
-from bluesminds.dashboard.admin import codes, drift, prices, servers, system, users
+from bluesminds.dashboard.admin import codes, drift, mail, prices, servers, system, users
 from bluesminds.dashboard.admin import routes as model_routes
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
@@ -89,6 +90,7 @@ def _left_out(services: Services) -> frozenset[str]:
     enabled = {
         "prompts": services.settings.prompt_log.retention_days > 0,
         "webhooks": services.accounts.webhooks is not None,
+        "mail": services.settings.mail.configured,
     }
     return frozenset(icon for icon, is_enabled in enabled.items() if not is_enabled)
 
@@ -237,6 +239,7 @@ def _admin_pages(
                 vendor_keys=accounts.vendor_keys,
             )
         ),
+        *mail.routes(mail.MailPages(frame, services.templates, mail_backend(services.settings.mail))),
         *codes.routes(codes.CodesPages(frame, accounts.redeem_codes, accounts.users, services.clock)),
         *drift.routes(drift.DriftPage(frame, accounts.usage)),
         *system.routes(

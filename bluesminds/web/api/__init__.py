@@ -32,6 +32,7 @@ from bluesminds.web.api import (
     ledger,
     limits,
     live,
+    mail,
     model_routes,
     models,
     prices,
@@ -168,6 +169,7 @@ def api_routes(
         *doctor.routes(doctor.DoctorHandlers(controls.run_doctor)),
         *([] if accounts.webhooks is None else webhooks.routes(accounts.webhooks)),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
+        *mail.routes(mail.MailHandlers(accounts.mail_tests)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
