@@ -122,6 +122,8 @@ GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
 GET /dashboard/admin/plans
 GET /dashboard/admin/system
+GET /dashboard/admin/mail
+GET /dashboard/admin/mail/{name}
 """
 SIGNED_IN = """
 POST /api/auth/logout
@@ -237,7 +239,9 @@ GET /api/admin/webhooks/{webhook_id}/deliveries
 GET /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}
 POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
 GET /admin/monitor
+POST /api/admin/doctor
 POST /api/admin/reload
+POST /api/admin/mail/test
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers
