@@ -737,7 +737,7 @@ async def new_webhook(callers: Callers) -> tuple[str, str]:
     for old in await webhooks.list(owner):
         await webhooks.remove(AS_OPERATOR, owner, old.id)
     row, _ = await webhooks.create(
-        AS_OPERATOR, owner, url="https://127.0.0.1:9/", events=("*",), description=""
+        AS_OPERATOR, owner, url="https://hooks.invalid/", events=("*",), description=""
     )
     delivery = await webhooks.test(owner, row.id, "webhook.test")
     return row.id, delivery.id
