@@ -686,7 +686,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 NOT_FOUND = (
     *("key_not_found", "session_not_found", "chat_not_found", "request_not_found"),
-    *("prompt_not_found", "vendor_key_not_found"),
+    *("prompt_not_found", "vendor_key_not_found", "webhook_not_found"),
 )
 
 
@@ -704,6 +704,7 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             path_values["chat_id"] = await new_chat(client, own)
             path_values["request_id"] = await new_request(callers)
             path_values["vendor_key_id"] = await new_vendor_key(callers)
+            path_values["webhook_id"], path_values["delivery_id"] = await new_webhook(callers)
             url = path.format_map(path_values)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
@@ -738,6 +739,18 @@ async def new_vendor_key(callers: Callers) -> str:
         AS_OPERATOR, owner, vendor="openai", api_key="sk-mine", mode="first", models=(), test=test
     )
     return row.id
+
+
+async def new_webhook(callers: Callers) -> tuple[str, str]:
+    """A webhook and one of its deliveries."""
+    webhooks, owner = callers.gateway.services.accounts.webhooks, callers.users["user"]
+    for old in await webhooks.list(owner):
+        await webhooks.remove(AS_OPERATOR, owner, old.id)
+    row, _ = await webhooks.create(
+        AS_OPERATOR, owner, url="https://hooks.invalid/", events=("*",), description=""
+    )
+    delivery = await webhooks.test(owner, row.id, "webhook.test")
+    return row.id, delivery.id
 
 
 async def new_request(callers: Callers) -> str:
