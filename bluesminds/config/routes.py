@@ -100,7 +100,7 @@ def _check_empty(settings: Settings) -> Iterator[Finding]:
             message = f"targets in {_title(row.model)} is empty"
             remedy = "name at least one server, or remove targets to use every server that offers the model"
             yield Finding(((*source, "targets"), source), message, remedy)
-        elif row.targets is None and not row.fallback and row.policy == "priority":
+        elif _route(row) in (ModelRoute(row.model), ModelRoute(row.model, when=read_condition(row.when))):
             remedy = "add targets, a policy or a fallback, or remove the route"
             yield Finding((source,), f"{_title(row.model)} has no effect", remedy)
     for model, names in settings.routes_short.items():
