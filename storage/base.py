@@ -44,6 +44,10 @@ class BadValue(StorageError):
     """A value does not fit its column: too large, of a wrong type, or against a constraint."""
 
 
+class DatabaseInUse(StorageError):
+    """Another process has opened the database file."""
+
+
 class SchemaTooNew(StorageError):
     """A newer version of the product wrote the database."""
 

@@ -19,7 +19,16 @@ from typing import Any, Literal, LiteralString, TypeVar, Unpack, cast
 
 import trio
 
-from storage.base import Connection, Engine, Repeated, Row, StorageError, StorageUnavailable, Ts
+from storage.base import (
+    Connection,
+    DatabaseInUse,
+    Engine,
+    Repeated,
+    Row,
+    StorageError,
+    StorageUnavailable,
+    Ts,
+)
 from storage.migrate import load
 from storage.placeholders import translate
 from storage.sqlite_schema import RolledBack, migrate, roll_back_file, upgrade_file
@@ -278,7 +287,7 @@ def _lock(lock: int, path: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StorageError(
+        raise DatabaseInUse(
             f"the database file {path} is in use: a SQLite file serves one process at a time; stop the other"
             " process, or use another file"
         ) from None

@@ -6,6 +6,7 @@ from bluesminds.config import Settings
 from bluesminds.config.settings import IdentityProviderSettings, IdentitySettings
 from bluesminds.http.client.pool import Pool
 from bluesminds.identity.external import ProviderPolicy, SignInClient
+from bluesminds.identity.github import GITHUB, GitHubClient, GitHubRow
 from bluesminds.identity.oidc import GOOGLE_ISSUER, OidcClient, OidcRow
 from bluesminds.web.api import federated
 from bluesminds.web.pages.account_pages import ProviderLink
@@ -18,6 +19,8 @@ def sign_in_clients(settings: IdentitySettings, pool: Pool, clock: Clock) -> dic
 
 
 def _client(row: IdentityProviderSettings, pool: Pool, clock: Clock) -> SignInClient:
+    if row.kind == "github":
+        return GitHubClient(pool, github_row(row))
     return OidcClient(pool, clock, google_row(row) if row.kind == "google" else oidc_row(row))
 
 
@@ -44,6 +47,15 @@ def google_row(row: IdentityProviderSettings) -> OidcRow:
         algorithms=frozenset(("RS256",)),
         groups_claim=row.groups_claim,
         hosted=True,
+    )
+
+
+def github_row(row: IdentityProviderSettings) -> GitHubRow:
+    return GitHubRow(
+        policy=_policy(row, "GitHub"),
+        client_id=row.client_id,
+        client_secret="" if row.client_secret is None else row.client_secret.reveal(),
+        issuer=(row.issuer or GITHUB).rstrip("/"),
     )
 
 

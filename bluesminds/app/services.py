@@ -45,6 +45,7 @@ from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.accounts.webhooks import WebhookPolicy, Webhooks
 from bluesminds.app.backup import Backups
 from bluesminds.app.identity import sign_in_clients
+from bluesminds.app.payments import payment_providers
 from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import (
     billing_policy,
@@ -366,7 +367,7 @@ def _build_billing(resources: Resources, ledger: Ledger) -> Billing | None:
         log=resources.log,
         rules=billing_rules(resources.settings),
         policy=billing_policy(resources.settings),
-        providers={},
+        providers=payment_providers(resources.settings, resources.pool),
         changed=resources.key_changes.notify,
     )
 

@@ -157,6 +157,7 @@ def billing_policy(settings: Settings) -> BillingPolicy:
         return_url=f"{public_url(settings.server)}/dashboard/billing",
         manual=billing.manual,
         instructions=billing.instructions or "",
+        sync_interval=billing.sync_interval,
     )
 
 

@@ -26,7 +26,7 @@ from bluesminds.config import ConfigError, Loaded
 from bluesminds.gateway.limits.lease import LeaseHeld
 from bluesminds.http.server.systemd import UnusableDescriptor
 from storage import MigrationChanged, SchemaTooNew, StorageError
-from storage.base import SnapshotMissing, WouldLoseRows
+from storage.base import DatabaseInUse, SnapshotMissing, WouldLoseRows
 
 EXPECTED = (
     ConfigError,
@@ -113,6 +113,8 @@ def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
         case SchemaTooNew() | MigrationChanged():
             remedy = "see Backup in docs/operate.md for how to restore"
             return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)
+        case DatabaseInUse():
+            return exits.Failure(str(exc), exits.CONFLICT)
         case SnapshotMissing():
             remedy = "restore a backup: bluesminds restore FILE"
             return exits.Failure(str(exc), exits.NOT_FOUND, remedy)

@@ -70,6 +70,9 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from _check_vendor_keys(settings.vendor_keys)
     if settings.tracing.endpoint is not None:
         yield from _check_url(("tracing", "endpoint"), "endpoint in [tracing]", settings.tracing.endpoint)
+    yield from _check_url(("stripe", "url"), "url in [stripe]", settings.stripe.url)
+    if settings.creem.url is not None:
+        yield from _check_url(("creem", "url"), "url in [creem]", settings.creem.url)
     yield from check_billing(settings)
     yield from _check_keyless(settings)
     yield from check_routes(settings)
@@ -264,17 +267,18 @@ def _check_provider(path: Source, row: IdentityProviderSettings) -> Iterator[Fin
     if row.kind == "oidc" and row.issuer is None:
         message = f"issuer {title} is missing"
         yield Finding((path,), message, 'add issuer = "https://login.example.com"')
-    elif row.kind != "oidc" and row.issuer is not None:
-        yield Finding((issuer,), f"issuer {title} is not used with kind", "remove issuer")
+    elif row.kind == "google" and row.issuer is not None:
+        yield Finding((issuer,), f"issuer {title} is not used: Google has one", "remove issuer")
     elif row.issuer is not None:
         yield from _check_url(issuer, f"issuer {title}", row.issuer)
         if row.issuer.startswith("http://"):
             message = f"issuer {title} is not encrypted"
             yield Finding((issuer,), message, "use https, except for tests", warning=True)
-    if (row.name == "google") != (row.kind == "google"):
-        about = ((*path, "name"), (*path, "kind"))
-        message = f'name {title}: "google" is the name of the one provider with kind = "google"'
-        yield Finding(about, message, 'set name and kind to "google", or neither')
+    for kind in ("google", "github"):
+        if (row.name == kind) != (row.kind == kind):
+            about = ((*path, "name"), (*path, "kind"))
+            message = f'name {title}: "{kind}" is the name of the one provider of this kind'
+            yield Finding(about, message, f'set name and kind to "{kind}", or neither')
     if row.kind != "oidc" and row.client_secret is None:
         yield Finding((path,), f"client_secret {title} is missing", 'add client_secret = {env="NAME"}')
     if row.kind == "oidc" and "openid" not in row.scopes:

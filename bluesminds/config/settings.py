@@ -324,7 +324,7 @@ Domains = Annotated[
     tuple[Annotated[str, Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+\Z")], ...],
     Meta(description="a list of domains in lower case", examples=[["example.com"]]),
 ]
-ProviderKind = Literal["oidc", "google"]
+ProviderKind = Literal["oidc", "google", "github"]
 
 
 class IdentityProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -661,6 +661,9 @@ class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     repeat_accepted: bool = True
     queue_timeout: Annotated[SecondsOrZero, Meta(examples=[20.0])] | None = None
     queue_size: Annotated[CountOrZero, Meta(examples=[100])] | None = None
+    hedge_after: Annotated[Seconds, Meta(examples=[3.0])] | None = None
+    hedge_share: Share = 0.05
+    hedge_daily_usd: Budget = "1"
 
 
 Routes = Annotated[
@@ -717,6 +720,24 @@ class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     reminder_interval: Duration = 2 * DAY
     topup_min_usd: Cents = "5"
     topup_max_usd: Cents = "500"
+    sync_interval: Duration = DAY
+
+
+class StripeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[stripe]: payments with Stripe. Without `webhook_secret` it is only asked."""
+
+    api_key: Secret | None = None
+    webhook_secret: Secret | None = None
+    url: Url = "https://api.stripe.com"
+
+
+class CreemSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[creem]: payments with Creem. `topup_product`: for credit. `url`: default by the prefix of the key."""
+
+    api_key: Secret | None = None
+    webhook_secret: Secret | None = None
+    topup_product: Annotated[Text, Meta(examples=["prod_abc"])] | None = None
+    url: Annotated[Url, Meta(examples=["https://test-api.creem.io"])] | None = None
 
 
 class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -792,6 +813,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()
     billing: BillingSettings = BillingSettings()
+    stripe: StripeSettings = StripeSettings()
+    creem: CreemSettings = CreemSettings()
     log: LogSettings = LogSettings()
     servers: tuple[ServerSettings, ...] = ()
 

@@ -41,6 +41,7 @@ from bluesminds.wire.formats import (
     codec_of,
     vectors_of,
 )
+from bluesminds.wire.gemini import with_max_output
 from bluesminds.wire.json_text import Fields, read_fields, write_fields
 from bluesminds.wire.multipart import is_form
 from bluesminds.wire.needs import request_needs
@@ -52,7 +53,7 @@ from bluesminds.wire.vectors import VectorRequest
 
 STREAM_OPTIONS = "stream_options"
 NO_FORECAST: Final = TokenForecast(0, 0)
-# The field that limits the length of an answer, by format.
+# The field that limits the length of an answer, by format. Gemini has it in `generationConfig`.
 _BOUNDS: Final[Mapping[FormatName, str]] = {
     "chat": MAX_COMPLETION_TOKENS,
     "completions": MAX_TOKENS,
@@ -250,10 +251,12 @@ class JsonBody:
         return self._body.data
 
     def bound(self, tokens: int) -> bool:
-        name = _BOUNDS.get(self._format.name)
-        if name is None:
+        name, is_gemini = _BOUNDS.get(self._format.name), self._format.name == "gemini"
+        if name is None and not is_gemini:
             return False
-        if self._fields:
+        if self._fields and is_gemini:
+            self._fields = with_max_output(self._fields, tokens)
+        elif self._fields and name is not None:
             others = {key: raw for key, raw in self._fields.items() if key not in ADAPTED}
             self._fields = others | {name: Raw(b"%d" % tokens)}
         if self.conversation is not None:

@@ -16,7 +16,7 @@ from bluesminds.wire.counted import no_events
 from bluesminds.wire.errors import find_error
 from bluesminds.wire.gemini_codec import GEMINI_CODEC, write_reply
 from bluesminds.wire.gemini_errors import is_gemini_error, write_gemini_error, write_stream_error
-from bluesminds.wire.gemini_fields import camel_fields
+from bluesminds.wire.gemini_fields import camel_case, camel_fields
 from bluesminds.wire.gemini_passthrough import GeminiPassthrough
 from bluesminds.wire.gemini_stream import (
     GeminiChunk,
@@ -25,11 +25,21 @@ from bluesminds.wire.gemini_stream import (
     gemini_usage,
     read_gemini_chunk,
 )
-from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields, is_set, read_fields, read_value, text_bytes
+from bluesminds.wire.json_text import (
+    ABSENT,
+    NOT_JSON,
+    Fields,
+    is_set,
+    read_fields,
+    read_value,
+    text_bytes,
+    write_fields,
+)
 from bluesminds.wire.requests import Choices, Tokens, decode_fields, largest_bound
 from bluesminds.wire.stages import name_and_data
 from bluesminds.wire.usage import estimate_input
 
+_CONFIG, _BOUND = "generationConfig", "maxOutputTokens"
 _IN_PATH = frozenset(("model", "stream"))
 
 
@@ -72,6 +82,16 @@ def read_request(fields: Fields) -> RequestFacts:
         choices=choices,
         text_bytes=text_bytes(_without_path(fields)),
     )
+
+
+def with_max_output(fields: Fields, tokens: int) -> Fields:
+    """The fields of a valid request with another `maxOutputTokens`."""
+    given = {camel_case(name): name for name in fields}
+    name = given.get(_CONFIG, _CONFIG)
+    raw = fields.get(name)
+    config = {} if raw is None or not is_set(raw) else read_fields(bytes(raw))
+    others = {key: value for key, value in config.items() if camel_case(key) != _BOUND}
+    return {**fields, name: Raw(write_fields(others | {_BOUND: Raw(b"%d" % tokens)}))}
 
 
 def _read_config(raw: Raw) -> _Config:

@@ -598,7 +598,7 @@ CREATE TABLE orders (
     state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'expired', 'refused'))
 );
 
-CREATE INDEX orders_user ON orders (user_id, id);
+CREATE INDEX orders_user ON orders (user_id, state, id);
 CREATE INDEX orders_state ON orders (state, id);
 
 CREATE TABLE subscriptions (

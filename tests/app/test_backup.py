@@ -22,15 +22,18 @@ from bluesminds.app.state_dir import BadState, StateBusy, StateDir
 from bluesminds.common.clock import Clock, SystemClock
 from bluesminds.common.errors import Unavailable
 from bluesminds.common.log import Log
+from bluesminds.common.money import NANO
 from bluesminds.common.values import Server
 from bluesminds.config import Settings, load
 from bluesminds.gateway.limits.lease import LeaseHeld
 from storage import open_store
+from storage.base import Connection
 from storage.leases import take_lease
 from storage.settings import select_setting
+from storage.usage import LATEST, select_page
 from tests import gateways
 from tests.fakes import model_server
-from tests.fakes.model_server import ModelServer
+from tests.fakes.model_server import ModelServer, completion, whole
 from tests.gateways import entry, eventually
 from tests.storage.conftest import postgres, postgres_url
 from tests.storage.postgres_server import PostgresServer
@@ -421,3 +424,69 @@ async def test_backup_under_load_has_every_request_answered_before(home: Path, n
     await restore(settings, file)
     with closing(sqlite3.connect(settings.state_dir / "bluesminds.db")) as database:
         assert {id_ for (id_,) in database.execute("SELECT id FROM usage")} >= set(before)
+
+
+PRICE = {"model": "m", "input_usd": 0, "output_usd": "10", "max_output_tokens": 1000}
+BILLED = {"prompt_tokens": 5, "completion_tokens": 100, "total_tokens": 105}  # 0.001 USD
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+async def test_backup_under_load_of_prepaid_requests_has_sums_that_agree(
+    engine: str,
+    home: Path,
+    nursery: trio.Nursery,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The restored ledger is proven, and balance, charges and usage are those of the same moment."""
+    old_url, new_url = None, None
+    if engine == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres")
+        monkeypatch.setenv("PATH", str(server.programs), prepend=":")
+        old_url, new_url = request.getfixturevalue("postgres_url"), server.create_database()
+        request.addfinalizer(lambda: server.drop_database(new_url))
+    models: ModelServer = await nursery.start(model_server.serve)
+    models.default = whole(completion(usage=BILLED))
+    (home / "old").mkdir()
+    storage = {"settle_timeout": 60.0} | ({"url": old_url} if old_url else {})
+    servers = [entry("one", models.url)]
+    gateway = await gateways.start(nursery, home / "old", servers=servers, storage=storage, prices=[PRICE])
+    user_id, _ = await gateway.services.accounts.users.local_user(OPERATOR)
+    await gateway.services.accounts.ledger.post(OPERATOR, user_id, CreditEntry("topup", 5 * NANO))
+    answered: list[str] = []
+    done = trio.Event()
+
+    async def ask() -> None:
+        while not done.is_set():
+            answer = await gateway.chat()
+            assert answer.status_code == 200, answer.text
+            answered.append(answer.headers["x-request-id"])
+
+    async with trio.open_nursery() as clients:
+        for _ in range(8):
+            clients.start_soon(ask)
+        await eventually(lambda: len(answered) >= 50)
+        before = list(answered)
+        file = await write(gateway.services, home / "one.tar.gz")
+        seen = len(answered)
+        await eventually(lambda: len(answered) > seen)
+        done.set()
+    await gateway.stop()
+    settings = settings_in(home / "new", new_url)
+    await restore(settings, file)
+    async with running(settings) as services:
+        proof = await services.accounts.ledger.verify()
+        assert proof.problem is None, proof
+        rows = await services.store.read(select_page, LATEST, 10_000)
+        wallet = await services.accounts.ledger.balance(user_id)
+        (total,) = await services.store.read(_totals)
+    assert {row.id for row in rows} >= set(before)
+    charged = sum(row.charged_nano or 0 for row in rows)
+    assert wallet is not None and wallet.balance_nano + charged == 5 * NANO
+    assert charged == sum(row.cost_nano or 0 for row in rows) == len(rows) * NANO // 1000
+    assert total == (charged, len(rows))
+
+
+async def _totals(connection: Connection) -> list[tuple[int, int]]:
+    rows = await connection.all("SELECT sum(cost_nano), sum(requests) FROM usage_daily")
+    return [(int(row[0]), int(row[1])) for row in rows]

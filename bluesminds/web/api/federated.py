@@ -1,4 +1,4 @@
-"""/api/auth/google and /api/auth/oidc/{name}: sign-in at a provider, in a browser.
+"""/api/auth/google, /api/auth/github and /api/auth/oidc/{name}: sign-in at a provider, in a browser.
 
 The routes exist if the settings name providers. The browser is sent to the provider and comes back with a
 code. The cookie of a started sign-in binds both steps to one browser.
@@ -25,7 +25,7 @@ from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 MAX_ANSWER: Final = 8192  # characters of the query that a provider sends back
 _OWN_PAGE: Final = re.compile(r"/dashboard(?:[/?][^\\\x00-\x20\x7f]*)?")
 _SECONDS: Final = 600
-BY_NAME: Final = frozenset(("google",))
+BY_NAME: Final = frozenset(("github", "google"))
 """Providers whose routes do not start with oidc/."""
 
 

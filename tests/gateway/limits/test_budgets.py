@@ -224,6 +224,32 @@ async def test_length_is_lowered_in_a_translated_request(
     assert models.asked[0].body["max_tokens"] == 500
 
 
+@pytest.mark.parametrize("dialect", ["gemini", "openai"])
+async def test_length_of_a_gemini_request_is_lowered(
+    nursery: trio.Nursery, home: Path, models: ModelServer, dialect: str
+) -> None:
+    """In either spelling, for a server of the same format and in a translation."""
+    servers = [entry("one", models.url, dialect=dialect)]
+    gateway = await gateways.start(nursery, home, servers=servers, prices=[PRICE], **PATIENT)
+    body = {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}]}
+    configs: list[dict[str, Any]] = [
+        {},
+        {"generationConfig": {"maxOutputTokens": 900, "temperature": 0.5}},
+        {"generation_config": {"max_output_tokens": 900, "temperature": 0.5}},
+    ]
+    for config in configs:
+        _, key = await gateway.new_key(limits={"usd_total": "0.005"})  # 500 tokens
+        async with gateway.client(key) as client:
+            answer = await client.post("/v1beta/models/m:generateContent", json=body | config)
+        assert answer.headers["x-bluesminds-max-output"] == "500", answer.text
+        sent = models.asked[-1].body
+        if dialect == "openai":
+            assert sent["max_tokens"] == 500
+            continue
+        (name,) = {"generationConfig", "generation_config"} & sent.keys()
+        assert sent[name] == {"maxOutputTokens": 500} | ({"temperature": 0.5} if config else {})
+
+
 async def test_other_limits_are_not_met_by_a_shorter_answer(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
