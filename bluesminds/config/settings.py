@@ -98,6 +98,10 @@ Usd = Annotated[
         extra={MONEY: True},
     ),
 ]
+Shares = Annotated[
+    tuple[Annotated[int, Meta(ge=1, le=100)], ...],
+    Meta(description="a list of whole numbers from 1 to 100", examples=[[80, 100]], max_length=10),
+]
 Limit = Annotated[int, Meta(ge=0, le=10**15, description="a whole number, 0 or more")]
 Budget = Annotated[
     str,
@@ -370,8 +374,9 @@ class DashboardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[mail]: the SMTP server. Without `host` messages are written to files."""
+    """[mail]: the SMTP server, or Resend. If mail is not `configured`, messages are written to files."""
 
+    backend: Literal["smtp", "resend"] = "smtp"
     host: Annotated[Host, Meta(examples=["smtp.example.com"])] | None = None
     port: Port = 587
     security: Literal["starttls", "tls", "none"] = "starttls"
@@ -380,6 +385,12 @@ class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     password: Secret | None = None
     ca_file: Path | None = None
     timeout: Seconds = 10.0
+    api_key: Secret | None = None
+    url: Url = "https://api.resend.com"
+
+    @property
+    def configured(self) -> bool:
+        return self.host is not None or self.backend == "resend"
 
 
 class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -462,6 +473,15 @@ class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     enabled: bool = False
     allow_http: bool = False
     allowed_networks: NetworkNames = ()
+
+
+class NoticeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[notices]: when events about budgets, credit, keys and servers are written."""
+
+    budget_shares: Shares = (80, 100)
+    credit_low_usd: Usd = "5"
+    key_expiry: Duration = 7 * DAY
+    server_down: Seconds = 60.0
 
 
 class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -807,6 +827,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prompt_log: PromptLogSettings = PromptLogSettings()
     vendor_keys: VendorKeySettings = VendorKeySettings()
     webhooks: WebhookSettings = WebhookSettings()
+    notices: NoticeSettings = NoticeSettings()
     usage: UsageSettings = UsageSettings()
     backup: BackupSettings = BackupSettings()
     cache: CacheSettings = CacheSettings()

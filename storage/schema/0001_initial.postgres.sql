@@ -109,6 +109,7 @@ CREATE TABLE api_keys (
 CREATE UNIQUE INDEX api_keys_digest ON api_keys (digest);
 CREATE UNIQUE INDEX api_keys_previous_digest ON api_keys (previous_digest);
 CREATE INDEX api_keys_user ON api_keys (user_id, id);
+CREATE INDEX api_keys_end ON api_keys (expires_at) WHERE expires_at IS NOT NULL AND revoked_at IS NULL;
 CREATE INDEX api_keys_origins ON api_keys (allowed_origins)
 WHERE allowed_origins IS NOT NULL AND revoked_at IS NULL;
 
@@ -675,6 +676,14 @@ CREATE TABLE events (
 
 CREATE INDEX events_new ON events (id) WHERE dispatched_at IS NULL;
 CREATE INDEX events_account ON events (account_id) WHERE account_id IS NOT NULL;
+
+-- Events that are written once have a mark.
+CREATE TABLE event_marks (
+    mark TEXT NOT NULL PRIMARY KEY,
+    at BIGINT NOT NULL
+);
+
+CREATE INDEX event_marks_at ON event_marks (at);
 
 -- Endpoints that get events, with the secret that signs them.
 CREATE TABLE webhooks (

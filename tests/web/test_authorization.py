@@ -119,6 +119,8 @@ GET /dashboard/admin/prompts/{request_id}/replay
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
 GET /dashboard/admin/system
+GET /dashboard/admin/mail
+GET /dashboard/admin/mail/{name}
 """
 SIGNED_IN = """
 POST /api/auth/logout
@@ -229,7 +231,9 @@ GET /api/admin/webhooks/{webhook_id}/deliveries
 GET /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}
 POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
 GET /admin/monitor
+POST /api/admin/doctor
 POST /api/admin/reload
+POST /api/admin/mail/test
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers
