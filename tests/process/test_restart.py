@@ -24,6 +24,7 @@ from tests.terminal import SECONDS, Serving, demo_user
 
 RESTARTS = int(os.environ.get("RESTARTS", "3"))
 WORKERS = 8
+BODY = dumps(ASK | {"model": "demo/echo"})
 
 
 @contextmanager
@@ -39,7 +40,7 @@ def load_on(port: int, key: str) -> Iterator[Callable[[], tuple[int, list[str]]]
         while not stop.is_set():
             connection = HTTPConnection("127.0.0.1", port, timeout=SECONDS)
             try:
-                connection.request("POST", "/v1/chat/completions", dumps(ASK | {"model": "demo/echo"}), headers)
+                connection.request("POST", "/v1/chat/completions", BODY, headers)
                 answer = connection.getresponse()
                 body = answer.read()
                 if answer.status != 200:
