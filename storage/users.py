@@ -157,8 +157,8 @@ async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
 
 
 async def delete_user(connection: Connection, user_id: str) -> None:
-    """Delete a user with the sessions, identities, tokens, API keys, keys for vendors, stored responses,
-    chats, logged prompts, events and webhooks of the user.
+    """Delete a user with the sessions, identities, second factor, tokens, API keys, keys for vendors, stored
+    responses, chats, logged prompts and events of the user.
 
     Usage rows are kept. Objects at servers stay there, and belong to no account.
     """
@@ -172,6 +172,8 @@ async def delete_user(connection: Connection, user_id: str) -> None:
         "UPDATE server_objects SET user_id = NULL WHERE user_id = :user_id",
         "DELETE FROM sessions WHERE user_id = :user_id",
         "DELETE FROM identities WHERE user_id = :user_id",
+        "DELETE FROM recovery_codes WHERE user_id = :user_id",
+        "DELETE FROM second_factors WHERE user_id = :user_id",
         "DELETE FROM one_time_tokens WHERE user_id = :user_id",
         "DELETE FROM api_keys WHERE user_id = :user_id",
         "DELETE FROM users WHERE id = :user_id",

@@ -9,6 +9,7 @@ from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
+from bluesminds.accounts.second_factors import SecondFactors
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
@@ -51,6 +52,7 @@ class UsersPages(Struct, frozen=True):
     users: Users
     invitations: Invitations
     sessions: Sessions
+    second_factors: SecondFactors
     keys: KeyReports
     limits: AccountLimits
     usage: UsageReports
@@ -94,6 +96,7 @@ class UsersPages(Struct, frozen=True):
             fields=await self._limit_fields(user),
             keys=await self.keys.list(user.id, limit=ROWS),
             sessions=await self.sessions.list(user.id),
+            has_second_factor=await self.second_factors.is_on(user.id),
             wallet=await self.ledger.balance(user.id),
             entry_key=uuid7(self.clock.now_ms()),
             slots=slots,
