@@ -164,15 +164,14 @@ async def select_order(connection: Connection, order_id: str) -> OrderRow | None
     return None if row is None else OrderRow(*row)
 
 
-async def select_user_orders(connection: Connection, user_id: str, after: int) -> Sequence[OrderRow]:
-    """Orders of a user since `after`, newest first, at most 100."""
+async def select_open_orders(connection: Connection, user_id: str) -> Sequence[OrderRow]:
+    """Orders of a user that are not paid yet, newest first, at most 100."""
     rows = await connection.all(
         """
         SELECT id, user_id, provider, plan, amount_cents, created_at, checkout_id, state
-        FROM orders WHERE user_id = :user_id AND created_at >= :after ORDER BY id DESC LIMIT 100
+        FROM orders WHERE user_id = :user_id AND state = 'open' ORDER BY id DESC LIMIT 100
         """,
         user_id=user_id,
-        after=after,
     )
     return [OrderRow(*row) for row in rows]
 

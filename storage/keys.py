@@ -227,6 +227,28 @@ async def select_key_names(connection: Connection, user_id: str) -> dict[str, st
     return {row[0]: row[1] for row in rows}
 
 
+async def select_keys_that_expire(
+    connection: Connection, now: int, milliseconds: int, limit: int
+) -> Sequence[KeyRow]:
+    """Keys that expire within some time, were made for longer, and have no mark of the event; those that end
+    first come first.
+    """
+    rows = await connection.all(
+        SELECT_EXPIRING, now=now, until=now + milliseconds, least=milliseconds, limit=limit
+    )
+    return [_key_row(row) for row in rows]
+
+
+SELECT_EXPIRING = (
+    "SELECT"  # noqa: S608 - literals
+    + _COLUMNS
+    + "FROM api_keys WHERE expires_at > :now AND expires_at <= :until AND revoked_at IS NULL"
+    " AND expires_at - created_at > :least AND NOT EXISTS ("
+    "SELECT 1 FROM event_marks WHERE mark = 'key.expiring:' || id || ':' || CAST(expires_at AS TEXT))"
+    " ORDER BY expires_at LIMIT :limit"
+)
+
+
 async def count_active_keys(connection: Connection, user_id: str, now: int) -> int:
     """The number of a user's keys that are neither revoked nor expired."""
     row = await connection.one(COUNT_ACTIVE, user_id=user_id, now=now)

@@ -216,6 +216,7 @@ async def start(
 ) -> Gateway:
     """Start a gateway and wait until it takes requests. `key` is the first API key of an existing state."""
     settings = settings_of(home, servers, sections)
+    origins = load(home / "gateway.toml", {}, {}).origins
     lines: list[bytes] = []
     shutdown = trio.Event()
     ended = trio.Event()
@@ -231,6 +232,7 @@ async def start(
             shutdown=shutdown,
             reread=lambda: load(home / "gateway.toml", {}, {}).settings,
             config_path=home / "gateway.toml",
+            origins=origins,
             password_hasher=CHEAP_HASHER,
             backoff=NO_PAUSE,
             task_status=task_status,

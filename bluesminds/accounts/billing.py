@@ -46,18 +46,18 @@ from storage.billing import (
     select_customer_users_after,
     select_customers,
     select_due_users,
+    select_open_orders,
     select_order,
     select_orders,
     select_payment,
     select_payments,
     select_subscriptions,
-    select_user_orders,
     set_order,
 )
 from storage.users import UserRow, select_user
 
 ROUND: Final = 60.0  # seconds between two searches for subscriptions that are due
-CHECKOUT_LIFETIME: Final = 3 * 86_400_000  # how long a checkout may be paid, with a margin
+MAX_OPEN_ORDERS: Final = 20  # of a user; a provider is asked about each of them
 _USERS_PER_PAGE: Final = 100
 _CALLS: Final = 8  # at the same time, to all providers
 _LIVE: Final = ("active", "trialing", "past_due")
@@ -175,6 +175,7 @@ class Billing:
             await self._require_sold(user_id, chosen, name)
         else:
             await self._require_topup(user_id, cents or 0)
+        await self._require_few_orders(user_id)
         now = self._clock.now_ms()
         price = chosen.price_cents if chosen is not None else cents or 0
         id_ = uuid7(now)
@@ -250,6 +251,14 @@ class Billing:
         plan = (await self.own_plan(user_id)).plan
         if plan is not None and not plan.overage:
             raise Conflict("topup_not_allowed", "The plan of the account does not allow buying credit.")
+
+    async def _require_few_orders(self, user_id: str) -> None:
+        if len(await self._store.read(select_open_orders, user_id)) >= MAX_OPEN_ORDERS:
+            await self.refresh(user_id)  # some may have expired
+            if len(await self._store.read(select_open_orders, user_id)) >= MAX_OPEN_ORDERS:
+                raise Conflict(
+                    "too_many_orders", "The account has too many open orders. Pay one, or wait a day."
+                )
 
     async def mark_paid(self, actor: Actor, order_id: str) -> OrderRow:
         """An administrator confirms that an order was paid. Raises NotFound, and Conflict for an order that
@@ -428,15 +437,12 @@ class Billing:
         actor: Actor | None = None,
     ) -> None:
         """One after the other for each user, so that the state that is read last is settled last."""
-        since = self._clock.now_ms() - CHECKOUT_LIFETIME
         async with self._lock(user_id), self._calls:
             if event is not None and await self._store.read(has_billing_event, provider.name, event[0]):
                 return
-            orders = await self._store.read(select_user_orders, user_id, since)
+            orders = await self._store.read(select_open_orders, user_id)
             checkouts = [
-                one.checkout_id
-                for one in orders
-                if one.provider == provider.name and one.checkout_id and one.state in ("open", "expired")
+                one.checkout_id for one in orders if one.provider == provider.name and one.checkout_id
             ]
             state = CustomerState()
             for name, customer in await self._store.read(select_customers, user_id):

@@ -13,6 +13,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import first_uuid7
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, StorageBroken, StorageUnavailable, Store
+from storage.event_marks import delete_old_marks
 from storage.events import delete_events
 from storage.prompt_log import delete_old_prompts, delete_prompts_above, select_prompt_accounts_above
 from storage.receipts import delete_receipts
@@ -20,15 +21,7 @@ from storage.responses import delete_expired_responses, delete_responses_above, 
 from storage.server_objects import delete_expired_objects
 from storage.sessions import delete_ended_sessions
 from storage.single_use_tokens import delete_ended_tokens
-from storage.usage_retention import (
-    delete_key_days,
-    delete_meter_days,
-    delete_site_days,
-    delete_site_hours,
-    delete_usage,
-    delete_usage_days,
-    delete_usage_hours,
-)
+from storage.usage_retention import SumTable, delete_sums, delete_usage
 from storage.users import delete_unconfirmed_users
 from storage.webhook_deliveries import delete_old_deliveries
 
@@ -38,7 +31,10 @@ RECEIPT_BATCH: Final = 1000  # receipts deleted in one transaction
 USAGE_BATCH: Final = 1000  # rows of usage deleted in one transaction
 EVENT_BATCH: Final = 1000  # events or deliveries deleted in one transaction
 DAY_MS: Final = 86_400_000
+MARK_DAYS: Final = 400  # how long marks of events are kept: longer than a period of a budget
 EVENT_DAYS: Final = 30  # how long events and deliveries are kept
+_HOURS: Final[tuple[SumTable, ...]] = ("usage_hourly", "usage_site_hourly")
+_DAYS: Final[tuple[SumTable, ...]] = ("usage_daily", "usage_key_daily", "usage_site_daily", "usage_meters")
 UNCONFIRMED_MS: Final = DAY_MS  # how long an unconfirmed account can request another link
 
 
@@ -107,6 +103,9 @@ class ExpiredDataCleanup:
         oldest = first_uuid7(now - EVENT_DAYS * DAY_MS)
         while await self._store.write(delete_events, oldest, EVENT_BATCH) == EVENT_BATCH:
             pass
+        before = now - MARK_DAYS * DAY_MS
+        while await self._store.write(delete_old_marks, before, EVENT_BATCH) == EVENT_BATCH:
+            pass
         while await self._store.write(delete_old_deliveries, oldest, EVENT_BATCH) == EVENT_BATCH:
             pass
         for user_id in await self._store.read(select_accounts_above, self._account_bytes):
@@ -122,18 +121,14 @@ class ExpiredDataCleanup:
 
     async def _remove_usage(self, now: int) -> None:
         kept = self._usage
-        for days, delete in (
-            (kept.log, delete_usage),
-            (kept.hours, delete_usage_hours),
-            (kept.hours, delete_site_hours),
-            (kept.days, delete_usage_days),
-            (kept.days, delete_key_days),
-            (kept.days, delete_site_days),
-            (kept.days, delete_meter_days),
-        ):
+        before = now - kept.log * DAY_MS
+        while kept.log and await self._store.write(delete_usage, before, USAGE_BATCH) == USAGE_BATCH:
+            pass
+        for days, tables in ((kept.hours, _HOURS), (kept.days, _DAYS)):
             before = now - days * DAY_MS
-            while days and await self._store.write(delete, before, USAGE_BATCH) == USAGE_BATCH:
-                pass
+            for table in tables if days else ():
+                while await self._store.write(delete_sums, table, before, USAGE_BATCH) == USAGE_BATCH:
+                    pass
 
     async def _remove_unconfirmed(self, connection: Connection, before: int) -> None:
         await lock_audit_head(connection)

@@ -34,10 +34,10 @@ from storage.billing import (
     insert_billing_event,
     put_payment,
     put_subscription,
+    select_open_orders,
     select_order,
     select_provider_payment,
     select_subscriptions,
-    select_user_orders,
     set_order,
 )
 from storage.events import EventRow, insert_events
@@ -204,7 +204,7 @@ def _subscription_of(work: _Work, provider_id: str) -> SubscriptionRow | None:
 async def _pay(work: _Work, payment: PaymentState, orders: Mapping[str, OrderRow]) -> None:
     row = await select_provider_payment(work.connection, work.asked.provider, payment.id)
     if row is None:
-        mine = await select_user_orders(work.connection, work.asked.user_id, 0) if payment.checkout else ()
+        mine = await select_open_orders(work.connection, work.asked.user_id) if payment.checkout else ()
         order = next((one for one in mine if _is_checkout(work, one, payment)), None)
         if order is None and payment.subscription:
             order = orders.get(payment.subscription)
@@ -232,7 +232,7 @@ async def _add_payment(work: _Work, payment: PaymentState, order: OrderRow) -> P
     matches = payment.currency == CURRENCY and (
         is_renewal
         or (
-            order.state in ("open", "expired")
+            order.state == "open"
             and order.amount_cents in (payment.paid_cents, payment.paid_cents - payment.tax_cents)
             and (subscription is not None or not order.plan)
         )
@@ -255,7 +255,7 @@ async def _add_payment(work: _Work, payment: PaymentState, order: OrderRow) -> P
         at=payment.at,
     )
     await put_payment(work.connection, row)
-    if order.state in ("open", "expired"):
+    if order.state == "open":
         await set_order(work.connection, replace(order, state=row.state))
     if not matches:
         work.refused.append(payment.id)
@@ -330,9 +330,9 @@ def _advance(work: _Work, state: SubscriptionState) -> None:
 async def _expire_orders(work: _Work) -> None:
     if not work.asked.state.expired:
         return
-    for order in await select_user_orders(work.connection, work.asked.user_id, 0):
+    for order in await select_open_orders(work.connection, work.asked.user_id):
         is_expired = order.checkout_id in work.asked.state.expired
-        if is_expired and order.state == "open" and order.provider == work.asked.provider:
+        if is_expired and order.provider == work.asked.provider:
             await set_order(work.connection, replace(order, state="expired"))
 
 

@@ -8,20 +8,24 @@ from typing import Final
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
+from bluesminds.accounts.notices import UsageNotices
 from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.dashboard import SystemState, build_dashboard
+from bluesminds.app.doctor_process import DoctorProcess
 from bluesminds.app.identity import provider_links, sign_in_routes
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.prices import PriceLoader, bundled_prices
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.reload import ConfigReloader, ConfigSource
 from bluesminds.app.routing import Routing, log_health, log_key_rest, log_token_failure
-from bluesminds.app.services import Services
+from bluesminds.app.services import Services, database_files
 from bluesminds.app.settings_map import (
     configured_prices,
     cors_origins,
     file_routes,
+    has_event_consumers,
     keyless_limits,
+    notice_policy,
     socket_settings,
     tier_budgets,
     tier_markups,
@@ -60,6 +64,7 @@ from bluesminds.gateway.routing.load import LoadRegistry
 from bluesminds.gateway.routing.policies import Balancer
 from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
+from bluesminds.gateway.server_notices import ServerNotices
 from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.server_test import test_server
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
@@ -125,6 +130,8 @@ class DataPlaneParts(Struct, frozen=True):
     watchdog: Watchdog
     keep_alive: KeepAlive | None
     traffic: TrafficMonitor
+    usage_notices: UsageNotices | None
+    server_notices: ServerNotices | None
     reloader: ConfigReloader
     stats: ListenerStats
     control: ASGIApp
@@ -209,7 +216,7 @@ def build_data_plane(
         clock=services.clock,
     )
     control = _build_control(
-        services, runtime, authentication, routing, queue, stats, traffic, reloader, replayer
+        services, runtime, authentication, routing, queue, stats, traffic, reloader, replayer, source
     )
     services.key_changes.subscribe(authentication.keys.forget)
     services.accounts.ledger.subscribe(authentication.limiter.credit_changed)
@@ -226,6 +233,8 @@ def build_data_plane(
         heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         traffic=traffic,
+        usage_notices=_build_usage_notices(services, runtime, authentication.limiter),
+        server_notices=_build_server_notices(services, routing),
         reloader=reloader,
         stats=stats,
         control=control,
@@ -242,6 +251,33 @@ def build_data_plane(
             keep_alive,
         ),
         keep_alive=keep_alive,
+    )
+
+
+def _build_usage_notices(services: Services, runtime: Runtime, limiter: RateLimiter) -> UsageNotices | None:
+    """None if the settings let nothing use the events."""
+    if not has_event_consumers(services.settings):
+        return None
+    notices = UsageNotices(
+        services.store,
+        services.accounts.limits,
+        clock=services.clock,
+        calendar=services.calendar,
+        policy=notice_policy(services.settings),
+        usage_now=limiter.in_use,
+    )
+    runtime.requests.subscribe("notices", notices.note)
+    return notices
+
+
+def _build_server_notices(services: Services, routing: Routing) -> ServerNotices | None:
+    if not has_event_consumers(services.settings):
+        return None
+    return ServerNotices(
+        services.store,
+        clock=services.clock,
+        statuses=routing.statuses,
+        down_seconds=services.settings.notices.server_down,
     )
 
 
@@ -449,6 +485,7 @@ def _build_control(
     traffic: TrafficMonitor,
     reloader: ConfigReloader,
     replayer: Replayer,
+    source: ConfigSource,
 ) -> ASGIApp:
     """The control plane: the HTTP API, its reference, the pages and the endpoints for monitoring."""
     registry = CollectorRegistry()
@@ -486,6 +523,7 @@ def _build_control(
         requests=runtime.requests,
         log=services.log,
         open_backup=services.backups.open,
+        run_doctor=DoctorProcess(source.path, services.settings.state_dir).run,
         reload=reloader.reload,
         replay=replayer.replay,
     )
@@ -514,9 +552,14 @@ def _build_control(
         readiness.check,
         lambda: {
             "Requests in progress": limiter.running,
+            "Requests that wait for servers": sum(count for count, _ in queue.waiting().values()),
+            "Connections of clients": stats.open,
             "Usage rows in the queue": recorder.held,
-            "Connections": stats.open,
+            "Mails in the queue": services.outbox.waiting,
         },
+        runtime.tasks,
+        partial(database_files, services.settings),
+        source.origins,
     )
     dashboard = build_dashboard(services, routing, controls, state)
     if dashboard is not None:

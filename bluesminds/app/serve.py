@@ -28,7 +28,7 @@ from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
-from bluesminds.config import Settings
+from bluesminds.config import SettingOrigin, Settings
 from bluesminds.gateway.error_reports import ErrorReporter, SentryAddress
 from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.metrics import Metrics
@@ -71,6 +71,7 @@ async def serve(
     shutdown: trio.Event,
     reread: Callable[[], Settings] | None = None,
     config_path: Path | None = None,
+    origins: Mapping[str, SettingOrigin] | None = None,
     inherited: list[socket.socket] | None = None,
     guest_key: bool = False,
     password_hasher: PasswordHasher = PASSWORD_HASHER,
@@ -80,8 +81,9 @@ async def serve(
     """Run until `shutdown` is set and the listener has drained.
 
     `reread` reads the settings again for a reload; it blocks, and raises ConfigError. `config_path` is the
-    file that `watch_config` watches. `inherited` are sockets that listen already; without them the settings
-    name the address. With `guest_key` every start creates an API key that is valid for a day.
+    file that `watch_config` watches. `origins` says where each setting comes from.
+    `inherited` are sockets that listen already; without them the settings name the address. With
+    `guest_key` every start creates an API key that is valid for a day.
 
     Raises, before it has started, StartRefused, StateBusy, BadState, BadDatabaseURL, StorageError,
     LeaseTaken, CannotListen and BadCertificate.
@@ -99,7 +101,9 @@ async def serve(
             ):
                 demo_url = start_demo(settings, background, log)
                 configured = await configured_servers(settings, services.pool, environ, demo_url)
-                source = ConfigSource(reread or (lambda: settings), config_path, environ, demo_url)
+                source = ConfigSource(
+                    reread or (lambda: settings), config_path, environ, demo_url, origins or {}
+                )
                 runtime = Runtime(metrics, recorder, tasks, lease, Broadcast())
                 data_plane = build_data_plane(services, configured, runtime, backoff, source)
                 await _settle_crashed(services)
@@ -160,6 +164,10 @@ def _start_tasks(
         background.start_soon(runtime.tasks.run, "webhooks", services.webhook_sender.run)
     if services.accounts.billing is not None:
         background.start_soon(runtime.tasks.run, "billing", services.accounts.billing.run)
+    if data_plane.usage_notices is not None:
+        background.start_soon(runtime.tasks.run, "usage_notices", data_plane.usage_notices.run)
+    if data_plane.server_notices is not None:
+        background.start_soon(runtime.tasks.run, "server_notices", data_plane.server_notices.run)
     if data_plane.keep_alive is not None:
         background.start_soon(runtime.tasks.run, "keep_alive", data_plane.keep_alive.run)
     if data_plane.prompts is not None:

@@ -22,6 +22,9 @@ _OPTIONS: Final = (
     "recovery",
     "queue_timeout",
     "queue_size",
+    "hedge_after",
+    "hedge_share",
+    "hedge_daily_usd",
 )
 _LISTS: Final = ("tier", "key_tag", "region", "tag", "needs")
 _ID: Final = re.compile(r"[0-9a-z-]{1,64}")
@@ -52,6 +55,13 @@ def _route_options(command: Command) -> Command:
             "--queue-timeout", type=float, help="Seconds that a request waits for servers at their caps."
         ),
         click.option("--queue-size", type=int, help="Requests of the route that wait at once."),
+        click.option(
+            "--hedge-after",
+            type=float,
+            help="Seconds without content after which a stream is also requested from the next target.",
+        ),
+        click.option("--hedge-share", type=float, help="Share of requests for this, such as 0.05."),
+        click.option("--hedge-daily-usd", help="Estimated cost of this in each day, in USD."),
         click.option(
             "--fallback-on",
             multiple=True,

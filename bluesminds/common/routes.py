@@ -76,7 +76,9 @@ class RouteOptions(Struct, frozen=True):
     """How requests of a route are sent. Times are in seconds. None: the setting of [upstream].
     `recovery`: what happens if a server fails after the first content of a stream. `repeat_accepted`: whether
     a request is sent again that a server may have accepted and may bill. `queue_timeout` and `queue_size`:
-    how long requests wait for servers that are at their caps, and how many.
+    how long requests wait for servers that are at their caps, and how many. `hedge_after`: if a stream has no
+    content so long, the request is also sent to the next target; None: it is not. `hedge_share`: of requests,
+    at most. `hedge_daily_usd`: the estimated cost in each UTC day, at most.
     """
 
     first_token_timeout: float | None = None
@@ -85,6 +87,9 @@ class RouteOptions(Struct, frozen=True):
     repeat_accepted: bool = True
     queue_timeout: float | None = None
     queue_size: int | None = None
+    hedge_after: float | None = None
+    hedge_share: float = 0.05
+    hedge_daily_usd: str = "1"
 
 
 DEFAULT_OPTIONS: Final = RouteOptions()

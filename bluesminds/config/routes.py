@@ -46,6 +46,9 @@ def _route(row: RouteSettings) -> ModelRoute:
             repeat_accepted=row.repeat_accepted,
             queue_timeout=row.queue_timeout,
             queue_size=row.queue_size,
+            hedge_after=row.hedge_after,
+            hedge_share=row.hedge_share,
+            hedge_daily_usd=row.hedge_daily_usd,
         ),
     )
 

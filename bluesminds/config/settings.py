@@ -98,6 +98,10 @@ Usd = Annotated[
         extra={MONEY: True},
     ),
 ]
+Shares = Annotated[
+    tuple[Annotated[int, Meta(ge=1, le=100)], ...],
+    Meta(description="a list of whole numbers from 1 to 100", examples=[[80, 100]], max_length=10),
+]
 Limit = Annotated[int, Meta(ge=0, le=10**15, description="a whole number, 0 or more")]
 Budget = Annotated[
     str,
@@ -371,8 +375,9 @@ class DashboardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[mail]: the SMTP server. Without `host` messages are written to files."""
+    """[mail]: the SMTP server, or Resend. If mail is not `configured`, messages are written to files."""
 
+    backend: Literal["smtp", "resend"] = "smtp"
     host: Annotated[Host, Meta(examples=["smtp.example.com"])] | None = None
     port: Port = 587
     security: Literal["starttls", "tls", "none"] = "starttls"
@@ -381,6 +386,12 @@ class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     password: Secret | None = None
     ca_file: Path | None = None
     timeout: Seconds = 10.0
+    api_key: Secret | None = None
+    url: Url = "https://api.resend.com"
+
+    @property
+    def configured(self) -> bool:
+        return self.host is not None or self.backend == "resend"
 
 
 class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -463,6 +474,15 @@ class WebhookSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     enabled: bool = False
     allow_http: bool = False
     allowed_networks: NetworkNames = ()
+
+
+class NoticeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[notices]: when events about budgets, credit, keys and servers are written."""
+
+    budget_shares: Shares = (80, 100)
+    credit_low_usd: Usd = "5"
+    key_expiry: Duration = 7 * DAY
+    server_down: Seconds = 60.0
 
 
 class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -662,6 +682,9 @@ class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     repeat_accepted: bool = True
     queue_timeout: Annotated[SecondsOrZero, Meta(examples=[20.0])] | None = None
     queue_size: Annotated[CountOrZero, Meta(examples=[100])] | None = None
+    hedge_after: Annotated[Seconds, Meta(examples=[3.0])] | None = None
+    hedge_share: Share = 0.05
+    hedge_daily_usd: Budget = "1"
 
 
 Routes = Annotated[
@@ -718,6 +741,24 @@ class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     reminder_interval: Duration = 2 * DAY
     topup_min_usd: Cents = "5"
     topup_max_usd: Cents = "500"
+    sync_interval: Duration = DAY
+
+
+class StripeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[stripe]: payments with Stripe. Without `webhook_secret` it is only asked."""
+
+    api_key: Secret | None = None
+    webhook_secret: Secret | None = None
+    url: Url = "https://api.stripe.com"
+
+
+class CreemSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[creem]: payments with Creem. `topup_product`: for credit. `url`: default by the prefix of the key."""
+
+    api_key: Secret | None = None
+    webhook_secret: Secret | None = None
+    topup_product: Annotated[Text, Meta(examples=["prod_abc"])] | None = None
+    url: Annotated[Url, Meta(examples=["https://test-api.creem.io"])] | None = None
 
 
 class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -787,12 +828,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     prompt_log: PromptLogSettings = PromptLogSettings()
     vendor_keys: VendorKeySettings = VendorKeySettings()
     webhooks: WebhookSettings = WebhookSettings()
+    notices: NoticeSettings = NoticeSettings()
     usage: UsageSettings = UsageSettings()
     backup: BackupSettings = BackupSettings()
     cache: CacheSettings = CacheSettings()
     keyless: KeylessSettings = KeylessSettings()
     tiers: Tiers = Tiers()
     billing: BillingSettings = BillingSettings()
+    stripe: StripeSettings = StripeSettings()
+    creem: CreemSettings = CreemSettings()
     log: LogSettings = LogSettings()
     servers: tuple[ServerSettings, ...] = ()
 

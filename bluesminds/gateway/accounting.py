@@ -24,12 +24,13 @@ from bluesminds.gateway.limits.budget import StreamBudget
 from bluesminds.gateway.limits.headers import Headers
 from bluesminds.gateway.limits.reserve import Reservation
 from bluesminds.gateway.metrics import Metrics
-from bluesminds.gateway.receipts import FAILED, RequestTrail, write_receipt
+from bluesminds.gateway.receipts import FAILED, HEDGED, RequestTrail, write_receipt
 from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.server_keys import AttemptKey
 from bluesminds.gateway.tracing import Tracer
-from bluesminds.gateway.upstream.sender import AttemptEnd
+from bluesminds.gateway.upstream.hedging import HEDGE_LOST
+from bluesminds.gateway.upstream.sender import AttemptRecord
 from bluesminds.wire.base import Stage
 from bluesminds.wire.media import Opaque
 from bluesminds.wire.usage import add_usage, expected_input, is_too_large, settle_usage
@@ -42,7 +43,8 @@ CLIENT_GONE = 499  # nginx's status for a client that disconnected before the re
 
 
 class UsageEntry:
-    """One admitted request. `attempts`: the servers tried, in order; the last one answered, as `target`.
+    """One admitted request. `attempts`: the servers tried, in order. `server` and `target` are those of the
+    attempt that answered, or of the last one.
     `cost` and `outcome` are known once it is settled. Cost: nano-USD, None when the model has no price.
     `label` is the model in metrics, which must not contain names that clients invent. `context_length` in
     UsageAccounting returns that of a model, None if it is unknown.
@@ -60,6 +62,7 @@ class UsageEntry:
         self._stage: Stage | None = None
         self._earlier: list[tuple[Target | None, Usage]] = []  # attempts whose stream went on elsewhere
         self.attempts: tuple[str, ...] = ()
+        self.server = ""
         self.target: Target | None = None
         self.label = call.model
         self.trail = RequestTrail() if accounting.receipts else None
@@ -93,28 +96,26 @@ class UsageEntry:
 
     def begin_attempt(self, server: str) -> None:
         self.attempts = (*self.attempts, server)
+        self.server = server
 
-    def try_target(self, target: Target) -> AttemptEnd:
-        """An attempt begins. The result is called with the reason if it fails."""
-        self.attempts = (*self.attempts, target.server.name)
+    def try_target(self, target: Target) -> AttemptRecord:
+        """An attempt begins."""
+        self.begin_attempt(target.server.name)
         self.target = target
-        if self.trail is not None:
-            self.trail.begin(target)
-        return self._end_attempt
+        return _AttemptEntry(self, target, 0 if self.trail is None else self.trail.begin(target))
 
-    def _end_attempt(self, reason: str, keys: Sequence[AttemptKey] = (), *, billed: bool = False) -> None:
-        """The attempt that began last has failed. If it is `billed`, its input is a cost that no account is
-        charged for.
-        """
-        nano = 0
-        if billed and self.target is not None:
-            call, estimator = self._call, self._accounting.estimator
-            price = estimator.price(self.target, call.model, call.context.at_ms)
-            if price is not None:
-                nano = price.max_cost(estimator.input_tokens(call), 0)
-                self._accounting.metrics.uncharged[self.target.server.name, FAILED] += nano
-        if self.trail is not None:
-            self.trail.fail(reason, keys, cost_class=FAILED if billed else "", nano=nano)
+    def input_cost(self, target: Target) -> int:
+        """What the input costs at the target, in nano-USD; 0 if it has no price."""
+        call, estimator = self._call, self._accounting.estimator
+        price = estimator.price(target, call.model, call.context.at_ms)
+        return 0 if price is None else price.max_cost(estimator.input_tokens(call), 0)
+
+    def count_uncharged(self, target: Target, cost_class: str) -> int:
+        """The input of an attempt is a cost that no account is charged for. Returns it in nano-USD."""
+        nano = self.input_cost(target)
+        if nano:
+            self._accounting.metrics.uncharged[target.server.name, cost_class] += nano
+        return nano
 
     def has_queued(self, seconds: float) -> None:
         """The request has waited for a slot at a server."""
@@ -308,7 +309,7 @@ class UsageEntry:
             user_id=self._caller.user_id,
             endpoint=context.endpoint,
             model=self._call.model,
-            server=self.attempts[-1] if self.attempts else "",
+            server=self.server,
             status=status,
             outcome=outcome,
             # The field `stream` of a form may have come after its file, too late for the facts.
@@ -346,6 +347,35 @@ class UsageEntry:
             served_model="" if target is None else target.serves,
             budget_tier=self._reservation.tier,
         )
+
+
+class _AttemptEntry:
+    """An attempt of a request. `number` is its position in the receipt."""
+
+    __slots__ = ("_entry", "_number", "_target")
+
+    def __init__(self, entry: UsageEntry, target: Target, number: int) -> None:
+        self._entry = entry
+        self._target = target
+        self._number = number
+
+    def fail(self, reason: str, keys: Sequence[AttemptKey] = (), *, billed: bool = False) -> None:
+        self._end(reason, keys, FAILED if billed else "")
+
+    def lose(self) -> None:
+        self._end(HEDGE_LOST, (), HEDGED)
+
+    def decide(self) -> None:
+        entry = self._entry
+        entry.target, entry.server = self._target, self._target.server.name
+        if entry.trail is not None:
+            entry.trail.select(self._number)
+
+    def _end(self, reason: str, keys: Sequence[AttemptKey], cost_class: str) -> None:
+        entry = self._entry
+        nano = entry.count_uncharged(self._target, cost_class) if cost_class else 0
+        if entry.trail is not None:
+            entry.trail.fail(reason, keys, number=self._number, cost_class=cost_class, nano=nano)
 
 
 def _unknown_context(model: str) -> int | None:

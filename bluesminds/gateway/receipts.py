@@ -22,6 +22,7 @@ from bluesminds.gateway.routing.selection import Dropped, Selection
 from bluesminds.gateway.routing.server_keys import AttemptKey
 
 FAILED: Final = "failed"  # the cost class of attempts that a vendor may bill
+HEDGED: Final = "hedged"  # the cost class of attempts that another one has overtaken
 MAX_BYTES: Final = 2048  # of one receipt
 _SHORTER: Final = (8, 2, 0)  # entries of each list, if a receipt is too long
 _LONGEST_NAME: Final = 64  # characters of a model in a receipt that was too long
@@ -37,7 +38,8 @@ class ReceiptTarget(Struct, frozen=True, gc=False, omit_defaults=True):
 class ReceiptAttempt(Struct, frozen=True, gc=False, omit_defaults=True):
     """`at_ms` after the start of the request. `reason`: a status or a kind of failure; "" if it answered.
     `ms`: until it failed, or until the request ended. `keys`: those of a server with several. `cost_class`:
-    FAILED if the vendor may bill an attempt that no account is charged for, with its estimated cost.
+    FAILED or HEDGED if the vendor may bill an attempt that no account is charged for, with its estimated
+    cost.
     """
 
     server: str
@@ -104,13 +106,15 @@ NOT_ROUTED: Final[_Outcome] = ("", "", (), ())  # a request to a given server
 class RequestTrail:
     """Collects what the receipt of one request needs."""
 
-    __slots__ = ("_attempts", "_decision", "_ended", "_keys", "queued")
+    __slots__ = ("_attempts", "_current", "_decision", "_ended", "_keys", "queued")
 
     def __init__(self) -> None:
         self.queued = 0.0  # seconds
         self._decision: _Decision | None = None
         self._attempts: list[tuple[Target, float]] = []
-        self._ended: list[tuple[float, str, str, int]] = []  # time, reason, class and amount of the cost
+        self._current = -1  # the number of the attempt that began last, or that has answered
+        # By the number of the attempt: time, reason, class and amount of the cost.
+        self._ended: dict[int, tuple[float, str, str, int]] = {}
         self._keys: dict[int, tuple[AttemptKey, ...]] | None = None  # by the position of the attempt
 
     def decide(
@@ -124,22 +128,36 @@ class RequestTrail:
     ) -> None:
         self._decision = _Decision(catalog, operation, targets, selection, body, only)
 
-    def begin(self, target: Target) -> None:
+    def begin(self, target: Target) -> int:
+        """An attempt begins. Returns its number."""
         self._attempts.append((target, trio.current_time()))
+        self._current = len(self._attempts) - 1
+        return self._current
+
+    def select(self, number: int) -> None:
+        """This attempt decides, although another one may have begun later."""
+        self._current = number
 
     def fail(
-        self, reason: str, keys: Sequence[AttemptKey] = (), *, cost_class: str = "", nano: int = 0
+        self,
+        reason: str,
+        keys: Sequence[AttemptKey] = (),
+        *,
+        number: int | None = None,
+        cost_class: str = "",
+        nano: int = 0,
     ) -> None:
-        """The attempt that began last has failed."""
-        self._ended.append((trio.current_time(), reason, cost_class, nano))
+        """An attempt has failed: without a number, the one that decides."""
+        at = self._current if number is None else number
+        self._ended[at] = trio.current_time(), reason, cost_class, nano
         if keys:
-            self.note_keys(keys)
+            self.note_keys(keys, at)
 
-    def note_keys(self, keys: Sequence[AttemptKey]) -> None:
-        """Of the attempt that began last."""
+    def note_keys(self, keys: Sequence[AttemptKey], number: int | None = None) -> None:
+        """Without a number: of the attempt that decides."""
         if self._keys is None:
             self._keys = {}
-        self._keys[len(self._attempts) - 1] = tuple(keys)
+        self._keys[self._current if number is None else number] = tuple(keys)
 
     def receipt(
         self,
@@ -155,7 +173,7 @@ class RequestTrail:
         """`model`: the client's name. `started`: Trio's clock. `reserved`: tokens and nano-USD."""
         decision = self._decision
         route, policy, targets, dropped = NOT_ROUTED if decision is None else decision.outcome(model)
-        plan = self._attempts[-1][0].plan if self._attempts else None
+        plan = self._attempts[self._current][0].plan if self._attempts else None
         return Receipt(
             route,
             policy,
@@ -175,7 +193,7 @@ class RequestTrail:
     def _timed(self, started: float, now: float) -> tuple[ReceiptAttempt, ...]:
         found = []
         for at, (target, begun) in enumerate(self._attempts):
-            ended, reason, class_, nano = self._ended[at] if at < len(self._ended) else (now, "", "", 0)
+            ended, reason, class_, nano = self._ended.get(at, (now, "", "", 0))
             begun_ms = max(0, round((begun - started) * 1000))
             ms = round((ended - begun) * 1000)
             keys = () if self._keys is None else self._keys.get(at, ())

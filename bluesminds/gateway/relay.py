@@ -119,7 +119,7 @@ class Relay(Struct, frozen=True):
         if entry.lowered_output is not None:
             headers.append((b"x-bluesminds-max-output", b"%d" % entry.lowered_output))
         if self.expose_server and entry.attempts:
-            headers.append((b"x-bluesminds-server", entry.attempts[-1].encode()))
+            headers.append((b"x-bluesminds-server", entry.server.encode()))
             headers.append((b"x-bluesminds-attempts", b"%d" % len(entry.attempts)))
         return headers
 

@@ -100,6 +100,10 @@ class PaymentProvider(Protocol):
 
     name: str
 
+    @property
+    def has_webhook(self) -> bool:
+        """Whether there is a secret to verify events with."""
+
     async def create_customer(self, customer: BillingCustomer) -> str:
         """The id of a new customer. Repeating the call returns the same one."""
 

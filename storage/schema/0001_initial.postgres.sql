@@ -125,6 +125,7 @@ CREATE TABLE api_keys (
 CREATE UNIQUE INDEX api_keys_digest ON api_keys (digest);
 CREATE UNIQUE INDEX api_keys_previous_digest ON api_keys (previous_digest);
 CREATE INDEX api_keys_user ON api_keys (user_id, id);
+CREATE INDEX api_keys_end ON api_keys (expires_at) WHERE expires_at IS NOT NULL AND revoked_at IS NULL;
 CREATE INDEX api_keys_origins ON api_keys (allowed_origins)
 WHERE allowed_origins IS NOT NULL AND revoked_at IS NULL;
 
@@ -614,7 +615,7 @@ CREATE TABLE orders (
     state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'expired', 'refused'))
 );
 
-CREATE INDEX orders_user ON orders (user_id, id);
+CREATE INDEX orders_user ON orders (user_id, state, id);
 CREATE INDEX orders_state ON orders (state, id);
 
 CREATE TABLE subscriptions (
@@ -691,6 +692,14 @@ CREATE TABLE events (
 
 CREATE INDEX events_new ON events (id) WHERE dispatched_at IS NULL;
 CREATE INDEX events_account ON events (account_id) WHERE account_id IS NOT NULL;
+
+-- Events that are written once have a mark.
+CREATE TABLE event_marks (
+    mark TEXT NOT NULL PRIMARY KEY,
+    at BIGINT NOT NULL
+);
+
+CREATE INDEX event_marks_at ON event_marks (at);
 
 -- Endpoints that get events, with the secret that signs them.
 CREATE TABLE webhooks (

@@ -46,7 +46,7 @@ class BillingSite:
     ledger: Ledger
     billing: Billing
     member: UserRow
-    lines: list[str]
+    lines: list[bytes]
     changes: list[int] = field(default_factory=list)
 
     async def tier(self, user_id: str | None = None) -> str | None:
@@ -75,7 +75,7 @@ async def billing_site(
     home: Path, providers: Mapping[str, PaymentProvider] | None = None, url: str | None = None
 ) -> AsyncIterator[BillingSite]:
     """`url`: of the database; default, a new SQLite file in `home`."""
-    clock, lines, changes = FixedClock(), list[str](), list[int]()
+    clock, lines, changes = FixedClock(), list[bytes](), list[int]()
     async with open_store(url or f"sqlite:{home / 'one.db'}") as store:
         member = user(1, "ada@example.com")
         await store.write(insert_user, member)

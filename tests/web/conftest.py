@@ -23,8 +23,15 @@ async def callers(
     servers = [entry("one", models.url, api_key="sk-upstream", passthrough=True)]
     vendor_keys = {"urls": {"openai": "http://127.0.0.1:9/v1"}}  # no test calls a real vendor
     billing = {"enabled": True, "manual": True}
+    creem = {"api_key": "creem_test_x", "webhook_secret": "secret"}
     return await create_callers(
         await gateways.start(
-            nursery, home, servers=servers, storage=storage, vendor_keys=vendor_keys, billing=billing
+            nursery,
+            home,
+            servers=servers,
+            storage=storage,
+            vendor_keys=vendor_keys,
+            billing=billing,
+            creem=creem,
         )
     )

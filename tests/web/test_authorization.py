@@ -33,7 +33,11 @@ from tests.storage.samples import usage
 ROOT = Path(__file__).resolve().parents[2]
 SERIALS = itertools.count()
 UNKNOWN_ID = "00000000-0000-7000-8000-000000000000"
-BILLING = {"enabled": True, "manual": True}  # its routes exist only then
+# The routes of these exist only then.
+BILLING: dict[str, Any] = {
+    "billing": {"enabled": True, "manual": True},
+    "creem": {"api_key": "creem_test_x", "webhook_secret": "secret"},
+}
 
 PUBLIC = """
 GET /
@@ -43,6 +47,8 @@ GET /ready
 GET /models
 GET /models/providers
 GET /plans
+POST /api/billing/webhook
+POST /api/billing/webhook/{provider}
 GET /ranking/models
 GET /metrics
 GET /openapi.json
@@ -113,6 +119,8 @@ GET /dashboard/admin/prompts/{request_id}/replay
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
 GET /dashboard/admin/system
+GET /dashboard/admin/mail
+GET /dashboard/admin/mail/{name}
 """
 SIGNED_IN = """
 POST /api/auth/logout
@@ -229,7 +237,9 @@ GET /api/admin/webhooks/{webhook_id}/deliveries
 GET /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}
 POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
 GET /admin/monitor
+POST /api/admin/doctor
 POST /api/admin/reload
+POST /api/admin/mail/test
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers
@@ -525,7 +535,7 @@ def rejection_of(answer: httpx.Response) -> Refusal:
 
 
 async def test_routes_of_the_reference_are_in_the_tables(nursery: trio.Nursery, home: Path) -> None:
-    gateway = await gateways.start(nursery, home, servers=[], billing=BILLING)
+    gateway = await gateways.start(nursery, home, servers=[], **BILLING)
     document = (await gateway.get("/openapi.json")).json()
     found = {f"{m.upper()} {path}" for path, methods in document["paths"].items() for m in methods}
     shown = {*PAGES.split("\n"), *PAGES_OF_USERS.split("\n"), *PAGES_OF_ADMINISTRATORS.split("\n")} - {""}
@@ -546,7 +556,7 @@ async def test_routes_mounted_are_in_the_tables(
         return create(kept, guard, **more)
 
     monkeypatch.setattr(web_app, "create_app", watched)
-    await gateways.start(nursery, home, servers=[], billing=BILLING)
+    await gateways.start(nursery, home, servers=[], **BILLING)
     assert sorted(mounted) == sorted(CONTROL)
 
 

@@ -32,7 +32,7 @@ KEY = {
 ROUTE = {
     *("model", "targets", "policy", "fallback", "fallback_on", "when"),
     *("first_token_timeout", "chunk_timeout", "recovery", "repeat_accepted"),
-    *("queue_timeout", "queue_size"),
+    *("queue_timeout", "queue_size", "hedge_after", "hedge_share", "hedge_daily_usd"),
 }
 VENDOR_KEY = {"api_key", "mode", "models"}
 WEBHOOK = {"url", "events", "description"}
@@ -43,6 +43,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"since", "until", "model", "dry_run", "after"},
         {"since": "2026-01-01T00:00:00Z"},
     ),
+    "POST /api/admin/mail/test": ({"email"}, {"email": "ada@example.com"}),
     "POST /api/requests/{request_id}/replay": ({"model"}, {"model": "m"}),
     "POST /api/admin/requests/{request_id}/replay": ({"model"}, {"model": "m"}),
     "POST /api/setup": (
@@ -150,6 +151,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     ),
 }
 WITHOUT_BODY = {
+    "POST /api/admin/doctor",
     "POST /api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
     "POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
     "POST /api/admin/reload",

@@ -70,6 +70,12 @@ class RunningAttempt:
             elapsed = self._load.monotonic() - self._started
             self._load.observe(self._served, max(elapsed, FAILURE_SECONDS))
 
+    def overtaken(self) -> None:
+        """Another attempt of the request has answered first: the server takes at least the time so far."""
+        if self._load is not None:
+            elapsed = self._load.monotonic() - self._started
+            self._load.observe_at_least(self._served, elapsed)
+
     def end(self) -> None:
         """Later calls do nothing."""
         if self._load is not None:
@@ -163,6 +169,11 @@ class LoadRegistry:
                 del self._latencies[next(iter(self._latencies))]
             latency = self._latencies[served] = _PeakEWMA()
         latency.observe(seconds, self.monotonic())
+
+    def observe_at_least(self, served: Served, seconds: float) -> None:
+        latency = self._latencies.get(served)
+        if latency is None or latency.decayed(self.monotonic()) < seconds:
+            self.observe(served, seconds)
 
     def in_flight(self, server: str) -> int:
         """The number of requests that the server is working on."""

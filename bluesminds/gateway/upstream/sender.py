@@ -8,6 +8,8 @@ other server is left and the failure is safe to repeat, a server is tried again 
 request (any other 4xx) is final. A response that is not streamed has no time limit except the total timeout,
 because the next server would charge for the request again.
 
+If the route says so, a stream whose first content is late is also sent to a second target (`hedging.py`).
+
 The fallback models of a route come before a second attempt, but the only server of the first model is tried
 once more before them. They also come after a refusal that depends on the model, if the route says so.
 """
@@ -22,6 +24,7 @@ from msgspec import Struct, structs
 
 from bluesminds.common.errors import UpstreamFailed, retry_headers
 from bluesminds.common.log import Log
+from bluesminds.common.money import read_usd
 from bluesminds.common.routes import DEFAULT_OPTIONS, FallbackReason
 from bluesminds.common.values import Server, server_label
 from bluesminds.gateway.call import Call, CallBody
@@ -35,6 +38,7 @@ from bluesminds.gateway.routing.server_keys import AttemptKey, ServerKeyRegistry
 from bluesminds.gateway.upstream.attempt import Reply, ReplyReader, handshake_reply
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
+from bluesminds.gateway.upstream.extra_budget import ExtraBudget
 from bluesminds.gateway.upstream.failures import (
     AttemptFailure,
     classify_error,
@@ -42,6 +46,7 @@ from bluesminds.gateway.upstream.failures import (
     classify_reply,
     key_failure,
 )
+from bluesminds.gateway.upstream.hedging import HEDGE_LOST, run_hedged
 from bluesminds.gateway.upstream.retry_budget import RetryBudget
 from bluesminds.gateway.upstream.timeouts import TimeoutTable, with_server
 from bluesminds.http.client.pool import (
@@ -66,19 +71,27 @@ _WITHOUT_USAGE = Support(usage=False)
 T = TypeVar("T")
 
 
-class AttemptEnd(Protocol):
-    """Called with the reason if an attempt fails, and with the keys of a server that has several. `billed`:
-    the vendor may bill the attempt.
-    """
+class AttemptRecord(Protocol):
+    """Records the end of one attempt."""
 
-    def __call__(self, reason: str, keys: Sequence[AttemptKey] = (), *, billed: bool = False) -> None: ...
+    def fail(self, reason: str, keys: Sequence[AttemptKey] = (), *, billed: bool = False) -> None:
+        """`keys`: those of a server that has several. `billed`: the vendor may bill the attempt."""
+
+    def lose(self) -> None:
+        """Another attempt of a hedged request has answered first."""
+
+    def decide(self) -> None:
+        """The outcome of this attempt decides about a hedged request, whichever began last."""
 
 
 class AttemptLog(Protocol):
     """Records what is done for a request."""
 
-    def try_target(self, target: Target) -> AttemptEnd:
-        """An attempt begins. The result is called with the reason if it fails."""
+    def try_target(self, target: Target) -> AttemptRecord:
+        """An attempt begins."""
+
+    def input_cost(self, target: Target) -> int:
+        """What the input costs at the target, in nano-USD; 0 if it has no price."""
 
     def has_queued(self, seconds: float) -> None:
         """The request has waited for a slot at a server."""
@@ -98,6 +111,18 @@ class _Try(Struct, frozen=True):
     target: Target
     due: float = -math.inf  # Trio's clock
     repetition: int = 0
+
+
+class _Begun(Struct, frozen=True, eq=False):
+    """An attempt. `slot` counts it as load of the server. `is_last`: no other target is left."""
+
+    turn: _Try
+    record: AttemptRecord
+    slot: RunningAttempt | None
+    is_last: bool
+
+
+_Failed = Sequence[tuple[_Try, AttemptFailure]]
 
 
 class Sender:
@@ -128,6 +153,7 @@ class Sender:
         self._metrics = metrics
         self._log = log
         self._budget = RetryBudget()
+        self._hedges = ExtraBudget()
         self._endpoints: dict[str, UpstreamEndpoint] = {}
         self._own_endpoints: dict[str, UpstreamEndpoint] = {}
         self._learned: dict[tuple[str, str], Support] = {}  # by server and model, where fields were refused
@@ -160,7 +186,14 @@ class Sender:
                 return self._attempt(call, target, body, timeouts)
             return self._measured_attempt(call, target, body, timeouts, slot)
 
-        return await self._try_targets(call, targets, log, run, body, routed)
+        if options.hedge_after is None or routed is None or not (stream and body.repeatable):
+            return await self._try_targets(call, targets, log, run, body, routed)
+
+        async def hedge(first: _Begun, waiting: list[_Try]) -> tuple[Reply | AttemptFailure, _Begun, _Failed]:
+            return await self._run_hedged(call, routed, first, waiting, log, run)
+
+        self._hedges.add_request(routed.name, options.hedge_share)
+        return await self._try_targets(call, targets, log, run, body, routed, hedge)
 
     async def connect(
         self,
@@ -193,6 +226,8 @@ class Sender:
         attempt: Callable[[Target, bool, RunningAttempt | None], Awaitable[T | AttemptFailure]],
         body: CallBody | None = None,
         routed: RoutedTargets | None = None,
+        hedge: Callable[[_Begun, list[_Try]], Awaitable[tuple[T | AttemptFailure, _Begun, _Failed]]]
+        | None = None,
     ) -> T:
         budget = call.model if routed is None else routed.name
         if targets[0].server.is_own:  # failures of a user's key must not use up the retries of others
@@ -213,32 +248,41 @@ class Sender:
                 else:
                     slot = self._begin(call, turn.target)
             waiting.remove(turn)
-            fail = log.try_target(turn.target)
+            record = log.try_target(turn.target)
             is_last = not waiting or waiting[0].repetition > 0
-            is_last = is_last or failed.get(turn.target.serves, 0) + 1 >= self._attempts
+            model = turn.target.serves
+            is_last = is_last or failed.get(model, 0) + 1 >= self._attempts
             if is_last and routed is not None and tries < most:
                 is_last = not routed.has_more("timeout")
-            outcome = await attempt(turn.target, is_last, slot)
+            if hedge is None or is_last or not waiting:
+                outcome = await attempt(turn.target, is_last, slot)
+            else:
+                begun = _Begun(turn, record, slot, is_last)
+                outcome, decisive, more_failed = await hedge(begun, waiting)
+                if decisive is not begun or more_failed:
+                    tries += 1
+                turn, record = decisive.turn, decisive.record
+                for earlier, failure in more_failed:
+                    failed[model] = failed.get(model, 0) + 1
+                    if (again := self._repetition(call, earlier, failure)) is not None:
+                        waiting.append(again)
             if not isinstance(outcome, AttemptFailure):
                 if routed is None or tries >= most:
                     return outcome
                 if not (more := self._take_after_refusal(call, turn.target, outcome, body, routed)):
                     return outcome
-                fail("refused")
+                record.fail("refused")
                 waiting = [_Try(target) for target in more]
                 continue
-            fail(outcome.reason, outcome.keys, billed=outcome.accepted)
-            self._record_failure(call, turn.target, outcome)
+            self._end_failed(call, turn.target, record, outcome)
             if body is not None and not body.repeatable:
                 raise _final_error(_upload_error(outcome.error), tries)
-            model = turn.target.serves
             failed[model] = failed.get(model, 0) + 1
             again = None
             if failed[model] >= self._attempts:
                 waiting = [one for one in waiting if one.target.serves != model]
-            elif outcome.repeatable and not self._seconds_until_trial(call, turn.target):
-                pause = self._backoff.pause(turn.repetition, outcome.retry_after)
-                again = _Try(turn.target, trio.current_time() + pause, turn.repetition + 1)
+            else:
+                again = self._repetition(call, turn, outcome)
             if routed is not None and tries < most and all(one.repetition for one in waiting):
                 is_only = not (model or waiting) and again is not None and again.repetition == 1
                 if not (is_only and outcome.kind == "error"):
@@ -250,14 +294,100 @@ class Sender:
             if not (waiting and tries < most and repeats and self._budget.take(budget)):
                 raise _final_error(self._with_retry_after(call, turn.target, outcome.error), tries)
 
-    async def _take_slot(
-        self, call: Call, waiting: list[_Try], log: AttemptLog, routed: RoutedTargets | None
-    ) -> tuple[_Try, RunningAttempt]:
-        """The next target that is below its caps. If none is, the targets of fallback models are added, and
-        then the request waits. Servers that are ejected are only used if no other one is left.
+    async def _run_hedged(
+        self,
+        call: Call,
+        routed: RoutedTargets,
+        first: _Begun,
+        waiting: list[_Try],
+        log: AttemptLog,
+        attempt: Callable[[Target, bool, RunningAttempt | None], Awaitable[Reply | AttemptFailure]],
+    ) -> tuple[Reply | AttemptFailure, _Begun, _Failed]:
+        """The outcome that decides, its attempt, and what has failed before it. The target of the second
+        attempt is removed from `waiting`.
         """
+
+        async def run(one: _Begun) -> Reply | AttemptFailure:
+            return await attempt(one.turn.target, one.is_last, one.slot)
+
+        def begin_second() -> _Begun | None:
+            return self._begin_hedge(call, routed, first.turn.target, waiting, log)
+
+        def overtaken(one: _Begun) -> None:
+            if one.slot is not None:
+                one.slot.overtaken()
+
+        after = routed.options.hedge_after or 0.0
+        found = await run_hedged(run, first, begin_second, after, overtaken)
+        failed = []
+        for one, outcome in found.ended:
+            if isinstance(outcome, AttemptFailure):
+                self._end_failed(call, one.turn.target, one.record, outcome)
+                failed.append((one.turn, outcome))
+            elif outcome.error is not None:
+                one.record.fail("refused")
+            else:
+                self._lose(call, one)
+        for one in found.cancelled:
+            self._lose(call, one)
+        found.decisive.record.decide()
+        return found.outcome, found.decisive, failed
+
+    def _begin_hedge(
+        self,
+        call: Call,
+        routed: RoutedTargets,
+        first: Target,
+        waiting: list[_Try],
+        log: AttemptLog,
+    ) -> _Begun | None:
+        """The second attempt of a hedged request. None if no healthy target has room, or if the route has
+        used up its share or its amount.
+        """
+        options = routed.options
+        for turn in waiting:
+            target = turn.target
+            if turn.repetition or not _may_hedge(first, target) or not self.is_usable(call, target):
+                continue
+            slot = None
+            if self._load.capped:
+                slot = self._queue.begin(target, self._queued(call, routed))
+                if slot is None:
+                    continue
+            nano = max(log.input_cost(first), log.input_cost(target))
+            daily = read_usd(options.hedge_daily_usd)
+            if not self._hedges.take(routed.name, call.context.at_ms, nano, daily):
+                if slot is not None:
+                    slot.end()
+                return None
+            if slot is None and self._load.enabled:
+                slot = self._begin(call, target)
+            waiting.remove(turn)
+            is_last = not waiting or waiting[0].repetition > 0
+            return _Begun(turn, log.try_target(target), slot, is_last)
+        return None
+
+    def _repetition(self, call: Call, failed: _Try, failure: AttemptFailure) -> _Try | None:
+        """Another attempt with the same server after a pause. None if that is not safe, or of no use."""
+        if not failure.repeatable or self._seconds_until_trial(call, failed.target):
+            return None
+        pause = self._backoff.pause(failed.repetition, failure.retry_after)
+        return _Try(failed.target, trio.current_time() + pause, failed.repetition + 1)
+
+    def _lose(self, call: Call, lost: _Begun) -> None:
+        """Another attempt has answered first, which says nothing about the health of this server."""
+        target = lost.turn.target
+        lost.record.lose()
+        self._count(target.server.name, HEDGE_LOST)
+        self._health.release(target.server.name, target.model or call.model)
+
+    def _end_failed(self, call: Call, target: Target, record: AttemptRecord, failure: AttemptFailure) -> None:
+        record.fail(failure.reason, failure.keys, billed=failure.accepted)
+        self._record_failure(call, target, failure)
+
+    def _queued(self, call: Call, routed: RoutedTargets | None) -> QueuedRequest:
         options = DEFAULT_OPTIONS if routed is None else routed.options
-        request = QueuedRequest(
+        return QueuedRequest(
             call.account,
             call.model,
             call.facts.stream,
@@ -265,6 +395,14 @@ class Sender:
             options.queue_timeout,
             options.queue_size,
         )
+
+    async def _take_slot(
+        self, call: Call, waiting: list[_Try], log: AttemptLog, routed: RoutedTargets | None
+    ) -> tuple[_Try, RunningAttempt]:
+        """The next target that is below its caps. If none is, the targets of fallback models are added, and
+        then the request waits. Servers that are ejected are only used if no other one is left.
+        """
+        request = self._queued(call, routed)
         while True:
             now = trio.current_time()
             due = sorted((one for one in waiting if one.due <= now), key=_due)
@@ -589,6 +727,15 @@ class Sender:
                 del self._own_endpoints[next(iter(self._own_endpoints))]
             endpoint = self._own_endpoints[server.name] = UpstreamEndpoint.to(server)
         return structs.replace(endpoint, stand_ins=call.stand_ins) if call.stand_ins else endpoint
+
+
+def _may_hedge(first: Target, second: Target) -> bool:
+    """Users pay for their own keys. Requests in another format, or for another model, are not the same."""
+    return (
+        second.serves == first.serves
+        and not (first.server.is_own or second.server.is_own)
+        and (second.plan.format, second.plan.translated) == (first.plan.format, first.plan.translated)
+    )
 
 
 def _due(turn: _Try) -> float:

@@ -9,11 +9,13 @@ from bluesminds.accounts.billing import Billing, OwnPlan, PlacedOrder
 from bluesminds.accounts.plans import BillingPlan
 from bluesminds.accounts.settlement import CENT
 from bluesminds.common.clock import format_time
+from bluesminds.common.errors import InvalidRequest, NotFound
 from bluesminds.common.money import read_usd, write_usd
+from bluesminds.payments.port import SignatureInvalid
 from bluesminds.web.api.usage_schemas import UserId
 from bluesminds.web.fields import Name
 from bluesminds.web.guard import Access, Principal
-from bluesminds.web.routes import Page, Paging, Route, route
+from bluesminds.web.routes import Page, Paging, RawInput, Route, route
 from storage.billing import OrderRow, OrderState, PaymentRow, PaymentStatus, PlanState, SubscriptionRow
 
 CentAmount = Annotated[
@@ -139,6 +141,12 @@ class SyncView(Struct, frozen=True):
     failed: int
 
 
+class ReceivedEvent(Struct, frozen=True):
+    """Providers want the status 200."""
+
+    received: bool = True
+
+
 class BillingHandlers(Struct, frozen=True):
     billing: Billing
 
@@ -191,6 +199,26 @@ class BillingHandlers(Struct, frozen=True):
     async def payments(self, principal: Principal, query: PaymentPage) -> Page[PaymentView]:
         """List your payments, newest first."""
         return await self._payments(principal.user_id, query)
+
+    async def creem_event(self, raw: RawInput) -> ReceivedEvent:
+        """Receive an event of Creem."""
+        return await self._receive("creem", raw)
+
+    async def event(self, provider: str, raw: RawInput) -> ReceivedEvent:
+        """Receive an event of a payment provider, with its signature. What the event is about is settled when
+        this returns.
+        """
+        return await self._receive(provider, raw)
+
+    async def _receive(self, name: str, raw: RawInput) -> ReceivedEvent:
+        provider = self.billing.providers.get(name)
+        if provider is None or not provider.has_webhook:
+            raise NotFound("unknown_url", "There is no such payment provider.")
+        try:
+            await self.billing.handle(name, raw.headers, raw.content)
+        except SignatureInvalid as exc:
+            raise InvalidRequest("invalid_signature", f"The event is not accepted: {exc}.") from exc
+        return ReceivedEvent()
 
     async def admin_plans(self) -> Page[AdminPlanView]:
         """List the plans with their product ids and numbers of subscribers."""
@@ -252,6 +280,7 @@ class BillingHandlers(Struct, frozen=True):
 def routes(handlers: BillingHandlers) -> list[Route]:
     tag, own, admin = "Billing", "/api/billing", "/api/admin"
     return [
+        *_webhooks(handlers),
         route("GET", "/plans", Access.PUBLIC, handlers.plans, tag=tag),
         route("GET", "/user/plan", Access.SESSION, handlers.own_plan, tag=tag),
         route("POST", f"{own}/checkout", Access.SESSION, handlers.checkout, tag=tag, status=201),
@@ -269,6 +298,19 @@ def routes(handlers: BillingHandlers) -> list[Route]:
         route("GET", admin + "/users/{user_id}/payments", Access.ADMIN, handlers.user_payments, tag=tag),
         route("POST", admin + "/payments/{payment_id}/refund", Access.ADMIN, handlers.refund, tag=tag),
         route("POST", f"{admin}/billing/sync", Access.ADMIN, handlers.sync, tag=tag),
+    ]
+
+
+def _webhooks(handlers: BillingHandlers) -> list[Route]:
+    """Only for providers whose events can be verified."""
+    tag, path = "Billing", "/api/billing/webhook"
+    known = [name for name, one in handlers.billing.providers.items() if one.has_webhook]
+    if not known:
+        return []
+    creem = [route("POST", path, Access.PUBLIC, handlers.creem_event, tag=tag)]
+    return [
+        *(creem if "creem" in known else []),
+        route("POST", path + "/{provider}", Access.PUBLIC, handlers.event, tag=tag),
     ]
 
 

@@ -24,6 +24,7 @@ from bluesminds.common.routes import (
 from bluesminds.common.values import Server
 from bluesminds.config.routes import read_condition
 from bluesminds.config.settings import (
+    Budget,
     CountOrZero,
     FallbackReasons,
     RouteConditions,
@@ -31,6 +32,7 @@ from bluesminds.config.settings import (
     Seconds,
     SecondsOrZero,
     ServerName,
+    Share,
     TargetSettings,
 )
 from bluesminds.providers.vendors import VENDORS
@@ -65,10 +67,15 @@ class NewRoute(Struct, forbid_unknown_fields=True):
     repeat_accepted: bool = True
     queue_timeout: SecondsOrZero | None = None
     queue_size: CountOrZero | None = None
+    hedge_after: Seconds | None = None
+    hedge_share: Share = 0.05
+    hedge_daily_usd: Budget = "1"
 
 
 class RoutePatch(Struct, forbid_unknown_fields=True):
-    """Omitted fields stay the same. Null removes the conditions, or sets a timeout to that of [upstream]."""
+    """Omitted fields stay the same. Null removes the conditions, sets a timeout to that of [upstream], or
+    turns hedging off.
+    """
 
     model: RouteModel | UnsetType = UNSET
     targets: Targets | UnsetType | None = UNSET
@@ -82,6 +89,9 @@ class RoutePatch(Struct, forbid_unknown_fields=True):
     repeat_accepted: bool | UnsetType = UNSET
     queue_timeout: SecondsOrZero | UnsetType | None = UNSET
     queue_size: CountOrZero | UnsetType | None = UNSET
+    hedge_after: Seconds | UnsetType | None = UNSET
+    hedge_share: Share | UnsetType = UNSET
+    hedge_daily_usd: Budget | UnsetType = UNSET
 
 
 class TargetView(Struct, frozen=True):
@@ -109,8 +119,8 @@ class ConditionView(Struct, frozen=True):
 
 class RouteView(Struct, frozen=True):
     """`targets` null: every server that offers the model. `when` null: no conditions. Timeouts and
-    `queue_size` null: those of [upstream]. `origin`: file or database. Routes of the file can only be changed
-    in the file.
+    `queue_size` null: those of [upstream]. `hedge_after` null: requests are not hedged. `origin`: file or
+    database. Routes of the file can only be changed in the file.
     """
 
     id: str
@@ -126,6 +136,9 @@ class RouteView(Struct, frozen=True):
     repeat_accepted: bool
     queue_timeout: float | None
     queue_size: int | None
+    hedge_after: float | None
+    hedge_share: float
+    hedge_daily_usd: str
     origin: str
 
 
@@ -270,5 +283,8 @@ def _view(row: ModelRoute) -> RouteView:
         repeat_accepted=row.options.repeat_accepted,
         queue_timeout=row.options.queue_timeout,
         queue_size=row.options.queue_size,
+        hedge_after=row.options.hedge_after,
+        hedge_share=row.options.hedge_share,
+        hedge_daily_usd=row.options.hedge_daily_usd,
         origin="database" if row.origin == "table" else row.origin,
     )

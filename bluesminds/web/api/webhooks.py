@@ -96,7 +96,7 @@ class DeliveryView(Struct, frozen=True):
     next_at: str | None
 
 
-class AttemptView(Struct, frozen=True):
+class DeliveryAttempt(Struct, frozen=True):
     """`status` is null without an answer; `error` then says why. `answer` is the beginning of the body."""
 
     number: int
@@ -112,7 +112,7 @@ class DeliveryReport(Struct, frozen=True):
 
     delivery: DeliveryView
     body: str
-    attempts: list[AttemptView]
+    attempts: list[DeliveryAttempt]
 
 
 class WebhookHandlers(Struct, frozen=True):
@@ -235,8 +235,8 @@ def delivery_view(row: DeliveryRow) -> DeliveryView:
     )
 
 
-def _attempt_view(row: AttemptRow) -> AttemptView:
-    return AttemptView(
+def _attempt_view(row: AttemptRow) -> DeliveryAttempt:
+    return DeliveryAttempt(
         number=row.number,
         at=format_time(row.at),
         status=row.status,

@@ -1,12 +1,18 @@
 """Plans and orders over HTTP and at the command line."""
 
+import time
 from pathlib import Path
 
 import httpx
+import pytest
 import trio
 
+from bluesminds.config import ConfigError
+from bluesminds.config.checks import check
 from tests import gateways
 from tests.deployment import anonymous_client, code_of, create_callers
+from tests.fakes import payment_server
+from tests.fakes.payment_server import KEY, SECRET, creem_signature
 
 
 async def test_order_marked_as_paid_changes_the_tier_at_once(nursery: trio.Nursery, home: Path) -> None:
@@ -51,3 +57,64 @@ async def test_gateway_without_billing_has_no_plans(nursery: trio.Nursery, home:
     assert (await gateway.get("/plans")).status_code == 404
     async with gateway.operator() as operator:
         assert (await operator.get("/api/admin/plans")).status_code == 404
+
+
+async def test_webhook_of_a_provider_gives_the_credit(nursery: trio.Nursery, home: Path) -> None:
+    shop = await nursery.start(payment_server.serve_creem)
+    shop.now = int(time.time())
+    creem = {"api_key": KEY, "webhook_secret": SECRET, "topup_product": "prod_credit", "url": shop.url}
+    gateway = await gateways.start(nursery, home, servers=[], billing={"enabled": True}, creem=creem)
+    callers = await create_callers(gateway)
+    token, _, _ = await callers.session("user")
+    headers = {"authorization": f"Bearer {token}"}
+    async with anonymous_client(gateway) as client:
+        ordered = await client.post("/api/billing/checkout", json={"amount_usd": "25"}, headers=headers)
+        assert ordered.json()["url"].startswith("https://creem.io/")
+        shop.pay(next(iter(shop.checkouts)))
+        signed, body = shop.events[-1]
+        forged = await client.post("/api/billing/webhook", content=body, headers=creem_signature(body, "x"))
+        assert (forged.status_code, code_of(forged)) == (400, "invalid_signature")
+        unknown = await client.post("/api/billing/webhook/stripe", content=body, headers=signed)
+        assert unknown.status_code == 404
+        taken = await client.post("/api/billing/webhook", content=body, headers=signed)
+        assert (taken.status_code, taken.json()) == (200, {"received": True})
+        again = await client.post("/api/billing/webhook/creem", content=body, headers=signed)
+        assert again.status_code == 200
+        assert (await client.get("/user/balance", headers=headers)).json()["balance_usd"] == "25"
+        shop.down = True
+        shop.event("checkout.completed", {"customer": shop.checkouts[next(iter(shop.checkouts))]["customer"]})
+        signed, body = shop.events[-1]
+        down = await client.post("/api/billing/webhook", content=body, headers=signed)
+        assert (down.status_code, code_of(down)) == (503, "payment_provider_unavailable")
+    assert SECRET not in gateway.log
+    assert KEY not in gateway.log
+
+
+@pytest.mark.parametrize(
+    ("stripe", "is_error", "message"),
+    [
+        ({"api_key": "sk"}, False, "webhook_secret in [stripe] is not set"),
+        ({"api_key": "sk", "webhook_secret": ""}, True, "webhook_secret in [stripe] is empty"),
+        ({"webhook_secret": "whsec_x"}, True, "webhook_secret in [stripe] needs api_key"),
+    ],
+)
+def test_provider_without_a_secret_is_found_by_the_check(
+    home: Path, stripe: dict[str, str], is_error: bool, message: str
+) -> None:
+    try:
+        settings = gateways.settings_of(home, [], {"billing": {"enabled": True}, "stripe": stripe})
+    except ConfigError as exc:
+        assert is_error
+        assert any(message in str(problem) for problem in exc.problems)
+    else:
+        assert not is_error
+        assert any(finding.warning and message in finding.message for finding in check(settings))
+
+
+async def test_provider_without_a_secret_has_no_webhook(nursery: trio.Nursery, home: Path) -> None:
+    stripe = {"api_key": "sk"}
+    gateway = await gateways.start(nursery, home, servers=[], billing={"enabled": True}, stripe=stripe)
+    async with anonymous_client(gateway) as client:
+        for path in ("/api/billing/webhook", "/api/billing/webhook/stripe"):
+            answer = await client.post(path, content=b"{}")
+            assert (answer.status_code, code_of(answer)) == (404, "unknown_url")

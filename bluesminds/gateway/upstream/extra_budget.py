@@ -1,0 +1,46 @@
+"""Bounds what is sent to servers in addition to the requests of clients: hedged requests and shadow traffic.
+
+For each route, a share of its requests, and an estimated cost in each UTC day. Requests without a price cost
+nothing, so that only the share bounds them. The figures are lost when the process ends.
+"""
+
+from typing import Final
+
+MAX_ROUTES: Final = 1_000
+MOST: Final = 10.0  # extra requests that a route has saved
+_DAY_MS: Final = 86_400_000
+
+
+class _Account:
+    __slots__ = ("day", "nano", "tokens")
+
+    def __init__(self) -> None:
+        self.tokens = 1.0
+        self.day = 0
+        self.nano = 0
+
+
+class ExtraBudget:
+    def __init__(self) -> None:
+        self._accounts: dict[str, _Account] = {}
+
+    def add_request(self, route: str, share: float) -> None:
+        account = self._accounts.get(route)
+        if account is None:
+            if len(self._accounts) >= MAX_ROUTES:
+                del self._accounts[next(iter(self._accounts))]
+            account = self._accounts[route] = _Account()
+        account.tokens = min(MOST, account.tokens + share)
+
+    def take(self, route: str, at_ms: int, nano: int, daily: int) -> bool:
+        """Whether an extra request of `nano` USD is allowed; it is then counted. `daily`: nano-USD."""
+        account, day = self._accounts.get(route), at_ms // _DAY_MS
+        if account is None or account.tokens < 1:
+            return False
+        if account.day != day:
+            account.day, account.nano = day, 0
+        if account.nano + nano > daily:
+            return False
+        account.tokens -= 1
+        account.nano += nano
+        return True

@@ -1,0 +1,67 @@
+"""JSON calls to payment providers with the gateway's own client, which follows no redirects."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import msgspec
+from msgspec import Struct
+
+from bluesminds.http.client.pool import Pool, Timeouts, UpstreamError, UpstreamOrigin
+from bluesminds.payments.port import PaymentFailed
+
+ANSWER_BYTES: Final = 4_194_304
+_TIMEOUTS: Final = Timeouts(connect=5.0, pool=5.0, write=10.0, first_byte=30.0, between_chunks=10.0)
+
+Json = dict[str, Any]
+
+
+class ProviderApi(Struct, frozen=True):
+    """`headers` hold the credential; they are sent with each call."""
+
+    pool: Pool
+    origin: UpstreamOrigin
+    base: str
+    headers: Sequence[tuple[bytes, bytes]]
+
+    @classmethod
+    def at(cls, pool: Pool, url: str, headers: Sequence[tuple[bytes, bytes]]) -> "ProviderApi":
+        """Raises ValueError for a wrong URL."""
+        origin, base = UpstreamOrigin.parse(url)
+        return cls(pool, origin, base, headers)
+
+    def __repr__(self) -> str:
+        return f"ProviderApi({self.origin.host!r})"
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> Json:
+        target = f"{path}?{urlencode(query)}" if query else path
+        return await self.call("GET", target, b"", ())
+
+    async def call(self, method: str, path: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]) -> Json:
+        """A JSON object. Raises PaymentFailed, also for a response with an error."""
+        try:
+            response = await self.pool.request(
+                method.encode(),
+                self.origin,
+                f"{self.base}{path}".encode(),
+                (*self.headers, *headers),
+                body,
+                timeouts=_TIMEOUTS,
+            )
+            try:
+                content = await response.read(ANSWER_BYTES)
+            finally:
+                response.close()
+        except UpstreamError as exc:
+            raise PaymentFailed(f"{self.origin.host}: {type(exc).__name__}") from exc
+        if response.status >= 300:
+            raise PaymentFailed(f"{self.origin.host} answered {response.status} to {method} {_plain(path)}")
+        try:
+            return msgspec.json.decode(content, type=Json)
+        except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+            raise PaymentFailed(f"{self.origin.host} did not answer with a JSON object") from exc
+
+
+def _plain(path: str) -> str:
+    """Without the query, which may name a customer."""
+    return path.partition("?")[0]

@@ -1,0 +1,338 @@
+"""Stripe and Creem against servers with their formats: checkout, events, forged events, refunds, changes."""
+
+import json
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stripe
+import trio
+
+from bluesminds.accounts.audit import OPERATOR
+from bluesminds.common.errors import Unavailable
+from bluesminds.common.networks import Networks
+from bluesminds.http.client.pool import AddressPolicy, Pool
+from bluesminds.payments.creem import CreemProvider
+from bluesminds.payments.http import ProviderApi
+from bluesminds.payments.port import SignatureInvalid
+from bluesminds.payments.stripe import StripeProvider, stripe_headers
+from tests.accounts.billing_sites import USD, BillingSite, billing_site
+from tests.fakes import payment_server
+from tests.fakes.payment_server import (
+    KEY,
+    SECRET,
+    CreemServer,
+    StripeServer,
+    creem_signature,
+    standard_signature,
+    stripe_signature,
+)
+from tests.storage.samples import NOON
+
+
+@dataclass
+class Shop:
+    """A billing service and the servers of both providers. `name`: the one that the test is about."""
+
+    site: BillingSite
+    stripe: StripeServer
+    creem: CreemServer
+    name: str = "stripe"
+
+    @property
+    def server(self) -> Any:
+        return self.stripe if self.name == "stripe" else self.creem
+
+    async def order(self, plan: str | None = None, cents: int | None = None) -> str:
+        """The id of a new checkout."""
+        placed = await self.site.billing.order(
+            OPERATOR, self.site.member.id, plan=plan, cents=cents, provider=self.name
+        )
+        assert placed.url.startswith("https://")
+        return placed.order.checkout_id
+
+    async def deliver(self) -> None:
+        """Deliver all events, in order."""
+        events, self.server.events[:] = list(self.server.events), []
+        for headers, body in events:
+            await self.site.billing.handle(self.name, headers, body)
+
+    async def buy(self, plan: str | None = None, cents: int | None = None) -> None:
+        self.server.pay(await self.order(plan, cents))
+        await self.deliver()
+
+
+@asynccontextmanager
+async def open_shop(home: Path, name: str = "stripe") -> AsyncIterator[Shop]:
+    async with trio.open_nursery() as nursery:
+        pool = Pool(policy=AddressPolicy(Networks.read(("127.0.0.0/8",))))
+        await nursery.start(pool.run)
+        stripe_server = await nursery.start(payment_server.serve_stripe)
+        creem_server = await nursery.start(payment_server.serve_creem)
+        stripe_api = ProviderApi.at(pool, stripe_server.url, stripe_headers(KEY))
+        creem_api = ProviderApi.at(pool, creem_server.url, ((b"x-api-key", KEY.encode()),))
+        providers = {
+            "stripe": StripeProvider(stripe_api, SECRET),
+            "creem": CreemProvider(creem_api, SECRET, "prod_credit"),
+        }
+        async with billing_site(home, providers) as site:
+            yield Shop(site, stripe_server, creem_server, name)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.fixture(params=["stripe", "creem"])
+async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Shop]:
+    async with open_shop(tmp_path, request.param) as found:
+        yield found
+
+
+async def test_checkout_that_is_paid_gives_plan_and_credit_once(shop: Shop) -> None:
+    checkout = await shop.order("pro")
+    assert await shop.site.tier() == shop.site.member.tier
+    shop.server.pay(checkout, tax=1900)
+    events = shop.server.events[:]
+    await shop.deliver()
+    assert (await shop.site.tier(), await shop.site.balance()) == ("pro", 20 * USD)
+    shop.server.events[:] = events * 2
+    await shop.deliver()
+    assert await shop.site.balance() == 20 * USD
+    proof = await shop.site.ledger.verify()
+    assert (proof.problem, proof.sums["revenue"]) == (None, 99 * USD)
+    assert [
+        one.tax_cents for one in await shop.site.billing.payments(shop.site.member.id, before="", limit=5)
+    ] == [1900]
+    assert (await shop.site.events()).count("payment.succeeded") == 1
+
+
+async def test_credit_event_hundred_times_in_parallel_is_posted_once(shop: Shop) -> None:
+    shop.server.pay(await shop.order(cents=2500))
+    headers, body = shop.server.events[-1]
+    async with trio.open_nursery() as nursery:
+        for _ in range(100):
+            nursery.start_soon(shop.site.billing.handle, shop.name, headers, body)
+    assert await shop.site.balance() == 25 * USD
+    assert await shop.site.proven()
+
+
+def altered(body: bytes) -> bytes:
+    return body.replace(b"paid", b"Paid", 1) + b" "
+
+
+@pytest.mark.parametrize("kind", ["forged", "empty", "altered", "missing", "old", "future"])
+async def test_event_that_is_not_from_the_provider_is_refused(shop: Shop, kind: str) -> None:
+    shop.server.pay(await shop.order(cents=2500))
+    headers, body = shop.server.events[-1]
+    now = NOON // 1000
+    is_stripe = shop.name == "stripe"
+    if kind in ("forged", "empty"):
+        secret = "whsec_d3Jvbmc=" if kind == "forged" else ""
+        headers = stripe_signature(body, now, secret) if is_stripe else creem_signature(body, secret)
+    elif kind == "altered":
+        body = altered(body)
+    elif kind == "missing":
+        headers = {}
+    elif is_stripe:
+        headers = stripe_signature(body, now + (301 if kind == "future" else -301))
+    else:  # only the standard form has a time
+        headers = standard_signature(body, now + (301 if kind == "future" else -301))
+    with pytest.raises(SignatureInvalid):
+        await shop.site.billing.handle(shop.name, headers, body)
+    assert await shop.site.balance() is None
+    assert shop.server.calls == 2  # customer and checkout: nothing is asked for an event that is refused
+
+
+async def test_provider_with_an_empty_secret_refuses_every_event(shop: Shop) -> None:
+    shop.server.pay(await shop.order(cents=2500))
+    _, body = shop.server.events[-1]
+    shop.site.billing.providers[shop.name]._secret = ""  # type: ignore[attr-defined]
+    assert not shop.site.billing.providers[shop.name].has_webhook
+    for headers in (stripe_signature(body, NOON // 1000, ""), creem_signature(body, ""), {}):
+        with pytest.raises(SignatureInvalid):
+            await shop.site.billing.handle(shop.name, headers, body)
+
+
+async def test_event_about_an_order_of_the_other_provider_gives_nothing(shop: Shop) -> None:
+    """The event is signed, but names an order that belongs to the other provider."""
+    shop.server.pay(await shop.order(cents=2500))
+    other = "creem" if shop.name == "stripe" else "stripe"
+    order = json.loads(shop.server.events[-1][1])
+    about = order["data"]["object"] if shop.name == "stripe" else order["object"]
+    body = {"id": "evt_other", "created": 1, "created_at": 1, "type": "x", "eventType": "x"}
+    foreign = {"metadata": about["metadata"], "customer": about["customer"]}
+    content = json.dumps(body | {"data": {"object": foreign}, "object": foreign}).encode()
+    signed = stripe_signature(content, NOON // 1000) if other == "stripe" else creem_signature(content)
+    await shop.site.billing.handle(other, signed, content)
+    assert await shop.site.balance() is None
+    assert any(b"payment_event_ignored" in line for line in shop.site.lines)
+
+
+async def test_signature_of_the_stripe_library_is_accepted(tmp_path: Path) -> None:
+    async with open_shop(tmp_path) as shop:
+        shop.server.pay(await shop.order(cents=2500))
+        _, body = shop.server.events[-1]
+        header = stripe.WebhookSignature.generate_signature_header(
+            payload=body.decode(), secret=SECRET, timestamp=NOON // 1000 - 299
+        )
+        await shop.site.billing.handle("stripe", {"stripe-signature": f"{header},v0=abc"}, body)
+        assert await shop.site.balance() == 25 * USD
+
+
+async def test_standard_signature_of_creem_is_accepted(tmp_path: Path) -> None:
+    async with open_shop(tmp_path, "creem") as shop:
+        shop.server.pay(await shop.order(cents=2500))
+        _, body = shop.server.events[-1]
+        await shop.site.billing.handle("creem", standard_signature(body, NOON // 1000 + 299), body)
+        assert await shop.site.balance() == 25 * USD
+
+
+@pytest.mark.parametrize("wrong", [{"amount": 2499}, {"currency": "eur"}, {"amount": 0}])
+async def test_payment_that_does_not_match_its_order_gives_nothing(shop: Shop, wrong: dict[str, Any]) -> None:
+    shop.server.pay(await shop.order(cents=2500), **wrong)
+    shop.server.pay(await shop.order("pro"), **wrong)
+    await shop.deliver()
+    assert (await shop.site.balance(), await shop.site.tier()) == (None, shop.site.member.tier)
+    payments = await shop.site.billing.payments(shop.site.member.id, before="", limit=5)
+    assert {one.state for one in payments} == {"refused"}
+    assert any(b'"payment_refused"' in line for line in shop.site.lines)
+
+
+async def test_lost_events_are_found_by_the_reconciliation(shop: Shop) -> None:
+    await shop.buy("pro")
+    shop.server.pay(await shop.order(cents=2500))
+    shop.server.renew(shop.server.last_subscription())
+    shop.server.events.clear()
+    shop.site.clock.now = shop.server.now * 1000
+    await shop.site.ledger.expire()
+    report = await shop.site.billing.sync()
+    assert (report.users, report.failed) == (1, 0)
+    assert await shop.site.balance() == 45 * USD
+    await shop.site.billing.sync()
+    assert await shop.site.balance() == 45 * USD
+    assert await shop.site.proven()
+
+
+async def test_events_in_any_order_leave_the_same_state(shop: Shop) -> None:
+    await shop.buy("starter")
+    await shop.site.billing.change_plan(OPERATOR, shop.site.member.id, "pro")
+    shop.server.renew(shop.server.last_subscription())
+    shop.server.pay(await shop.order(cents=2500))
+    payment = (await shop.site.billing.payments(shop.site.member.id, before="", limit=1))[0]
+    shop.server.refund(payment.provider_id, 700)
+    shop.site.clock.now = shop.server.now * 1000
+    events = shop.server.events * 2
+    random.Random(7).shuffle(events)  # noqa: S311
+    async with trio.open_nursery() as nursery:
+        for headers, body in events:
+            if shop.name == "stripe":
+                headers = stripe_signature(body, shop.server.now)
+            nursery.start_soon(shop.site.billing.handle, shop.name, headers, body)
+    await shop.site.ledger.expire()
+    assert (await shop.site.tier(), await shop.site.balance()) == ("pro", 45 * USD)
+    assert await shop.site.proven()
+    again = await shop.site.billing.payments(shop.site.member.id, before="", limit=10)
+    assert sorted(one.paid_cents for one in again) == [2500, 2900, 7000, 9900]
+    assert sum(one.reversed_cents for one in again) == 700
+
+
+async def test_upgrade_is_in_force_at_once_and_downgrade_later(shop: Shop) -> None:
+    await shop.buy("starter")
+    member = shop.site.member.id
+    await shop.site.billing.change_plan(OPERATOR, member, "pro")
+    assert (await shop.site.tier(), await shop.site.balance()) == ("pro", 20 * USD)
+    found = await shop.site.billing.change_plan(OPERATOR, member, "starter")
+    assert found.subscription is not None
+    assert (found.subscription.plan, found.subscription.next_plan) == ("pro", "starter")
+    assert await shop.site.tier() == "pro"
+    await shop.site.billing.change_plan(OPERATOR, member, "pro")
+    again = await shop.site.billing.change_plan(OPERATOR, member, "starter")
+    assert again.subscription is not None
+    shop.server.renew(shop.server.last_subscription())
+    shop.site.clock.now = shop.server.now * 1000
+    await shop.site.billing.refresh(member)
+    assert await shop.site.tier() == "starter"
+
+
+async def test_canceled_subscription_ends_with_its_period(shop: Shop) -> None:
+    await shop.buy("starter")
+    await shop.site.billing.cancel(OPERATOR, shop.site.member.id, cancel=True)
+    await shop.site.billing.cancel(OPERATOR, shop.site.member.id, cancel=False)
+    await shop.site.billing.cancel(OPERATOR, shop.site.member.id, cancel=True)
+    assert await shop.site.tier() == "starter"
+    shop.server.renew(shop.server.last_subscription())
+    shop.site.clock.now = shop.server.now * 1000 + 3_600_000
+    await shop.site.billing.settle_due()
+    assert await shop.site.tier() == "free"
+    assert (await shop.site.events())[-1] == "subscription.canceled"
+
+
+async def test_refund_takes_back_credit_and_included_revenue(shop: Shop) -> None:
+    await shop.buy("starter")
+    await shop.buy(cents=2500)
+    for payment in await shop.site.billing.payments(shop.site.member.id, before="", limit=5):
+        await shop.site.billing.refund(OPERATOR, payment.id)
+        await shop.site.billing.refund(OPERATOR, payment.id)
+    await shop.deliver()
+    proof = await shop.site.ledger.verify()
+    assert (proof.problem, await shop.site.balance()) == (None, 0)
+    assert {name: sum_ for name, sum_ in proof.sums.items() if sum_} == {}
+
+
+async def test_provider_that_is_down_makes_the_event_come_again(shop: Shop) -> None:
+    """A crash between the payment and the grant is the same: nothing is stored for the event."""
+    shop.server.pay(await shop.order(cents=2500))
+    shop.server.down = True
+    events = shop.server.events[:]
+    with pytest.raises(Unavailable):
+        await shop.deliver()
+    shop.server.down, shop.server.events[:] = False, events
+    await shop.deliver()
+    assert await shop.site.balance() == 25 * USD
+
+
+async def test_unit_that_fails_after_the_payment_stores_nothing(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.server.pay(await shop.order("pro"))
+    events = shop.server.events[:]
+
+    async def crash(*_: object) -> None:
+        raise RuntimeError("crash")
+
+    with monkeypatch.context() as patched, pytest.raises(RuntimeError):
+        patched.setattr("bluesminds.accounts.settlement.put_subscription", crash)
+        await shop.deliver()
+    assert await shop.site.billing.payments(shop.site.member.id, before="", limit=5) == []
+    shop.server.events[:] = events
+    await shop.deliver()
+    assert (await shop.site.tier(), await shop.site.balance()) == ("pro", 20 * USD)
+
+
+async def test_portal_is_that_of_the_provider(shop: Shop) -> None:
+    await shop.buy(cents=2500)
+    assert (await shop.site.billing.portal(shop.site.member.id)).startswith("https://")
+
+
+async def test_unpaid_stripe_subscription_ends_after_the_grace(tmp_path: Path) -> None:
+    async with open_shop(tmp_path) as shop:
+        await shop.buy("pro")
+        shop.server.fail(shop.server.last_subscription())
+        shop.site.clock.now = shop.server.now * 1000
+        await shop.site.billing.sync()
+        assert (await shop.site.tier(), await shop.site.events()) == (
+            "pro",
+            [
+                *("payment.succeeded", "subscription.created"),
+                *("payment.failed", "subscription.past_due"),
+            ],
+        )
+        shop.site.clock.now += 7 * 86_400_000
+        await shop.site.billing.settle_due()
+        assert await shop.site.tier() == "free"
+        shop.server.recover(shop.server.last_subscription())
+        await shop.site.billing.sync()
+        await shop.site.ledger.expire()
+        assert (await shop.site.tier(), await shop.site.balance()) == ("pro", 20 * USD)

@@ -1,0 +1,245 @@
+"""A stream whose first content is late is also requested from the next target."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock
+
+from bluesminds.gateway.upstream.extra_budget import MAX_ROUTES, ExtraBudget
+from tests import gateways
+from tests.fakes import model_server
+from tests.fakes.model_server import DONE, USAGE, ModelServer, chunk, hang, refusal, streamed, text_chunks
+from tests.gateways import ASK, STREAM, Gateway, entry, eventually
+
+AFTER = 1000.0  # seconds; nothing is so slow that it is reached without a jump of the clock
+LONG = {"first_byte_timeout": 9000.0, "chunk_timeout": 9000.0, "total_timeout": 9000.0}
+PRICES = [{"model": "m", "input_usd": "1000", "output_usd": "1000", "max_output_tokens": 100}]
+DAY = 86_400_000
+Start = Callable[..., Awaitable["Pair"]]
+
+
+class Pair:
+    """A gateway with two servers, of which the first one is preferred."""
+
+    def __init__(self, gateway: Gateway, first: ModelServer, second: ModelServer, clock: MockClock) -> None:
+        self.gateway = gateway
+        self.first = first
+        self.second = second
+        self.clock = clock
+
+    async def ask(self, body: dict[str, Any] = STREAM) -> httpx.Response:
+        async with self.gateway.client(timeout=None) as client:
+            return await client.post("/v1/chat/completions", json=body)
+
+    async def ask_late(
+        self, second_is_asked: bool = True, then: Callable[[], object] = lambda: None
+    ) -> httpx.Response:
+        """Ask, move the clock when the first server has the request, and call `then` after the second has."""
+        answers: list[httpx.Response] = []
+        before = len(self.first.asked), len(self.second.asked)
+
+        async def ask() -> None:
+            answers.append(await self.ask())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await eventually(lambda: len(self.first.asked) > before[0])
+            self.clock.jump(AFTER + 1)
+            if second_is_asked:
+                await eventually(lambda: len(self.second.asked) > before[1])
+            then()
+        return answers[0]
+
+    async def attempts(self, answer: httpx.Response) -> list[tuple[str, str | None, str | None]]:
+        """Server, reason and class of the cost of each attempt, from the receipt."""
+        found: list[dict[str, Any]] = []
+
+        async def is_there() -> bool:
+            async with self.gateway.operator() as client:
+                shown = await client.get(f"/api/admin/requests/{answer.headers['x-request-id']}")
+            if shown.status_code == 200:
+                found.extend(shown.json()["receipt"]["attempts"])
+            return shown.status_code == 200
+
+        await eventually(is_there)
+        return [(one["server"], one["reason"], one["cost_class"]) for one in found]
+
+    async def running(self) -> Sequence[int]:
+        async with self.gateway.operator() as client:
+            servers = (await client.get("/api/admin/health")).json()["servers"]
+        return [server["running"] for server in servers]
+
+
+def late(go_on: trio.Event) -> model_server.Plan:
+    """A stream whose content comes after the event."""
+    return streamed(go_on, *text_chunks(), chunk(finish="stop"), chunk(usage=USAGE), DONE)
+
+
+@pytest.fixture
+def start(nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer) -> Start:
+    async def start(clock: MockClock, upstream: dict[str, Any] | None = None, **route: Any) -> Pair:
+        clock.rate = 1
+        targets = [{"server": "one", "priority": 0}, {"server": "two", "priority": 1}]
+        routes = [{"model": "m", "targets": targets, "hedge_after": AFTER, "hedge_share": 1.0} | route]
+        servers = [entry("one", models.url, max_concurrency=9), entry("two", second.url)]
+        gateway = await gateways.start(
+            nursery, home, servers=servers, routes=routes, prices=PRICES, upstream=LONG | (upstream or {})
+        )
+        return Pair(gateway, models, second, clock)
+
+    return start
+
+
+async def test_second_server_answers_for_one_that_is_late(start: Start, mock_clock: MockClock) -> None:
+    pair = await start(mock_clock, first_token_timeout=5000.0)
+    pair.first.plan(hang)
+    answer = await pair.ask_late()
+    assert answer.status_code == 200 and answer.content.endswith(DONE)
+    assert (answer.headers["x-bluesminds-server"], answer.headers["x-bluesminds-attempts"]) == ("two", "2")
+    assert await pair.attempts(answer) == [("one", "hedge_lost", "hedged"), ("two", None, None)]
+    await eventually(lambda: pair.first.left == 1)
+    (row,) = await pair.gateway.settled(1)
+    assert (row["server"], row["attempts"], row["input_tokens"]) == ("two", 2, USAGE["prompt_tokens"])
+    labels = {"class": "hedged", "server": "one"}
+    assert await pair.gateway.metric("bluesminds_uncharged_usd_total", **labels) > 0
+    assert await pair.running() == [0, 0]
+
+
+async def test_first_server_wins_if_its_content_comes_first(start: Start, mock_clock: MockClock) -> None:
+    pair = await start(mock_clock, first_token_timeout=5000.0)
+    go_on = trio.Event()
+    pair.first.plan(late(go_on))
+    pair.second.plan(hang)
+    answer = await pair.ask_late(then=go_on.set)
+    assert answer.status_code == 200 and answer.content.endswith(DONE)
+    assert answer.headers["x-bluesminds-server"] == "one"
+    assert await pair.attempts(answer) == [("one", None, None), ("two", "hedge_lost", "hedged")]
+    (row,) = await pair.gateway.settled(1)
+    assert (row["server"], row["outcome"]) == ("one", "ok")
+    await eventually(lambda: pair.second.left == 1)
+    assert await pair.running() == [0, 0]
+
+
+@pytest.mark.parametrize("body", [STREAM, ASK], ids=["stream", "json"])
+async def test_request_in_time_is_sent_once(
+    start: Start, mock_clock: MockClock, body: dict[str, Any]
+) -> None:
+    pair = await start(mock_clock)
+    answer = await pair.ask(body)
+    assert answer.status_code == 200
+    assert pair.second.asked == []
+
+
+@pytest.mark.parametrize("failure", [400, 503])
+async def test_failure_of_the_second_server_does_not_harm(
+    start: Start, mock_clock: MockClock, failure: int
+) -> None:
+    pair = await start(mock_clock, first_token_timeout=5000.0)
+    go_on = trio.Event()
+    pair.first.plan(late(go_on))
+    pair.second.plan(refusal(failure))
+    answer = await pair.ask_late(then=go_on.set)
+    assert answer.status_code == 200 and answer.content.endswith(DONE)
+    first, second = await pair.attempts(answer)
+    assert first == ("one", None, None)
+    assert second[1] in ("503" if failure == 503 else "refused", "hedge_lost")
+
+
+async def test_failure_of_both_is_retried(start: Start, mock_clock: MockClock) -> None:
+    pair = await start(mock_clock, first_token_timeout=AFTER + 500)
+    pair.first.plan(hang)
+    pair.second.plan(refusal(503))
+    answers: list[httpx.Response] = []
+
+    async def ask() -> None:
+        answers.append(await pair.ask())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await eventually(lambda: len(pair.first.asked) == 1)
+        pair.clock.jump(AFTER + 1)
+        await eventually(lambda: len(pair.second.asked) == 1)
+        pair.clock.jump(500)
+    assert answers[0].status_code == 200
+    reasons = [(server, reason) for server, reason, _ in await pair.attempts(answers[0])]
+    assert reasons == [("one", "FirstByteTimeout"), ("two", "503"), ("two", None)]
+    assert await pair.running() == [0, 0]
+
+
+async def test_amount_of_the_day_bounds_hedged_requests(start: Start, mock_clock: MockClock) -> None:
+    pair = await start(mock_clock, first_token_timeout=5000.0, hedge_daily_usd="0.001")
+    go_on = trio.Event()
+    pair.first.plan(late(go_on))
+    answer = await pair.ask_late(second_is_asked=False, then=go_on.set)
+    assert answer.headers["x-bluesminds-server"] == "one"
+    assert pair.second.asked == []
+
+
+async def test_trial_of_an_ejected_server_ends_when_it_loses(start: Start, mock_clock: MockClock) -> None:
+    pair = await start(mock_clock, {"eject_after": 1, "eject_seconds": 5.0}, hedge_after=20.0)
+    pair.first.plan(refusal(503))
+    assert (await pair.ask()).headers["x-bluesminds-server"] == "two"
+    pair.clock.jump(6)
+    pair.first.plan(hang)
+    answers: list[httpx.Response] = []
+
+    async def ask() -> None:
+        answers.append(await pair.ask())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await eventually(lambda: len(pair.first.asked) == 2)
+        pair.clock.jump(21)  # less than the seconds for which a trial keeps others away
+    assert answers[0].headers["x-bluesminds-server"] == "two"
+    assert (await pair.ask()).headers["x-bluesminds-server"] == "one"
+
+
+async def test_client_that_leaves_ends_both_attempts(start: Start, mock_clock: MockClock) -> None:
+    pair = await start(mock_clock, first_token_timeout=5000.0)
+    pair.first.plan(hang)
+    pair.second.plan(hang)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(pair.ask)
+        await eventually(lambda: len(pair.first.asked) == 1)
+        pair.clock.jump(AFTER + 1)
+        await eventually(lambda: len(pair.second.asked) == 1)
+        nursery.cancel_scope.cancel()
+    await eventually(lambda: pair.first.left == pair.second.left == 1)
+    (row,) = await pair.gateway.settled(1)
+    assert (row["outcome"], row["attempts"]) == ("client_gone", 2)
+    assert await pair.running() == [0, 0]
+
+
+@pytest.mark.parametrize("share", [0.05, 0.5, 1.0])
+def test_share_of_extra_requests_is_bounded(share: float) -> None:
+    budget, taken = ExtraBudget(), 0
+    for _ in range(1000):
+        budget.add_request("m", share)
+        taken += budget.take("m", 0, 0, 0)
+    assert 1000 * share <= taken + 1 <= 1000 * share + 2
+
+
+def test_cost_of_extra_requests_is_bounded_for_each_day_and_route() -> None:
+    budget = ExtraBudget()
+
+    def take(route: str, at_ms: int) -> int:
+        for _ in range(10):
+            budget.add_request(route, 1.0)
+        return sum(budget.take(route, at_ms, 30, 100) for _ in range(10))
+
+    assert take("m", DAY - 1) == 3
+    assert take("m", DAY - 1) == 0
+    assert take("other", DAY - 1) == 3
+    assert take("m", DAY) == 3
+
+
+def test_budgets_of_extra_requests_are_bounded() -> None:
+    budget = ExtraBudget()
+    for number in range(MAX_ROUTES + 1):
+        budget.add_request(f"m{number}", 1.0)
+    assert not budget.take("m0", 0, 0, 0)
+    assert budget.take(f"m{MAX_ROUTES}", 0, 0, 0)
