@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from bluesminds.identity.totp import STEP_MS, code_at
+from storage.second_factors import select_second_factor
 from tests.deployment import PASSWORD, BrowserUser, Deployment, code_of, deploy
 from tests.fakes import identity_server
 from tests.fakes.identity_server import CLIENT_ID, CLIENT_SECRET, IdentityServer
