@@ -571,7 +571,11 @@ def _build_control(
     dashboard = build_dashboard(services, routing, controls, state)
     if dashboard is not None:
         mounted += dashboard.routes
-    guard = build_guard(services.accounts, public_url=public_url)
+    guard = build_guard(
+        services.accounts,
+        public_url=public_url,
+        admin_second_factor=services.settings.accounts.admin_second_factor,
+    )
     pages = None if dashboard is None else dashboard.pages
     return app.create_app(mounted, guard, clock=services.clock, log=services.log, pages=pages)
 
