@@ -133,7 +133,9 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
         *statements.routes(statements.StatementPages(frame, accounts.statements, accounts.users)),
         *_prompt_pages(services, frame),
         *settings.routes(
-            settings.SettingsPage(frame, accounts.users, accounts.sessions, accounts.vendor_keys)
+            settings.SettingsPage(
+                frame, accounts.users, accounts.sessions, accounts.vendor_keys, accounts.mail_preferences
+            )
         ),
         *keys.routes(
             keys.KeysPages(

@@ -65,6 +65,8 @@ POST /api/auth/email/resend
 # Pages for browsers, which are not in the API reference.
 PAGES = """
 GET /account/verify
+GET /api/mail/unsubscribe
+POST /api/mail/unsubscribe
 GET /account/reset
 GET /account/signup
 GET /account/login
@@ -126,6 +128,8 @@ SIGNED_IN = """
 POST /api/auth/logout
 GET /api/auth/me
 PATCH /api/auth/me
+GET /api/auth/mail
+PATCH /api/auth/mail
 GET /api/auth/me/export
 POST /api/auth/me/delete
 POST /api/auth/password

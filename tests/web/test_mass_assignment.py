@@ -59,6 +59,10 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"email": "user@example.com", "password": PASSWORD},
     ),
     "POST /api/auth/local": ({"token"}, {"token": "t" * 43}),
+    "PATCH /api/auth/mail": (
+        {"weekly_summary", "keys", "sign_ins", "usage", "servers", "time_zone"},
+        {"keys": False},
+    ),
     "PATCH /api/auth/me": ({"full_name", "prompt_log"}, {"full_name": "New Name"}),
     "POST /api/auth/me/delete": ({"password"}, {"password": "wrong"}),
     "POST /api/auth/password": (
@@ -147,6 +151,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     ),
 }
 WITHOUT_BODY = {
+    "POST /api/mail/unsubscribe",
     "POST /api/admin/doctor",
     "POST /api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
     "POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
