@@ -9,6 +9,7 @@ from bluesminds.app.services import Services
 from bluesminds.app.settings_map import mail_backend
 from bluesminds.config import SettingOrigin
 from bluesminds.dashboard import (
+    billing,
     credit,
     keys,
     overview,
@@ -76,8 +77,16 @@ def build_dashboard(
         *_user_pages(services, frame, routing, controls),
         *_admin_pages(services, frame, controls, state),
         *_webhook_pages(services, frame),
+        *_billing_pages(services, frame),
     ]
     return Dashboard(routes, BrowserPages(HOME, frame.error))
+
+
+def _billing_pages(services: Services, frame: Frame) -> list[Route]:
+    found = services.accounts.billing
+    return (
+        [] if found is None else billing.routes(billing.BillingPages(frame, found, services.accounts.users))
+    )
 
 
 def _webhook_pages(services: Services, frame: Frame) -> list[Route]:
@@ -90,6 +99,8 @@ def _left_out(services: Services) -> frozenset[str]:
     enabled = {
         "prompts": services.settings.prompt_log.retention_days > 0,
         "webhooks": services.accounts.webhooks is not None,
+        "subscription": services.accounts.billing is not None,
+        "sales": services.accounts.billing is not None,
         "mail": services.settings.mail.configured,
     }
     return frozenset(icon for icon, is_enabled in enabled.items() if not is_enabled)

@@ -21,6 +21,7 @@ from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.federated import FederatedSignIn
 from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
+from bluesminds.accounts.invoices import Invoices
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Changed, Keys
 from bluesminds.accounts.ledger import Ledger
@@ -404,6 +405,7 @@ def _build_billing(resources: Resources, ledger: Ledger) -> Billing | None:
         log=resources.log,
         rules=billing_rules(resources.settings),
         policy=billing_policy(resources.settings),
+        invoices=Invoices(resources.store, prefix=resources.settings.billing.invoice_prefix),
         providers=payment_providers(resources.settings, resources.pool),
         changed=resources.key_changes.notify,
     )

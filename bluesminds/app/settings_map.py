@@ -149,7 +149,8 @@ def configured_plans(settings: Settings) -> list[BillingPlan]:
 def billing_rules(settings: Settings) -> BillingRules:
     billing = settings.billing
     dunning = DunningPolicy(int(billing.grace * 1000), int(billing.reminder_interval * 1000))
-    return BillingRules(PlanBook(configured_plans(settings)), dunning, settings.accounts.default_tier)
+    plans, free = PlanBook(configured_plans(settings)), settings.accounts.default_tier
+    return BillingRules(plans, dunning, free, billing.seller)
 
 
 def billing_policy(settings: Settings) -> BillingPolicy:

@@ -742,6 +742,10 @@ class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     topup_min_usd: Cents = "5"
     topup_max_usd: Cents = "500"
     sync_interval: Duration = DAY
+    seller: TextLines = ()
+    invoice_prefix: Annotated[
+        str, Meta(pattern=r"^[A-Za-z0-9/-]{0,20}\Z", description='at most 20 of A-Z, a-z, 0-9, "-" and "/"')
+    ] = "INV-"
 
 
 class StripeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

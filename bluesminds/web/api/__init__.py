@@ -28,6 +28,7 @@ from bluesminds.web.api import (
     explain,
     health,
     invites,
+    invoices,
     keys,
     ledger,
     limits,
@@ -151,7 +152,7 @@ def api_routes(
             reprice.RepriceHandlers(accounts.repricing, controls.price_book, controls.list_servers, clock)
         ),
         *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
-        *([] if accounts.billing is None else billing.routes(billing.BillingHandlers(accounts.billing))),
+        *_billing_routes(accounts),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *replay.routes(
             replay.ReplayHandlers(accounts.prompts, accounts.usage, controls.replay, expose_server)
@@ -171,6 +172,15 @@ def api_routes(
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
         *mail.routes(mail.MailHandlers(accounts.mail_tests, accounts.mail_preferences)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
+    ]
+
+
+def _billing_routes(accounts: AccountServices) -> list[Route]:
+    if accounts.billing is None:
+        return []
+    return [
+        *billing.routes(billing.BillingHandlers(accounts.billing)),
+        *invoices.routes(invoices.InvoiceHandlers(accounts.billing.invoices)),
     ]
 
 
