@@ -47,6 +47,8 @@ GET /ready
 GET /models
 GET /models/providers
 GET /plans
+GET /api/mail/unsubscribe
+POST /api/mail/unsubscribe
 POST /api/billing/webhook
 POST /api/billing/webhook/{provider}
 GET /ranking/models
@@ -65,8 +67,6 @@ POST /api/auth/email/resend
 # Pages for browsers, which are not in the API reference.
 PAGES = """
 GET /account/verify
-GET /api/mail/unsubscribe
-POST /api/mail/unsubscribe
 GET /account/reset
 GET /account/signup
 GET /account/login

@@ -107,8 +107,8 @@ def routes(handlers: MailHandlers) -> list[Route]:
     return [
         route("GET", "/api/auth/mail", session, handlers.get, tag="Mail"),
         route("PATCH", "/api/auth/mail", session, handlers.change, tag="Mail"),
-        route("GET", OPT_OUT_PATH, public, handlers.ask, tag="Pages", media=HTML),
-        route("POST", OPT_OUT_PATH, public, handlers.opt_out, tag="Pages", media=HTML),
+        route("GET", OPT_OUT_PATH, public, handlers.ask, tag="Mail", media=HTML),
+        route("POST", OPT_OUT_PATH, public, handlers.opt_out, tag="Mail", media=HTML),
         route("POST", "/api/admin/mail/test", Access.ADMIN, handlers.test, tag="Mail"),
     ]
 
