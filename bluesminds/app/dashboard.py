@@ -145,7 +145,12 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
         *_prompt_pages(services, frame),
         *settings.routes(
             settings.SettingsPage(
-                frame, accounts.users, accounts.sessions, accounts.vendor_keys, accounts.mail_preferences
+                frame,
+                accounts.users,
+                accounts.sessions,
+                accounts.vendor_keys,
+                accounts.second_factors,
+                accounts.mail_preferences,
             )
         ),
         *keys.routes(
@@ -243,6 +248,7 @@ def _admin_pages(
                 users=accounts.users,
                 invitations=accounts.invitations,
                 sessions=accounts.sessions,
+                second_factors=accounts.second_factors,
                 keys=accounts.key_reports,
                 limits=accounts.limits,
                 usage=accounts.usage,

@@ -36,12 +36,14 @@ from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.repricing import Repricing
+from bluesminds.accounts.second_factors import SecondFactors
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.services import AccountServices
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
 from bluesminds.accounts.statements import Statements
 from bluesminds.accounts.throttle import Throttle
+from bluesminds.accounts.trials import Referrals, Trials
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
@@ -62,6 +64,7 @@ from bluesminds.app.state_dir import StateDir
 from bluesminds.common.clock import Calendar, Clock, zone_named
 from bluesminds.common.crypto import Vault
 from bluesminds.common.log import Log
+from bluesminds.common.money import read_usd
 from bluesminds.common.networks import Networks
 from bluesminds.config import Settings
 from bluesminds.config.settings import Tier
@@ -283,6 +286,9 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         settings=settings,
     )
     ledger = Ledger(store, clock=clock)
+    second_factors = SecondFactors(
+        store, vault=resources.vault, pepper=resources.pepper, clock=clock, throttle=throttle
+    )
     identities = Identities(
         store,
         clock=clock,
@@ -295,12 +301,14 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         users=_build_users(resources),
         passwords=passwords,
         sessions=sessions,
+        second_factors=second_factors,
         throttle=throttle,
         login=Login(
             store,
             clock=clock,
             passwords=passwords,
             sessions=sessions,
+            second_factors=second_factors,
             throttle=throttle,
             outbox=outbox,
             templates=templates,
@@ -339,7 +347,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
         identities=identities,
-        federated=_build_federated(resources, identities, throttle),
+        federated=_build_federated(resources, identities, second_factors, throttle),
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
@@ -380,7 +388,7 @@ def _build_webhooks(resources: Resources) -> Webhooks | None:
 
 
 def _build_federated(
-    resources: Resources, identities: Identities, throttle: Throttle
+    resources: Resources, identities: Identities, second_factors: SecondFactors, throttle: Throttle
 ) -> FederatedSignIn | None:
     clients = sign_in_clients(resources.settings.identity, resources.pool, resources.clock)
     if not clients:
@@ -388,6 +396,7 @@ def _build_federated(
     return FederatedSignIn(
         clients,
         identities,
+        second_factors,
         clock=resources.clock,
         vault=resources.vault,
         throttle=throttle,
@@ -406,6 +415,14 @@ def _build_billing(resources: Resources, ledger: Ledger) -> Billing | None:
         rules=billing_rules(resources.settings),
         policy=billing_policy(resources.settings),
         invoices=Invoices(resources.store, prefix=resources.settings.billing.invoice_prefix),
+        trials=Trials(
+            resources.store,
+            ledger=ledger,
+            clock=resources.clock,
+            nano=read_usd(resources.settings.billing.trial_usd),
+            length=int(resources.settings.billing.trial_length * 1000),
+        ),
+        referrals=Referrals(resources.store, clock=resources.clock),
         providers=payment_providers(resources.settings, resources.pool),
         changed=resources.key_changes.notify,
     )

@@ -306,6 +306,7 @@ class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     session_idle: Duration = 7 * DAY
     session_lifetime: Duration = 30 * DAY
     max_sessions: Count = 20
+    admin_second_factor: bool = False
     verify_lifetime: Duration = DAY
     reset_lifetime: Duration = 3_600.0
     invite_lifetime: Duration = 7 * DAY
@@ -743,6 +744,10 @@ class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     topup_max_usd: Cents = "500"
     sync_interval: Duration = DAY
     seller: TextLines = ()
+    trial_usd: Cents = "10"
+    trial_length: Duration = 3 * DAY
+    referrer_usd: Cents = "5"
+    referred_usd: Cents = "5"
     invoice_prefix: Annotated[
         str, Meta(pattern=r"^[A-Za-z0-9/-]{0,20}\Z", description='at most 20 of A-Z, a-z, 0-9, "-" and "/"')
     ] = "INV-"
