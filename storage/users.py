@@ -158,9 +158,9 @@ async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
 
 async def delete_user(connection: Connection, user_id: str) -> None:
     """Delete a user with the sessions, identities, tokens, API keys, keys for vendors, stored responses,
-    chats, logged prompts, events and webhooks of the user.
+    chats, logged prompts, events, webhooks and billing details of the user.
 
-    Usage rows are kept. Objects at servers stay there, and belong to no account.
+    Usage rows, payments and invoices are kept. Objects at servers stay there, and belong to no account.
     """
     for statement in (
         "DELETE FROM stored_responses WHERE user_id = :user_id",
@@ -170,6 +170,7 @@ async def delete_user(connection: Connection, user_id: str) -> None:
         "DELETE FROM events WHERE account_id = :user_id",
         "DELETE FROM webhooks WHERE owner = :user_id",
         "UPDATE server_objects SET user_id = NULL WHERE user_id = :user_id",
+        "DELETE FROM billing_details WHERE user_id = :user_id",
         "DELETE FROM sessions WHERE user_id = :user_id",
         "DELETE FROM identities WHERE user_id = :user_id",
         "DELETE FROM one_time_tokens WHERE user_id = :user_id",

@@ -212,6 +212,7 @@ async def start(
     servers: list[dict[str, Any]],
     clock: Clock | None = None,
     key: str = "",
+    backoff: Backoff = NO_PAUSE,
     **sections: Any,
 ) -> Gateway:
     """Start a gateway and wait until it takes requests. `key` is the first API key of an existing state."""
@@ -234,7 +235,7 @@ async def start(
             config_path=home / "gateway.toml",
             origins=origins,
             password_hasher=CHEAP_HASHER,
-            backoff=NO_PAUSE,
+            backoff=backoff,
             task_status=task_status,
         )
         ended.set()

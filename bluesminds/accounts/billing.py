@@ -13,6 +13,7 @@ import trio
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.invoices import Invoices
 from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.plans import MANUAL, BillingPlan, PlanBook, period_end
 from bluesminds.accounts.settlement import CENT, BillingRules, Settled, Settlement, settle
@@ -113,6 +114,7 @@ class Billing:
         rules: BillingRules,
         policy: BillingPolicy,
         providers: Mapping[str, PaymentProvider],
+        invoices: Invoices,
         changed: Callable[[], object],
     ) -> None:
         self._store = store
@@ -122,6 +124,7 @@ class Billing:
         self._rules = rules
         self.policy = policy
         self.providers = providers
+        self.invoices = invoices
         self._changed = changed
         self._locks: dict[str, trio.Lock] = {}
         self._calls = trio.CapacityLimiter(_CALLS)

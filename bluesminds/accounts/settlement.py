@@ -41,6 +41,13 @@ from storage.billing import (
     set_order,
 )
 from storage.events import EventRow, insert_events
+from storage.invoices import (
+    InvoiceRow,
+    insert_invoice,
+    next_invoice_number,
+    select_buyer,
+    select_payment_invoice,
+)
 from storage.ledger import (
     REVENUE,
     EntryKind,
@@ -58,11 +65,12 @@ GATEWAY: Final = Actor(name="gateway", address="local")
 
 
 class BillingRules(Struct, frozen=True):
-    """`free_tier`: of accounts without a plan in force."""
+    """`free_tier`: of accounts without a plan in force. `seller`: lines of each invoice."""
 
     plans: PlanBook
     dunning: DunningPolicy
     free_tier: str
+    seller: Sequence[str] = ()
 
 
 class Settlement(Struct, frozen=True):
@@ -270,6 +278,7 @@ async def _add_payment(work: _Work, payment: PaymentState, order: OrderRow) -> P
         net = (row.paid_cents - row.tax_cents) * CENT
         work.post("subscription", key, source, REVENUE, net, row.id)
     work.tell("payment.succeeded", _payment_fields(row))
+    await _invoice(work, row, row.paid_cents, row.tax_cents)
     work.notes.append(f"payment {row.id}")
     return row
 
@@ -282,6 +291,28 @@ def _payment_fields(row: PaymentRow) -> Mapping[str, object]:
         "amount": _amount(row.paid_cents),
         "currency": row.currency,
     }
+
+
+async def _invoice(work: _Work, payment: PaymentRow, total_cents: int, tax_cents: int) -> None:
+    """Issue an invoice, or a credit note for a negative total."""
+    first = await select_payment_invoice(work.connection, payment.id)
+    row = InvoiceRow(
+        number=await next_invoice_number(work.connection),
+        id=uuid7(work.now),
+        user_id=payment.user_id,
+        payment_id=payment.id,
+        of_number=None if first is None else first.number,
+        issued_at=work.now,
+        title=payment.title,
+        currency=payment.currency,
+        total_cents=total_cents,
+        tax_cents=tax_cents,
+        seller=json.encode(work.rules.seller).decode(),
+        buyer=json.encode(await select_buyer(work.connection, payment.user_id)).decode(),
+    )
+    await insert_invoice(work.connection, row)
+    total = {"invoice": row.id, "number": row.number, "total_cents": total_cents, "currency": row.currency}
+    work.tell("invoice.created", total)
 
 
 def _amount(cents: int) -> str:
@@ -300,6 +331,8 @@ async def _reverse(work: _Work, row: PaymentRow, reversed_cents: int) -> None:
         parts = [row.credit_nano * cents // row.paid_cents for cents in (row.reversed_cents, reversed_cents)]
         source = wallet_account(row.user_id)
     if row.state == "paid":
+        tax = [row.tax_cents * cents // row.paid_cents for cents in (row.reversed_cents, reversed_cents)]
+        await _invoice(work, row, row.reversed_cents - reversed_cents, tax[0] - tax[1])
         work.post("payment_refund", key, source, target, parts[1] - parts[0], row.id)
     await put_payment(work.connection, replace(row, reversed_cents=reversed_cents))
     work.tell("payment.refunded", {**_payment_fields(row), "refunded": _amount(reversed_cents)})

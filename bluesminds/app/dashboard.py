@@ -6,8 +6,10 @@ from msgspec import Struct
 
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
+from bluesminds.app.settings_map import mail_backend
 from bluesminds.config import SettingOrigin
 from bluesminds.dashboard import (
+    billing,
     credit,
     keys,
     overview,
@@ -19,7 +21,7 @@ from bluesminds.dashboard import (
     usage,
     webhooks,
 )
-from bluesminds.dashboard.admin import codes, drift, prices, servers, system, users
+from bluesminds.dashboard.admin import codes, drift, mail, prices, servers, system, users
 from bluesminds.dashboard.admin import routes as model_routes
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
@@ -75,8 +77,16 @@ def build_dashboard(
         *_user_pages(services, frame, routing, controls),
         *_admin_pages(services, frame, controls, state),
         *_webhook_pages(services, frame),
+        *_billing_pages(services, frame),
     ]
     return Dashboard(routes, BrowserPages(HOME, frame.error))
+
+
+def _billing_pages(services: Services, frame: Frame) -> list[Route]:
+    found = services.accounts.billing
+    return (
+        [] if found is None else billing.routes(billing.BillingPages(frame, found, services.accounts.users))
+    )
 
 
 def _webhook_pages(services: Services, frame: Frame) -> list[Route]:
@@ -89,6 +99,9 @@ def _left_out(services: Services) -> frozenset[str]:
     enabled = {
         "prompts": services.settings.prompt_log.retention_days > 0,
         "webhooks": services.accounts.webhooks is not None,
+        "subscription": services.accounts.billing is not None,
+        "sales": services.accounts.billing is not None,
+        "mail": services.settings.mail.configured,
     }
     return frozenset(icon for icon, is_enabled in enabled.items() if not is_enabled)
 
@@ -237,6 +250,7 @@ def _admin_pages(
                 vendor_keys=accounts.vendor_keys,
             )
         ),
+        *mail.routes(mail.MailPages(frame, services.templates, mail_backend(services.settings.mail))),
         *codes.routes(codes.CodesPages(frame, accounts.redeem_codes, accounts.users, services.clock)),
         *drift.routes(drift.DriftPage(frame, accounts.usage)),
         *system.routes(

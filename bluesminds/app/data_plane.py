@@ -32,6 +32,7 @@ from bluesminds.app.settings_map import (
     upstream_timeouts,
 )
 from bluesminds.common.broadcast import Broadcast
+from bluesminds.common.money import NANO
 from bluesminds.common.networks import Networks
 from bluesminds.common.prices import combine
 from bluesminds.common.redaction import Redactor
@@ -196,6 +197,12 @@ def build_data_plane(
         "API keys of the server that it has refused or limited, and that are not used for a while.",
         "server",
         routing.keys.resting,
+    )
+    running = gateway.accounting.running
+    runtime.metrics.gauge(
+        "bluesminds_reserved_usd",
+        "USD reserved by requests in progress.",
+        lambda: sum(one.reserved_nano for one in running.values()) / NANO,
     )
     traffic = TrafficMonitor(runtime.metrics)
     interval = settings.upstream.keep_alive_interval

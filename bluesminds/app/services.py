@@ -21,12 +21,14 @@ from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.federated import FederatedSignIn
 from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
+from bluesminds.accounts.invoices import Invoices
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Changed, Keys
 from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
+from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
@@ -50,8 +52,8 @@ from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import (
     billing_policy,
     billing_rules,
+    configured_mailer,
     public_url,
-    smtp_account,
     tier_budgets,
     tier_limits,
 )
@@ -65,7 +67,7 @@ from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
 from bluesminds.notify.events import EventDispatcher
-from bluesminds.notify.mail import FileMailer, Mailer, SmtpMailer, smtp_tls_context
+from bluesminds.notify.mail import FileMailer, Mailer
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
 from bluesminds.notify.webhooks import WebhookSender, deliver_event
@@ -109,6 +111,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     pepper: bytes
     vault: Vault
     key_changes: KeyChangeNotifier
+    mailer: Mailer
+    templates: MailTemplates
     outbox: MailOutbox
     events: EventDispatcher
     webhook_sender: WebhookSender | None
@@ -139,6 +143,7 @@ async def open_services(
         )
         async with open_store(url, statement_timeout=settings.storage.settle_timeout) as store:
             pepper, vault = await load_secrets(store, state, settings.keys.pepper)
+            mailer = _mailer(settings, state, pool, clock, log)
             hooks = _webhook_pool(settings)
             resources = Resources(
                 settings=settings,
@@ -151,9 +156,9 @@ async def open_services(
                 pepper=pepper,
                 vault=vault,
                 key_changes=KeyChangeNotifier(),
-                outbox=MailOutbox(
-                    store, vault=vault, mailer=_mailer(settings, state, clock, log), clock=clock, log=log
-                ),
+                mailer=mailer,
+                templates=MailTemplates(public_url(settings.server)),
+                outbox=MailOutbox(store, vault=vault, mailer=mailer, clock=clock, log=log),
                 events=EventDispatcher(store, clock=clock, log=log),
                 webhook_sender=None
                 if hooks is None
@@ -206,11 +211,9 @@ def webhook_addresses(settings: Settings) -> AddressPolicy:
     return AddressPolicy(networks, "[webhooks] allowed_networks")
 
 
-def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mailer:
-    account = smtp_account(settings.mail)
-    if account is None:
-        return FileMailer(state.path / "outbox", clock=clock, log=log)
-    return SmtpMailer(account, tls=smtp_tls_context(settings.mail.ca_file), clock=clock)
+def _mailer(settings: Settings, state: StateDir, pool: Pool, clock: Clock, log: Log) -> Mailer:
+    mailer = configured_mailer(settings.mail, pool, clock)
+    return mailer or FileMailer(state.path / "outbox", clock=clock, log=log)
 
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
@@ -249,7 +252,7 @@ def _prompt_retention(settings: Settings) -> PromptRetention:
 def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> AccountServices:
     store, clock, outbox = resources.store, resources.clock, resources.outbox
     settings = resources.settings.accounts
-    templates = MailTemplates(public_url(resources.settings.server))
+    templates = resources.templates
     passwords, throttle, sessions = Passwords(password_hasher), Throttle(), _build_sessions(resources)
     verification = EmailVerification(
         store=store,
@@ -333,6 +336,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         chats=Chats(store, vault=resources.vault, clock=clock),
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
+        mail_tests=MailTests(store=store, clock=clock, mailer=resources.mailer, templates=templates),
         webhooks=_build_webhooks(resources),
     )
 
@@ -376,6 +380,7 @@ def _build_billing(resources: Resources, ledger: Ledger) -> Billing | None:
         log=resources.log,
         rules=billing_rules(resources.settings),
         policy=billing_policy(resources.settings),
+        invoices=Invoices(resources.store, prefix=resources.settings.billing.invoice_prefix),
         providers=payment_providers(resources.settings, resources.pool),
         changed=resources.key_changes.notify,
     )

@@ -10,6 +10,7 @@ from bluesminds.accounts.notices import NoticePolicy
 from bluesminds.accounts.plans import BillingPlan, PlanBook
 from bluesminds.accounts.settlement import CENT, BillingRules
 from bluesminds.accounts.subscription_states import DunningPolicy
+from bluesminds.common.clock import Clock
 from bluesminds.common.money import read_usd
 from bluesminds.common.origins import read_origin
 from bluesminds.common.prices import PriceLine, rates_from, read_day
@@ -27,10 +28,11 @@ from bluesminds.config.settings import MailSettings
 from bluesminds.gateway.browser_origins import ANY_ORIGIN
 from bluesminds.gateway.sockets.realtime import SocketSettings
 from bluesminds.gateway.sockets.session import SessionSettings
-from bluesminds.http.client.pool import Timeouts
+from bluesminds.http.client.pool import Pool, Timeouts, UpstreamOrigin
 from bluesminds.http.server.serve import ListenerLimits
 from bluesminds.http.websocket import WebSocketLimits
-from bluesminds.notify.mail import MailFailed, SmtpAccount
+from bluesminds.notify.mail import MailFailed, SmtpAccount, SmtpMailer, smtp_tls_context
+from bluesminds.notify.resend import ResendAccount, ResendMailer
 from bluesminds.providers.vendors import resolve
 
 MAX_DRAIN_SHARE: Final = 0.8  # of the drain; the rest is for closing sessions
@@ -147,7 +149,8 @@ def configured_plans(settings: Settings) -> list[BillingPlan]:
 def billing_rules(settings: Settings) -> BillingRules:
     billing = settings.billing
     dunning = DunningPolicy(int(billing.grace * 1000), int(billing.reminder_interval * 1000))
-    return BillingRules(PlanBook(configured_plans(settings)), dunning, settings.accounts.default_tier)
+    plans, free = PlanBook(configured_plans(settings)), settings.accounts.default_tier
+    return BillingRules(plans, dunning, free, billing.seller)
 
 
 def billing_policy(settings: Settings) -> BillingPolicy:
@@ -233,8 +236,26 @@ def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> S
     )
 
 
-def smtp_account(mail: MailSettings) -> SmtpAccount | None:
-    """None when no mail server is configured."""
+def configured_mailer(mail: MailSettings, pool: Pool, clock: Clock) -> SmtpMailer | ResendMailer | None:
+    """None when mail is not configured."""
+    if mail.backend == "resend" and mail.api_key is not None and mail.sender is not None:
+        origin, path = UpstreamOrigin.parse(mail.url)
+        api_key = partial(_mail_secret, mail.api_key)
+        return ResendMailer(ResendAccount(origin, path, mail.sender, api_key, mail.timeout), pool)
+    account = _smtp_account(mail)
+    if account is None:
+        return None
+    return SmtpMailer(account, tls=smtp_tls_context(mail.ca_file), clock=clock)
+
+
+def mail_backend(mail: MailSettings) -> str:
+    """What sends mail, in words."""
+    if mail.backend == "resend":
+        return "Resend"
+    return mail.host or "writing files to state_dir/outbox"
+
+
+def _smtp_account(mail: MailSettings) -> SmtpAccount | None:
     if mail.host is None or mail.sender is None:
         return None
     return SmtpAccount(
@@ -243,12 +264,12 @@ def smtp_account(mail: MailSettings) -> SmtpAccount | None:
         security=mail.security,
         sender=mail.sender,
         username=mail.username,
-        password=None if mail.password is None else partial(_mail_password, mail.password),
+        password=None if mail.password is None else partial(_mail_secret, mail.password),
         timeout=mail.timeout,
     )
 
 
-def _mail_password(secret: Secret) -> str:
+def _mail_secret(secret: Secret) -> str:
     """Raises MailFailed."""
     try:
         return secret.reveal()

@@ -46,6 +46,7 @@ USER_PAGES: Final = (
     (f"{HOME}/prompts", "prompts", "Prompt log"),
     (f"{HOME}/usage", "usage", "Usage"),
     (f"{HOME}/keys", "keys", "API keys"),
+    (f"{HOME}/billing", "subscription", "Billing"),
     (f"{HOME}/credit", "billing", "Credit"),
     (f"{HOME}/webhooks", "webhooks", "Webhooks"),
     (f"{HOME}/settings", "settings", "Settings"),
@@ -56,12 +57,14 @@ ADMIN_PAGES: Final = (
     (f"{HOME}/admin/models", "models", "Models and prices"),
     (f"{HOME}/admin/users", "users", "Users"),
     (f"{HOME}/admin/tiers", "plans", "Tiers"),
+    (f"{HOME}/admin/plans", "sales", "Plans"),
     (f"{HOME}/admin/ledger", "ledger", "Ledger"),
     (f"{HOME}/admin/codes", "codes", "Redeem codes"),
     (f"{HOME}/admin/drift", "drift", "Drift"),
     (f"{HOME}/admin/prompts", "prompts", "Prompts of all"),
     (f"{HOME}/admin/webhooks", "webhooks", "Webhooks of all"),
     (f"{HOME}/admin/audit", "audit", "Audit log"),
+    (f"{HOME}/admin/mail", "mail", "Mail"),
     (f"{HOME}/admin/system", "system", "System"),
 )
 

@@ -648,6 +648,31 @@ CREATE TABLE payments (
 CREATE UNIQUE INDEX payments_provider ON payments (provider, provider_id);
 CREATE INDEX payments_user ON payments (user_id, id);
 
+-- Invoices and credit notes. Numbers have no gaps, because the head of the ledger is locked.
+CREATE TABLE invoices (
+    number BIGINT NOT NULL PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    user_id TEXT NOT NULL,
+    payment_id TEXT NOT NULL,
+    of_number BIGINT, -- of the invoice that a credit note is for
+    issued_at BIGINT NOT NULL,
+    title TEXT NOT NULL,
+    currency TEXT NOT NULL,
+    total_cents BIGINT NOT NULL, -- with the tax; below 0 for a credit note
+    tax_cents BIGINT NOT NULL,
+    seller TEXT NOT NULL, -- JSON array of lines
+    buyer TEXT NOT NULL
+);
+
+CREATE INDEX invoices_user ON invoices (user_id, number);
+CREATE INDEX invoices_payment ON invoices (payment_id);
+
+-- What users want to have on their invoices, such as a company and its address.
+CREATE TABLE billing_details (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    lines TEXT NOT NULL -- JSON array
+);
+
 -- Events of providers that were handled.
 CREATE TABLE billing_events (
     provider TEXT NOT NULL,

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bluesminds.accounts.billing import Billing, BillingPolicy
+from bluesminds.accounts.invoices import Invoices
 from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.plans import BillingPlan, PlanBook
 from bluesminds.accounts.settlement import BillingRules
@@ -85,9 +86,10 @@ async def billing_site(
             ledger=ledger,
             clock=clock,
             log=Log(clock, level="info", json=True, write=lines.append),
-            rules=BillingRules(PlanBook(PLANS), DunningPolicy(7 * DAY, 2 * DAY), "free"),
+            rules=BillingRules(PlanBook(PLANS), DunningPolicy(7 * DAY, 2 * DAY), "free", ("Example Ltd",)),
             policy=BillingPolicy(500, 50_000, "https://ai.example.com/dashboard/billing", manual=True),
             providers=providers or {},
+            invoices=Invoices(store, prefix="INV-"),
             changed=lambda: changes.append(1),
         )
         yield BillingSite(store, clock, ledger, billing, member, lines, changes)

@@ -69,15 +69,16 @@ def address(site: DashboardSite, route: Route) -> str:
 
 
 def pages_of(site: DashboardSite, access: Access) -> list[str]:
-    """All but those of one prompt and one webhook, which must exist first; see test_prompts.py and
-    test_webhooks.py. Those of a batch of codes and of a route only if there is one.
+    """All but those of one prompt and one webhook, which must exist first, and previews of mail; see
+    test_prompts.py, test_webhooks.py and test_mail.py. Those of a batch of codes and of a route only if
+    there is one.
     """
     found = [
         address(site, route)
         for route in routes_of(site)
         if route.access is access
         and "html" in route.media
-        and not re.search("(prompts|webhooks)/{", route.path)
+        and not re.search("(prompts|webhooks|mail)/{", route.path)
         and ("{batch_id}" not in route.path or site.batch_id)
         and ("{route_id}" not in route.path or site.route_id)
     ]

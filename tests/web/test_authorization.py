@@ -89,6 +89,8 @@ GET /dashboard/usage.csv
 GET /dashboard/prompts
 GET /dashboard/prompts/{request_id}
 GET /dashboard/prompts/{request_id}/replay
+GET /dashboard/billing
+GET /dashboard/billing/invoices/{invoice_id}
 GET /dashboard/credit
 GET /dashboard/webhooks
 GET /dashboard/webhooks/{webhook_id}
@@ -118,7 +120,10 @@ GET /dashboard/admin/webhooks/{webhook_id}
 GET /dashboard/admin/prompts/{request_id}/replay
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
+GET /dashboard/admin/plans
 GET /dashboard/admin/system
+GET /dashboard/admin/mail
+GET /dashboard/admin/mail/{name}
 """
 SIGNED_IN = """
 POST /api/auth/logout
@@ -160,6 +165,11 @@ DELETE /api/billing/subscription
 POST /api/billing/subscription/resume
 POST /api/billing/refresh
 GET /api/billing/payments
+GET /api/billing/invoices
+GET /api/billing/invoices/{invoice_id}
+GET /api/billing/invoices/{invoice_id}/pdf
+GET /api/billing/details
+PUT /api/billing/details
 GET /api/billing/ledger
 POST /api/billing/redeem
 GET /api/billing/ledger/export
@@ -231,6 +241,7 @@ POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
 GET /admin/monitor
 POST /api/admin/doctor
 POST /api/admin/reload
+POST /api/admin/mail/test
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers
@@ -252,6 +263,8 @@ GET /api/admin/ledger/export
 GET /api/admin/ledger/verify
 GET /api/admin/redeem-codes
 GET /api/admin/plans
+GET /api/admin/invoices
+GET /api/admin/invoices/{invoice_id}/pdf
 GET /api/admin/orders
 POST /api/admin/orders
 POST /api/admin/orders/{order_id}/paid
@@ -673,7 +686,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 NOT_FOUND = (
     *("key_not_found", "session_not_found", "chat_not_found", "request_not_found"),
-    *("prompt_not_found", "vendor_key_not_found"),
+    *("prompt_not_found", "vendor_key_not_found", "webhook_not_found"),
 )
 
 
@@ -691,6 +704,7 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             path_values["chat_id"] = await new_chat(client, own)
             path_values["request_id"] = await new_request(callers)
             path_values["vendor_key_id"] = await new_vendor_key(callers)
+            path_values["webhook_id"], path_values["delivery_id"] = await new_webhook(callers)
             url = path.format_map(path_values)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
@@ -725,6 +739,18 @@ async def new_vendor_key(callers: Callers) -> str:
         AS_OPERATOR, owner, vendor="openai", api_key="sk-mine", mode="first", models=(), test=test
     )
     return row.id
+
+
+async def new_webhook(callers: Callers) -> tuple[str, str]:
+    """A webhook and one of its deliveries."""
+    webhooks, owner = callers.gateway.services.accounts.webhooks, callers.users["user"]
+    for old in await webhooks.list(owner):
+        await webhooks.remove(AS_OPERATOR, owner, old.id)
+    row, _ = await webhooks.create(
+        AS_OPERATOR, owner, url="https://hooks.invalid/", events=("*",), description=""
+    )
+    delivery = await webhooks.test(owner, row.id, "webhook.test")
+    return row.id, delivery.id
 
 
 async def new_request(callers: Callers) -> str:

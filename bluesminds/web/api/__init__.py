@@ -28,10 +28,12 @@ from bluesminds.web.api import (
     explain,
     health,
     invites,
+    invoices,
     keys,
     ledger,
     limits,
     live,
+    mail,
     model_routes,
     models,
     prices,
@@ -150,7 +152,7 @@ def api_routes(
             reprice.RepriceHandlers(accounts.repricing, controls.price_book, controls.list_servers, clock)
         ),
         *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
-        *([] if accounts.billing is None else billing.routes(billing.BillingHandlers(accounts.billing))),
+        *_billing_routes(accounts),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *replay.routes(
             replay.ReplayHandlers(accounts.prompts, accounts.usage, controls.replay, expose_server)
@@ -168,7 +170,17 @@ def api_routes(
         *doctor.routes(doctor.DoctorHandlers(controls.run_doctor)),
         *([] if accounts.webhooks is None else webhooks.routes(accounts.webhooks)),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
+        *mail.routes(mail.MailHandlers(accounts.mail_tests)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
+    ]
+
+
+def _billing_routes(accounts: AccountServices) -> list[Route]:
+    if accounts.billing is None:
+        return []
+    return [
+        *billing.routes(billing.BillingHandlers(accounts.billing)),
+        *invoices.routes(invoices.InvoiceHandlers(accounts.billing.invoices)),
     ]
 
 

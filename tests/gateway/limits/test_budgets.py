@@ -192,8 +192,16 @@ async def test_large_maximum_of_a_stream_does_not_lock_a_small_budget(
         for _ in range(3):
             clients.start_soon(ask)
         await gateways.eventually(lambda: len(models.asked) == 3)
+        assert 0 < await reserved(gateway) <= 0.02
         go_on.set()
     assert statuses == [200] * 3
+    assert await reserved(gateway) == 0
+
+
+async def reserved(gateway: Gateway) -> float:
+    text = (await gateway.get("/metrics")).text
+    (line,) = [line for line in text.splitlines() if line.startswith("bluesminds_reserved_usd ")]
+    return float(line.split()[1])
 
 
 async def test_length_is_lowered_to_what_the_budget_covers(
