@@ -157,8 +157,9 @@ async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
 
 
 async def delete_user(connection: Connection, user_id: str) -> None:
-    """Delete a user with the sessions, identities, tokens, API keys, keys for vendors, stored responses,
-    chats, logged prompts, events, webhooks and billing details of the user.
+    """Delete a user with everything that belongs to the account alone: sessions, identities, second factor,
+    tokens, API keys, keys for vendors, stored responses, chats, logged prompts, events, webhooks and billing
+    details.
 
     Usage rows, payments and invoices are kept. Objects at servers stay there, and belong to no account.
     """
@@ -173,6 +174,8 @@ async def delete_user(connection: Connection, user_id: str) -> None:
         "DELETE FROM billing_details WHERE user_id = :user_id",
         "DELETE FROM sessions WHERE user_id = :user_id",
         "DELETE FROM identities WHERE user_id = :user_id",
+        "DELETE FROM recovery_codes WHERE user_id = :user_id",
+        "DELETE FROM second_factors WHERE user_id = :user_id",
         "DELETE FROM one_time_tokens WHERE user_id = :user_id",
         "DELETE FROM api_keys WHERE user_id = :user_id",
         "DELETE FROM users WHERE id = :user_id",

@@ -23,6 +23,7 @@ from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.repricing import Repricing
+from bluesminds.accounts.second_factors import SecondFactors
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
@@ -41,6 +42,7 @@ class AccountServices(Struct, frozen=True):
     users: Users
     passwords: Passwords
     sessions: Sessions
+    second_factors: SecondFactors
     throttle: Throttle
     login: Login
     local_sign_in: LocalSignIn

@@ -144,7 +144,9 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
         *statements.routes(statements.StatementPages(frame, accounts.statements, accounts.users)),
         *_prompt_pages(services, frame),
         *settings.routes(
-            settings.SettingsPage(frame, accounts.users, accounts.sessions, accounts.vendor_keys)
+            settings.SettingsPage(
+                frame, accounts.users, accounts.sessions, accounts.vendor_keys, accounts.second_factors
+            )
         ),
         *keys.routes(
             keys.KeysPages(
@@ -241,6 +243,7 @@ def _admin_pages(
                 users=accounts.users,
                 invitations=accounts.invitations,
                 sessions=accounts.sessions,
+                second_factors=accounts.second_factors,
                 keys=accounts.key_reports,
                 limits=accounts.limits,
                 usage=accounts.usage,

@@ -35,6 +35,7 @@ from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.repricing import Repricing
+from bluesminds.accounts.second_factors import SecondFactors
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.services import AccountServices
 from bluesminds.accounts.sessions import Sessions
@@ -264,6 +265,9 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         settings=settings,
     )
     ledger = Ledger(store, clock=clock)
+    second_factors = SecondFactors(
+        store, vault=resources.vault, pepper=resources.pepper, clock=clock, throttle=throttle
+    )
     identities = Identities(
         store,
         clock=clock,
@@ -276,12 +280,14 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         users=_build_users(resources),
         passwords=passwords,
         sessions=sessions,
+        second_factors=second_factors,
         throttle=throttle,
         login=Login(
             store,
             clock=clock,
             passwords=passwords,
             sessions=sessions,
+            second_factors=second_factors,
             throttle=throttle,
             outbox=outbox,
             templates=templates,
@@ -320,7 +326,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
         identities=identities,
-        federated=_build_federated(resources, identities, throttle),
+        federated=_build_federated(resources, identities, second_factors, throttle),
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
@@ -355,7 +361,7 @@ def _build_webhooks(resources: Resources) -> Webhooks | None:
 
 
 def _build_federated(
-    resources: Resources, identities: Identities, throttle: Throttle
+    resources: Resources, identities: Identities, second_factors: SecondFactors, throttle: Throttle
 ) -> FederatedSignIn | None:
     clients = sign_in_clients(resources.settings.identity, resources.pool, resources.clock)
     if not clients:
@@ -363,6 +369,7 @@ def _build_federated(
     return FederatedSignIn(
         clients,
         identities,
+        second_factors,
         clock=resources.clock,
         vault=resources.vault,
         throttle=throttle,

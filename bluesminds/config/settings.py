@@ -306,6 +306,7 @@ class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     session_idle: Duration = 7 * DAY
     session_lifetime: Duration = 30 * DAY
     max_sessions: Count = 20
+    admin_second_factor: bool = False
     verify_lifetime: Duration = DAY
     reset_lifetime: Duration = 3_600.0
     invite_lifetime: Duration = 7 * DAY

@@ -4,6 +4,7 @@ from zoneinfo import available_timezones
 
 from msgspec import Struct
 
+from bluesminds.accounts.second_factors import SecondFactors
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeys
@@ -20,6 +21,7 @@ class SettingsPage(Struct, frozen=True):
     users: Users
     sessions: Sessions
     vendor_keys: VendorKeys
+    second_factors: SecondFactors
 
     async def show(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
         """Settings of the own account."""
@@ -32,6 +34,7 @@ class SettingsPage(Struct, frozen=True):
             principal,
             user=user,
             has_password=user.password_hash is not None,
+            second_factor=await self.second_factors.status(user),
             vendor_keys=keys,
             vendors=[vendor for name, vendor in OWN_KEY_VENDORS.items() if name not in stored],
             takes_vendor_keys=self.vendor_keys.policy.allows(user.tier),

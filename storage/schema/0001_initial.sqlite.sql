@@ -79,6 +79,22 @@ CREATE TABLE mail_outbox (
 
 CREATE INDEX mail_outbox_due ON mail_outbox (due_at);
 
+-- One-time codes of authenticator apps, which are asked for when a user signs in
+CREATE TABLE second_factors (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    sealed_secret BLOB NOT NULL, -- encrypted
+    confirmed_at INTEGER, -- NULL: the first code is missing, and none is asked for
+    last_step INTEGER NOT NULL, -- the last accepted step of 30 seconds
+    created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Codes for users who have lost their app. A used code is deleted.
+CREATE TABLE recovery_codes (
+    user_id TEXT NOT NULL REFERENCES users (id),
+    digest BLOB NOT NULL, -- HMAC-SHA256
+    PRIMARY KEY (user_id, digest)
+) STRICT, WITHOUT ROWID;
+
 -- API keys
 
 -- A digest is the HMAC-SHA256 of a secret. Rotation moves the current digest to previous_digest, which is accepted

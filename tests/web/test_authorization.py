@@ -133,6 +133,12 @@ GET /api/auth/me/export
 POST /api/auth/me/delete
 POST /api/auth/password
 POST /api/auth/email
+GET /api/auth/second-factor
+POST /api/auth/second-factor
+GET /api/auth/second-factor/qr
+POST /api/auth/second-factor/confirm
+POST /api/auth/second-factor/recovery-codes
+POST /api/auth/second-factor/disable
 GET /api/auth/sessions
 DELETE /api/auth/sessions
 DELETE /api/auth/sessions/{session_id}
@@ -314,6 +320,7 @@ PATCH /api/admin/users/{user_id}
 DELETE /api/admin/users/{user_id}
 POST /api/admin/users/{user_id}/reset-password
 GET /api/admin/users/{user_id}/sessions
+DELETE /api/admin/users/{user_id}/second-factor
 DELETE /api/admin/users/{user_id}/sessions
 DELETE /api/admin/users/{user_id}/sessions/{session_id}
 GET /api/admin/invites

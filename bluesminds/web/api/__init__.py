@@ -42,6 +42,7 @@ from bluesminds.web.api import (
     replay,
     reprice,
     requests,
+    second_factors,
     servers,
     sessions,
     setup,
@@ -112,6 +113,7 @@ def api_routes(
         *setup.routes(setup.SetupHandlers(accounts.users, accounts.passwords, accounts.throttle)),
         *keys.routes(accounts.keys, accounts.users),
         *auth.routes(auth.AuthHandlers(accounts)),
+        *second_factors.routes(second_factors.SecondFactorHandlers(accounts)),
         *sessions.routes(sessions.SessionHandlers(accounts.sessions, accounts.users)),
         *users.routes(users.UserHandlers(accounts.users, accounts.passwords, accounts.password_reset)),
         *invites.routes(invites.InviteHandlers(accounts.invitations)),
@@ -184,5 +186,12 @@ def _billing_routes(accounts: AccountServices) -> list[Route]:
     ]
 
 
-def build_guard(accounts: AccountServices, *, public_url: str | None) -> Guard:
-    return Guard(accounts.sessions, accounts.throttle, public_url=public_url)
+def build_guard(
+    accounts: AccountServices, *, public_url: str | None, admin_second_factor: bool = False
+) -> Guard:
+    return Guard(
+        accounts.sessions,
+        accounts.throttle,
+        public_url=public_url,
+        admin_second_factor=admin_second_factor,
+    )
