@@ -47,6 +47,8 @@ GET /ready
 GET /models
 GET /models/providers
 GET /plans
+GET /api/mail/unsubscribe
+POST /api/mail/unsubscribe
 POST /api/billing/webhook
 POST /api/billing/webhook/{provider}
 GET /ranking/models
@@ -129,6 +131,8 @@ SIGNED_IN = """
 POST /api/auth/logout
 GET /api/auth/me
 PATCH /api/auth/me
+GET /api/auth/mail
+PATCH /api/auth/mail
 GET /api/auth/me/export
 POST /api/auth/me/delete
 POST /api/auth/password
