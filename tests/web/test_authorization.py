@@ -700,7 +700,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 NOT_FOUND = (
     *("key_not_found", "session_not_found", "chat_not_found", "request_not_found"),
-    *("prompt_not_found", "vendor_key_not_found", "webhook_not_found"),
+    *("prompt_not_found", "vendor_key_not_found", "webhook_not_found", "invoice_not_found"),
 )
 
 
@@ -719,6 +719,7 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             path_values["request_id"] = await new_request(callers)
             path_values["vendor_key_id"] = await new_vendor_key(callers)
             path_values["webhook_id"], path_values["delivery_id"] = await new_webhook(callers)
+            path_values["invoice_id"] = await new_invoice(callers)
             url = path.format_map(path_values)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
@@ -758,6 +759,7 @@ async def new_vendor_key(callers: Callers) -> str:
 async def new_webhook(callers: Callers) -> tuple[str, str]:
     """A webhook and one of its deliveries."""
     webhooks, owner = callers.gateway.services.accounts.webhooks, callers.users["user"]
+    assert webhooks is not None
     for old in await webhooks.list(owner):
         await webhooks.remove(AS_OPERATOR, owner, old.id)
     row, _ = await webhooks.create(
@@ -765,6 +767,17 @@ async def new_webhook(callers: Callers) -> tuple[str, str]:
     )
     delivery = await webhooks.test(owner, row.id, "webhook.test")
     return row.id, delivery.id
+
+
+async def new_invoice(callers: Callers) -> str:
+    billing, owner = callers.gateway.services.accounts.billing, callers.users["user"]
+    assert billing is not None
+    found = await billing.invoices.list(owner, before=2**31, limit=1)
+    if not found:
+        placed = await billing.order(AS_OPERATOR, owner, plan=None, cents=2000, provider="manual")
+        await billing.mark_paid(AS_OPERATOR, placed.order.id)
+        found = await billing.invoices.list(owner, before=2**31, limit=1)
+    return found[0].row.id
 
 
 async def new_request(callers: Callers) -> str:
