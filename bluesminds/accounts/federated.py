@@ -90,9 +90,17 @@ class FederatedSignIn:
         return [client.policy for client in self._clients.values()]
 
     async def start(
-        self, provider: str, *, redirect_uri: str, next_page: str = "", session: ActiveSession | None = None
+        self,
+        provider: str,
+        *,
+        redirect_uri: str,
+        next_page: str = "",
+        user_id: str = "",
+        session_id: str = "",
     ) -> StartedSignIn:
-        """With `session`, the identity is linked to its account. Raises NotFound, UpstreamFailed."""
+        """With `user_id`, the identity is linked to the account of this session. Raises NotFound,
+        UpstreamFailed.
+        """
         client = self._client(provider)
         attempt = SignInAttempt(
             provider=provider,
@@ -102,8 +110,8 @@ class FederatedSignIn:
             redirect_uri=redirect_uri,
             started_at=self._clock.now_ms(),
             next=next_page,
-            user_id="" if session is None else session.user_id,
-            session_id="" if session is None else session.session_id,
+            user_id=user_id,
+            session_id=session_id,
         )
         try:
             url = await client.authorization_url(attempt)

@@ -145,7 +145,13 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
         *_prompt_pages(services, frame),
         *settings.routes(
             settings.SettingsPage(
-                frame, accounts.users, accounts.sessions, accounts.vendor_keys, accounts.second_factors
+                frame,
+                accounts.users,
+                accounts.sessions,
+                accounts.vendor_keys,
+                accounts.second_factors,
+                accounts.identities,
+                accounts.federated,
             )
         ),
         *keys.routes(

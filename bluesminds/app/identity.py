@@ -8,7 +8,7 @@ from bluesminds.http.client.pool import Pool
 from bluesminds.identity.external import ProviderPolicy, SignInClient
 from bluesminds.identity.github import GITHUB, GitHubClient, GitHubRow
 from bluesminds.identity.oidc import GOOGLE_ISSUER, OidcClient, OidcRow
-from bluesminds.web.api import federated
+from bluesminds.web.api import federated, identities
 from bluesminds.web.pages.account_pages import ProviderLink
 from bluesminds.web.routes import Route
 
@@ -75,9 +75,15 @@ def sign_in_routes(accounts: AccountServices, settings: Settings) -> list[Route]
     if accounts.federated is None:
         return []
     home = "/dashboard" if settings.dashboard.enabled else "/docs"
-    return federated.routes(
-        federated.FederatedHandlers(accounts.federated, accounts.sessions, settings.server.public_url, home)
-    )
+    public_url = settings.server.public_url
+    return [
+        *federated.routes(
+            federated.FederatedHandlers(accounts.federated, accounts.sessions, public_url, home)
+        ),
+        *identities.routes(
+            identities.IdentityHandlers(accounts.identities, accounts.federated, accounts.login, public_url)
+        ),
+    ]
 
 
 def provider_links(accounts: AccountServices) -> list[ProviderLink]:
