@@ -173,7 +173,7 @@ class Identities:
         """The account with the address of a new identity, or a new account."""
         email = None if external.email is None else read_email(external.email)
         if email is None:
-            raise email_not_verified(policy)
+            return await self._account_without_email(connection, actor, policy, external)
         known = await select_user_by_email(connection, email)
         if known is not None and known.disabled_at is not None:
             raise user_disabled()
@@ -199,6 +199,27 @@ class Identities:
         owned = replace(user, email=email, full_name=external.name or user.full_name, password_hash=None)
         await delete_sessions(connection, owned.id)
         return await self._verification.confirm(connection, actor, "email.verify", user, owned)
+
+    async def _account_without_email(
+        self, connection: Connection, actor: Actor, policy: ProviderPolicy, external: ExternalIdentity
+    ) -> UserRow:
+        """A new account that only its identity opens. Raises Forbidden."""
+        if policy.needs_email:
+            raise email_not_verified(policy)
+        await self._require_signup(connection, actor, policy, "")
+        user = new_user(
+            self._clock,
+            "user",
+            email=None,
+            password_hash=None,
+            full_name=external.name,
+            tier=self._settings.default_tier,
+        )
+        await insert_audit(
+            connection, entry(self._clock, actor, "user.signup", user.id, after=audit_fields(user))
+        )
+        await insert_user(connection, user)
+        return user
 
     async def _require_signup(
         self, connection: Connection, actor: Actor, policy: ProviderPolicy, email: str

@@ -20,6 +20,7 @@ from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
+from bluesminds.accounts.privy_sign_in import PrivySignIn
 from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.repricing import Repricing
@@ -48,6 +49,7 @@ class AccountServices(Struct, frozen=True):
     local_sign_in: LocalSignIn
     identities: Identities
     federated: FederatedSignIn | None
+    privy: PrivySignIn | None
     signup: SignUp
     email_verification: EmailVerification
     email_change: EmailChange

@@ -32,6 +32,7 @@ from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
+from bluesminds.accounts.privy_sign_in import PrivySignIn
 from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.repricing import Repricing
@@ -47,7 +48,7 @@ from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.accounts.webhooks import WebhookPolicy, Webhooks
 from bluesminds.app.backup import Backups
-from bluesminds.app.identity import sign_in_clients
+from bluesminds.app.identity import privy_verifier, sign_in_clients
 from bluesminds.app.payments import payment_providers
 from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import (
@@ -326,6 +327,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
         identities=identities,
+        privy=_build_privy(resources, identities, second_factors, throttle),
         federated=_build_federated(resources, identities, second_factors, throttle),
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
         limits=_build_limits(resources),
@@ -357,6 +359,21 @@ def _build_webhooks(resources: Resources) -> Webhooks | None:
         clock=resources.clock,
         policy=WebhookPolicy(settings.webhooks.allow_http, webhook_addresses(settings)),
         waiting=sender.notify,
+    )
+
+
+def _build_privy(
+    resources: Resources, identities: Identities, second_factors: SecondFactors, throttle: Throttle
+) -> PrivySignIn | None:
+    verifier = privy_verifier(resources.settings.identity, resources.pool, resources.clock)
+    if verifier is None:
+        return None
+    return PrivySignIn(
+        verifier=verifier,
+        identities=identities,
+        second_factors=second_factors,
+        throttle=throttle,
+        log=resources.log,
     )
 
 

@@ -329,7 +329,7 @@ Domains = Annotated[
     tuple[Annotated[str, Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+\Z")], ...],
     Meta(description="a list of domains in lower case", examples=[["example.com"]]),
 ]
-ProviderKind = Literal["oidc", "google", "github"]
+ProviderKind = Literal["oidc", "google", "github", "privy"]
 
 
 class IdentityProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -348,6 +348,8 @@ class IdentityProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown
     signup: Literal["open", "invite", "closed"] | None = None
     link_by_email: bool = True
     trusted_emails: bool = False
+    key_file: Path | None = None
+    keys_url: Url | None = None
 
 
 IdentityProviders = Annotated[

@@ -7,7 +7,7 @@
 
 CREATE TABLE users (
     id TEXT NOT NULL PRIMARY KEY,
-    email TEXT, -- NULL: the user cannot log in
+    email TEXT, -- NULL: no login with a password
     full_name TEXT NOT NULL,
     role TEXT NOT NULL CHECK (role IN ('user', 'admin')),
     password_hash TEXT, -- NULL: no login with a password
