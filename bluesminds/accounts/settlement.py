@@ -23,6 +23,7 @@ from bluesminds.accounts.subscription_states import (
 )
 from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.crypto import uuid7
+from bluesminds.common.money import write_usd
 from bluesminds.notify.events import EventKind, new_event
 from bluesminds.payments.port import CustomerState, PaymentState, SubscriptionState
 from storage.audit import insert_audit, lock_audit_head
@@ -52,11 +53,13 @@ from storage.ledger import (
     REVENUE,
     EntryKind,
     LedgerRow,
+    WalletRow,
     lock_ledger_head,
     post,
     select_wallet,
     wallet_account,
 )
+from storage.trials import select_referral, set_referral
 from storage.users import UserRow, select_user, update_user
 
 CENT: Final = 10**7  # nano-USD
@@ -65,12 +68,16 @@ GATEWAY: Final = Actor(name="gateway", address="local")
 
 
 class BillingRules(Struct, frozen=True):
-    """`free_tier`: of accounts without a plan in force. `seller`: lines of each invoice."""
+    """`free_tier`: of accounts without a plan in force. `seller`: lines of each invoice.
+    `referrer_nano` and `referred_nano`: rewards after the first payment of a user who was invited.
+    """
 
     plans: PlanBook
     dunning: DunningPolicy
     free_tier: str
     seller: Sequence[str] = ()
+    referrer_nano: int = 0
+    referred_nano: int = 0
 
 
 class Settlement(Struct, frozen=True):
@@ -119,6 +126,7 @@ class _Work:
         nano: int,
         reference: str,
         ends_at: int | None = None,
+        user_id: str | None = None,
     ) -> None:
         if nano > 0:
             detail = {} if ends_at is None else {"ends_at": ends_at}
@@ -129,7 +137,7 @@ class _Work:
                 debit=debit,
                 credit=credit,
                 amount_nano=nano,
-                user_id=self.asked.user_id,
+                user_id=user_id or self.asked.user_id,
                 reference=reference,
                 detail=json.encode(detail).decode(),
             )
@@ -280,7 +288,40 @@ async def _add_payment(work: _Work, payment: PaymentState, order: OrderRow) -> P
     work.tell("payment.succeeded", _payment_fields(row))
     await _invoice(work, row, row.paid_cents, row.tax_cents)
     work.notes.append(f"payment {row.id}")
+    await _reward(work, row)
     return row
+
+
+async def _reward(work: _Work, payment: PaymentRow) -> None:
+    """Reward both sides of a referral after the first payment."""
+    referral = await select_referral(work.connection, payment.user_id)
+    if referral is None or referral.payment_id or payment.paid_cents <= 0:
+        return
+    earned = 0
+    for user_id, nano in (
+        (referral.user_id, work.rules.referred_nano),
+        (referral.referrer_id, work.rules.referrer_nano),
+    ):
+        if nano and await select_user(work.connection, user_id) is not None:
+            wallet, key = wallet_account(user_id), f"referral:{referral.user_id}:{user_id}"
+            work.post("grant", key, "grants", wallet, nano, "Referral", user_id=user_id)
+            data = {"amount_usd": write_usd(nano)}
+            work.events.append(new_event(work.now, "referral.rewarded", user_id, data))
+            earned = nano if user_id == referral.referrer_id else earned
+    await set_referral(work.connection, replace(referral, payment_id=payment.id, earned_nano=earned))
+
+
+async def _end_reward(work: _Work, payment: PaymentRow) -> None:
+    """The first payment was refunded in full: what is left of the rewards ends."""
+    referral = await select_referral(work.connection, payment.user_id)
+    if referral is None or referral.payment_id != payment.id:
+        return
+    for user_id in (referral.user_id, referral.referrer_id):
+        id_ = f"grant:referral:{referral.user_id}:{user_id}"
+        wallet = await select_wallet(work.connection, user_id)
+        left = next((one.left_nano for one in wallet.grants if one.id == id_), 0) if wallet else 0
+        work.post("expiry", id_, wallet_account(user_id), "expired", left, id_, user_id=user_id)
+    await set_referral(work.connection, replace(referral, earned_nano=0))
 
 
 def _payment_fields(row: PaymentRow) -> Mapping[str, object]:
@@ -337,6 +378,8 @@ async def _reverse(work: _Work, row: PaymentRow, reversed_cents: int) -> None:
     await put_payment(work.connection, replace(row, reversed_cents=reversed_cents))
     work.tell("payment.refunded", {**_payment_fields(row), "refunded": _amount(reversed_cents)})
     work.notes.append(f"payment {row.id} refunded")
+    if reversed_cents >= row.paid_cents and row.state == "paid":
+        await _end_reward(work, row)
 
 
 def _advance(work: _Work, state: SubscriptionState) -> None:
@@ -413,12 +456,15 @@ async def _store(
 async def _post_all(work: _Work) -> CreditMoves:
     if not work.entries:
         return {}
-    user_id = work.asked.user_id
-    wallet = await select_wallet(work.connection, user_id)
-    start, after = 0 if wallet is None else wallet.balance_nano, None
+    before = {row.user_id: await select_wallet(work.connection, row.user_id) for row, _ in work.entries}
+    after: dict[str, WalletRow] = {}
     for row, ends_at in work.entries:
-        after = (await post(work.connection, [row], ends_at=ends_at)).get(user_id, after)
-    return {} if after is None else {user_id: (after.balance_nano - start, after.revision)}
+        after |= await post(work.connection, [row], ends_at=ends_at)
+    moves = {}
+    for user_id, wallet in after.items():
+        start = before[user_id]
+        moves[user_id] = wallet.balance_nano - (start.balance_nano if start else 0), wallet.revision
+    return moves
 
 
 def _report(work: _Work, old: SubscriptionRow | None, new: SubscriptionRow) -> None:

@@ -1,7 +1,7 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -36,7 +36,7 @@ from bluesminds.common.money import NANO
 from bluesminds.common.networks import Networks
 from bluesminds.common.prices import combine
 from bluesminds.common.redaction import Redactor
-from bluesminds.common.values import Server
+from bluesminds.common.values import LimitSet, Server
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
@@ -213,7 +213,8 @@ def build_data_plane(
         "Unix time of the newest scheduled backup; 0 if there is none.",
         lambda: (services.backups.last_ms or 0) / 1000,
     )
-    reloader = ConfigReloader(services, routing, source, runtime.metrics)
+    use_tiers = partial(_use_tiers, services, authentication.keys)
+    reloader = ConfigReloader(services, routing, source, runtime.metrics, use_tiers)
     replayer = Replayer(
         gateway,
         bodies,
@@ -318,6 +319,16 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
         open_vendor_keys=services.accounts.vendor_keys.open_all,
     )
     return Authentication(limiter, keys)
+
+
+def _use_tiers(
+    services: Services,
+    keys: KeyAuthenticator,
+    limits: Mapping[str, LimitSet],
+    markups: Mapping[str, int],
+) -> None:
+    services.accounts.limits.tiers = limits
+    keys.use_tiers(limits, markups)
 
 
 def build_routing(services: Services, configured: list[Server]) -> Routing:

@@ -43,6 +43,7 @@ from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
 from bluesminds.accounts.statements import Statements
 from bluesminds.accounts.throttle import Throttle
+from bluesminds.accounts.trials import Referrals, Trials
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
@@ -63,6 +64,7 @@ from bluesminds.app.state_dir import StateDir
 from bluesminds.common.clock import Calendar, Clock, zone_named
 from bluesminds.common.crypto import Vault
 from bluesminds.common.log import Log
+from bluesminds.common.money import read_usd
 from bluesminds.common.networks import Networks
 from bluesminds.config import Settings
 from bluesminds.config.settings import Tier
@@ -405,6 +407,14 @@ def _build_billing(resources: Resources, ledger: Ledger) -> Billing | None:
         rules=billing_rules(resources.settings),
         policy=billing_policy(resources.settings),
         invoices=Invoices(resources.store, prefix=resources.settings.billing.invoice_prefix),
+        trials=Trials(
+            resources.store,
+            ledger=ledger,
+            clock=resources.clock,
+            nano=read_usd(resources.settings.billing.trial_usd),
+            length=int(resources.settings.billing.trial_length * 1000),
+        ),
+        referrals=Referrals(resources.store, clock=resources.clock),
         providers=payment_providers(resources.settings, resources.pool),
         changed=resources.key_changes.notify,
     )

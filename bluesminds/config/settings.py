@@ -745,6 +745,10 @@ class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     topup_max_usd: Cents = "500"
     sync_interval: Duration = DAY
     seller: TextLines = ()
+    trial_usd: Cents = "10"
+    trial_length: Duration = 3 * DAY
+    referrer_usd: Cents = "5"
+    referred_usd: Cents = "5"
     invoice_prefix: Annotated[
         str, Meta(pattern=r"^[A-Za-z0-9/-]{0,20}\Z", description='at most 20 of A-Z, a-z, 0-9, "-" and "/"')
     ] = "INV-"

@@ -28,7 +28,9 @@ STATES: Final = {
 
 
 class BillingQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """What providers add to the address when they send a customer back is not read."""
+    """What providers add to the address when they send a customer back is not read. `ref`: a referral
+    code.
+    """
 
     checkout_id: Annotated[str, Meta(max_length=200)] = ""
     order_id: Annotated[str, Meta(max_length=200)] = ""
@@ -37,6 +39,7 @@ class BillingQuery(Struct, frozen=True, forbid_unknown_fields=True):
     product_id: Annotated[str, Meta(max_length=200)] = ""
     request_id: Annotated[str, Meta(max_length=200)] = ""
     signature: Annotated[str, Meta(max_length=200)] = ""
+    ref: Annotated[str, Meta(max_length=20)] = ""
 
 
 class BillingPages(Struct, frozen=True):
@@ -66,7 +69,12 @@ class BillingPages(Struct, frozen=True):
             payments=[payment_view(row) for row in await billing.payments(user_id, before="", limit=ROWS)],
             invoices=await billing.invoices.list(user_id, before=NEWEST_INVOICE, limit=ROWS),
             details=await billing.invoices.details(user_id),
-            has_returned=query != BillingQuery(),
+            has_returned=query != BillingQuery(ref=query.ref),
+            trial=await billing.trials.find(user_id),
+            trial_usd=write_usd(billing.trials.nano),
+            referral=await billing.referrals.own(user_id),
+            link=f"{policy.return_url}?ref=",
+            ref=query.ref,
         )
 
     async def invoice(

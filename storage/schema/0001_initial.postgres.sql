@@ -689,6 +689,33 @@ CREATE TABLE billing_details (
     lines TEXT NOT NULL -- JSON array
 );
 
+-- Trials. A person has one: the digest is of the normalised address.
+CREATE TABLE trials (
+    person BYTEA NOT NULL PRIMARY KEY, -- SHA-256
+    user_id TEXT NOT NULL UNIQUE,
+    started_at BIGINT NOT NULL,
+    ends_at BIGINT NOT NULL,
+    due_at BIGINT -- when the next event is due
+);
+
+CREATE INDEX trials_due ON trials (due_at);
+
+CREATE TABLE referral_codes (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    code TEXT NOT NULL UNIQUE
+);
+
+-- Who was invited by whom. Both get a grant after the first payment.
+CREATE TABLE referrals (
+    user_id TEXT NOT NULL PRIMARY KEY,
+    referrer_id TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    payment_id TEXT NOT NULL, -- empty until there is one
+    earned_nano BIGINT NOT NULL -- by the referrer
+);
+
+CREATE INDEX referrals_referrer ON referrals (referrer_id);
+
 -- Events of providers that were handled.
 CREATE TABLE billing_events (
     provider TEXT NOT NULL,

@@ -954,6 +954,33 @@ CREATE TABLE billing_details (
     lines TEXT NOT NULL -- JSON array
 ) STRICT, WITHOUT ROWID;
 
+-- Trials. A person has one: the digest is of the normalised address.
+CREATE TABLE trials (
+    person BLOB NOT NULL PRIMARY KEY, -- SHA-256
+    user_id TEXT NOT NULL UNIQUE,
+    started_at INTEGER NOT NULL,
+    ends_at INTEGER NOT NULL,
+    due_at INTEGER -- when the next event is due
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX trials_due ON trials (due_at);
+
+CREATE TABLE referral_codes (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    code TEXT NOT NULL UNIQUE
+) STRICT, WITHOUT ROWID;
+
+-- Who was invited by whom. Both get a grant after the first payment.
+CREATE TABLE referrals (
+    user_id TEXT NOT NULL PRIMARY KEY,
+    referrer_id TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    payment_id TEXT NOT NULL, -- empty until there is one
+    earned_nano INTEGER NOT NULL -- by the referrer
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX referrals_referrer ON referrals (referrer_id);
+
 -- Events of providers that were handled.
 CREATE TABLE billing_events (
     provider TEXT NOT NULL,

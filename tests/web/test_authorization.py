@@ -171,6 +171,9 @@ DELETE /api/billing/subscription
 POST /api/billing/subscription/resume
 POST /api/billing/refresh
 GET /api/billing/payments
+POST /trials/start
+GET /api/billing/referral
+POST /api/billing/referral
 GET /api/billing/invoices
 GET /api/billing/invoices/{invoice_id}
 GET /api/billing/invoices/{invoice_id}/pdf

@@ -47,6 +47,7 @@ from bluesminds.web.api import (
     sessions,
     setup,
     statements,
+    trials,
     usage,
     users,
     vendor_keys,
@@ -183,6 +184,7 @@ def _billing_routes(accounts: AccountServices) -> list[Route]:
     return [
         *billing.routes(billing.BillingHandlers(accounts.billing)),
         *invoices.routes(invoices.InvoiceHandlers(accounts.billing.invoices)),
+        *trials.routes(trials.TrialHandlers(accounts.billing)),
     ]
 
 
