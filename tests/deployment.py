@@ -115,15 +115,17 @@ async def deploy(
     servers: list[dict[str, Any]] | None = None,
     clock: Clock | None = None,
     sections: dict[str, dict[str, Any]] | None = None,
+    notifications: bool = False,
     **accounts: Any,
 ) -> Deployment:
-    """Start both servers. `accounts` are settings of [accounts]."""
+    """Start both servers. `accounts` are settings of [accounts]. `notifications`: events cause mail."""
     mail_server: MailServer = await nursery.start(smtp_server.serve)
     mail = {
         "host": "127.0.0.1",
         "port": mail_server.port,
         "security": "none",
         "sender": "gateway@example.com",
+        "notifications": notifications,
     }
     gateway = await gateways.start(
         nursery,
@@ -224,3 +226,8 @@ async def _create_keys(
 
 async def _expire(connection: Connection) -> None:
     await connection.execute("UPDATE api_keys SET expires_at = 1 WHERE name = 'expired'")
+
+
+def forget_changes(gateway: Gateway) -> None:
+    """For tests that make more changes than users may."""
+    gateway.services.accounts.throttle._changes._empty_at.clear()

@@ -152,6 +152,7 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 accounts.second_factors,
                 accounts.identities,
                 accounts.federated,
+                accounts.mail_preferences,
             )
         ),
         *keys.routes(

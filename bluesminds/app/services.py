@@ -28,6 +28,7 @@ from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
+from bluesminds.accounts.mail_preferences import MailPreferences
 from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
@@ -57,6 +58,7 @@ from bluesminds.app.settings_map import (
     billing_rules,
     configured_mailer,
     public_url,
+    sends_notifications,
     tier_budgets,
     tier_limits,
 )
@@ -70,8 +72,10 @@ from bluesminds.config import Settings
 from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
+from bluesminds.notify.event_mails import EventMails
 from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer
+from bluesminds.notify.mail_groups import OptOutLinks
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
 from bluesminds.notify.webhooks import WebhookSender, deliver_event
@@ -220,9 +224,20 @@ def _mailer(settings: Settings, state: StateDir, pool: Pool, clock: Clock, log: 
     return mailer or FileMailer(state.path / "outbox", clock=clock, log=log)
 
 
+def _opt_out_links(resources: Resources) -> OptOutLinks:
+    return OptOutLinks.from_pepper(resources.templates.base_url, resources.pepper)
+
+
+def _event_mails(resources: Resources) -> EventMails:
+    zone = resources.settings.limits.time_zone
+    return EventMails(resources.outbox, resources.templates, _opt_out_links(resources), zone=zone)
+
+
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
     if (sender := resources.webhook_sender) is not None:
         resources.events.subscribe(deliver_event, dispatched=sender.notify)
+    if sends_notifications(resources.settings):
+        resources.events.subscribe(_event_mails(resources).consume, dispatched=resources.outbox.wake)
     accounts = _build_accounts(resources, password_hasher)
     cleanup = ExpiredDataCleanup(
         resources.store,
@@ -347,6 +362,12 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
         mail_tests=MailTests(store=store, clock=clock, mailer=resources.mailer, templates=templates),
+        mail_preferences=MailPreferences(
+            store=store,
+            clock=clock,
+            links=_opt_out_links(resources),
+            enabled=sends_notifications(resources.settings),
+        ),
         webhooks=_build_webhooks(resources),
     )
 

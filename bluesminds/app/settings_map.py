@@ -294,7 +294,12 @@ def public_url(server: ListenSettings) -> str:
 
 def has_event_consumers(settings: Settings) -> bool:
     """Whether anything does something with events that only tell about use and health."""
-    return settings.webhooks.enabled or settings.mail.host is not None
+    return settings.webhooks.enabled or sends_notifications(settings)
+
+
+def sends_notifications(settings: Settings) -> bool:
+    """Whether events cause mails."""
+    return settings.mail.configured and settings.mail.notifications
 
 
 def notice_policy(settings: Settings) -> NoticePolicy:

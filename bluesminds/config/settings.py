@@ -390,6 +390,7 @@ class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     timeout: Seconds = 10.0
     api_key: Secret | None = None
     url: Url = "https://api.resend.com"
+    notifications: bool = True
 
     @property
     def configured(self) -> bool:
@@ -687,6 +688,10 @@ class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     hedge_after: Annotated[Seconds, Meta(examples=[3.0])] | None = None
     hedge_share: Share = 0.05
     hedge_daily_usd: Budget = "1"
+    shadow: ServerName | None = None
+    shadow_model: Text | None = None
+    shadow_share: Share = 0.05
+    shadow_daily_usd: Budget = "1"
 
 
 Routes = Annotated[

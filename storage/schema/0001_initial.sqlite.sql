@@ -79,6 +79,14 @@ CREATE TABLE mail_outbox (
 
 CREATE INDEX mail_outbox_due ON mail_outbox (due_at);
 
+-- Optional mails that users have turned off, and the time zone of their mails
+CREATE TABLE mail_preferences (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    turned_off TEXT NOT NULL, -- JSON list of groups of mails
+    time_zone TEXT NOT NULL, -- '' for that of the settings
+    updated_at INTEGER NOT NULL
+) STRICT;
+
 -- One-time codes of authenticator apps, which are asked for when a user signs in
 CREATE TABLE second_factors (
     user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),

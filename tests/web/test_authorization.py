@@ -26,7 +26,7 @@ from bluesminds.web.routes import Route, route
 from storage.prompt_log import PromptRow, insert_prompts
 from storage.usage import insert_batch
 from tests import gateways
-from tests.deployment import KEYS, Callers, anonymous_client
+from tests.deployment import KEYS, Callers, anonymous_client, forget_changes
 from tests.gateways import Gateway
 from tests.storage.samples import usage
 
@@ -47,6 +47,8 @@ GET /ready
 GET /models
 GET /models/providers
 GET /plans
+GET /api/mail/unsubscribe
+POST /api/mail/unsubscribe
 POST /api/billing/webhook
 POST /api/billing/webhook/{provider}
 GET /ranking/models
@@ -129,6 +131,8 @@ SIGNED_IN = """
 POST /api/auth/logout
 GET /api/auth/me
 PATCH /api/auth/me
+GET /api/auth/mail
+PATCH /api/auth/mail
 GET /api/auth/me/export
 POST /api/auth/me/delete
 POST /api/auth/password
@@ -622,6 +626,7 @@ async def test_control_routes_with_each_credential_allow_or_reject(callers: Call
     async with anonymous_client(callers.gateway) as client:
         for credential in CREDENTIALS:
             carried = await credential.make(callers)
+            forget_changes(callers.gateway)
             for name in CONTROL:
                 answer = await call(client, name, carried)
                 if rejection_of(answer) not in credential.expected(name):
@@ -654,6 +659,7 @@ async def test_change_from_another_site_is_rejected(callers: Callers) -> None:
         csrf_headers, cookies, _ = await session("admin", cookie=True, csrf="own")(callers)
         for number, headers in enumerate(FOREIGN):
             sent = {name: value.replace("HOST", host) for name, value in headers.items()}
+            forget_changes(callers.gateway)
             for name in CONTROL if number == 0 else CONTROL[number :: len(FOREIGN)]:
                 answer = await call(client, name, (csrf_headers | sent, cookies, {}))
                 if rejection_of(answer) != (None if name.startswith("GET") else (403, "cross_site_request")):
@@ -696,7 +702,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 NOT_FOUND = (
     *("key_not_found", "session_not_found", "chat_not_found", "request_not_found"),
-    *("prompt_not_found", "vendor_key_not_found", "webhook_not_found"),
+    *("prompt_not_found", "vendor_key_not_found", "webhook_not_found", "invoice_not_found"),
 )
 
 
@@ -715,6 +721,7 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             path_values["request_id"] = await new_request(callers)
             path_values["vendor_key_id"] = await new_vendor_key(callers)
             path_values["webhook_id"], path_values["delivery_id"] = await new_webhook(callers)
+            path_values["invoice_id"] = await new_invoice(callers)
             url = path.format_map(path_values)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
@@ -754,6 +761,7 @@ async def new_vendor_key(callers: Callers) -> str:
 async def new_webhook(callers: Callers) -> tuple[str, str]:
     """A webhook and one of its deliveries."""
     webhooks, owner = callers.gateway.services.accounts.webhooks, callers.users["user"]
+    assert webhooks is not None
     for old in await webhooks.list(owner):
         await webhooks.remove(AS_OPERATOR, owner, old.id)
     row, _ = await webhooks.create(
@@ -761,6 +769,17 @@ async def new_webhook(callers: Callers) -> tuple[str, str]:
     )
     delivery = await webhooks.test(owner, row.id, "webhook.test")
     return row.id, delivery.id
+
+
+async def new_invoice(callers: Callers) -> str:
+    billing, owner = callers.gateway.services.accounts.billing, callers.users["user"]
+    assert billing is not None
+    found = await billing.invoices.list(owner, before=2**31, limit=1)
+    if not found:
+        placed = await billing.order(AS_OPERATOR, owner, plan=None, cents=2000, provider="manual")
+        await billing.mark_paid(AS_OPERATOR, placed.order.id)
+        found = await billing.invoices.list(owner, before=2**31, limit=1)
+    return found[0].row.id
 
 
 async def new_request(callers: Callers) -> str:
