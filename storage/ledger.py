@@ -20,6 +20,7 @@ from storage.settings import USAGE_DELETED_BEFORE, select_setting
 
 CHAIN: Final = "ledger"
 REVENUE: Final = "revenue"
+CHECKED: Final = 5_000  # rows that one check reads
 EntryKind = Literal[
     "topup", "grant", "charge", "refund", "adjustment", "expiry", "subscription", "payment_refund"
 ]
@@ -242,30 +243,65 @@ async def check_ledger(
     return check, [LedgerRow(*fields) for _, fields in links]
 
 
-async def select_uncharged(connection: Connection) -> str | None:
-    """A usage row that says that it was charged, without its entry, or with one of another amount."""
-    found = await connection.value(
+async def check_charged_usage(
+    connection: Connection, after: tuple[int, str], limit: int = CHECKED
+) -> tuple[str | None, tuple[int, str] | None]:
+    """Of `limit` usage rows after the position `(at, id)`: one that says that it was charged, without its
+    entry, or with one of another amount. Also returns the next position, None at the end.
+    """
+    found = await connection.one(
         """
-        SELECT usage.id FROM usage LEFT JOIN ledger ON ledger.id = 'charge:' || usage.id
-        WHERE usage.charged_nano > 0
-            AND (ledger.id IS NULL OR ledger.amount_nano <> usage.charged_nano
-                OR ledger.user_id <> usage.user_id)
-        LIMIT 1
-        """
-    )
-    return None if found is None else str(found)
-
-
-async def select_charge_without_usage(connection: Connection) -> str | None:
-    """A charge without its usage row, unless the row may have been deleted because of its age."""
-    deleted = await select_setting(connection, USAGE_DELETED_BEFORE)
-    found = await connection.value(
-        """
-        SELECT ledger.id FROM ledger LEFT JOIN usage ON usage.at = ledger.at AND usage.id = ledger.reference
-        WHERE ledger.kind = 'charge' AND ledger.at >= :kept_from
-            AND coalesce(usage.charged_nano, 0) <> ledger.amount_nano
-        LIMIT 1
+        WITH page AS (
+            SELECT at, id, user_id, charged_nano FROM usage WHERE (at, id) > (:at, :id)
+            ORDER BY at, id LIMIT :limit
+        )
+        SELECT
+            (SELECT count(*) FROM page),
+            (SELECT at FROM page ORDER BY at DESC, id DESC LIMIT 1),
+            (SELECT id FROM page ORDER BY at DESC, id DESC LIMIT 1),
+            (
+                SELECT page.id FROM page LEFT JOIN ledger ON ledger.id = 'charge:' || page.id
+                WHERE page.charged_nano > 0 AND (
+                    ledger.id IS NULL OR ledger.amount_nano <> page.charged_nano
+                    OR ledger.user_id <> page.user_id
+                )
+                LIMIT 1
+            )
         """,
+        at=after[0],
+        id=after[1],
+        limit=limit,
+    )
+    count, at, id_, wrong = found or (0, 0, "", None)
+    return wrong, None if count < limit else (at, id_)
+
+
+async def check_charges(
+    connection: Connection, after: int, limit: int = CHECKED
+) -> tuple[str | None, int | None]:
+    """Of `limit` entries after the number `after`: a charge without its usage row, unless the row may have
+    been deleted because of its age. Also returns the next number, None at the end.
+    """
+    deleted = await select_setting(connection, USAGE_DELETED_BEFORE)
+    found = await connection.one(
+        """
+        WITH page AS (
+            SELECT seq, id, at, kind, reference, amount_nano FROM ledger WHERE seq > :after
+            ORDER BY seq LIMIT :limit
+        )
+        SELECT
+            (SELECT count(*) FROM page), (SELECT max(seq) FROM page),
+            (
+                SELECT page.id FROM page LEFT JOIN usage
+                    ON usage.at = page.at AND usage.id = page.reference
+                WHERE page.kind = 'charge' AND page.at >= :kept_from
+                    AND coalesce(usage.charged_nano, 0) <> page.amount_nano
+                LIMIT 1
+            )
+        """,
+        after=after,
+        limit=limit,
         kept_from=int(deleted or 0),
     )
-    return None if found is None else str(found)
+    count, last, wrong = found or (0, 0, None)
+    return wrong, None if count < limit else last

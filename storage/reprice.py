@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, LiteralString
 
 from storage.base import Connection
-from storage.ledger import REVENUE, LedgerRow, wallet_account
+from storage.ledger import CHECKED, REVENUE, LedgerRow, wallet_account
 from storage.usage import DAY, HOUR, USAGE_COLUMNS, UsageRow, usage_row
 
 
@@ -143,30 +143,62 @@ _CHANGE_SUMS: Final[tuple[LiteralString, ...]] = (
 )
 
 
-async def select_adjustment_without_entry(connection: Connection) -> str | None:
-    """An adjustment whose entry in the ledger is missing or different, by the id of the entry."""
-    found = await connection.value(
+async def check_adjustments(
+    connection: Connection, after: tuple[str, int], limit: int = CHECKED
+) -> tuple[str | None, tuple[str, int] | None]:
+    """Of `limit` adjustments after the position `(usage_id, number)`: one whose entry in the ledger is
+    missing or different, by the id of the entry. Also returns the next position, None at the end.
+    """
+    found = await connection.one(
         """
-        SELECT 'reprice:' || usage_id || ':' || number
-        FROM usage_adjustments LEFT JOIN ledger ON ledger.id = 'reprice:' || usage_id || ':' || number
-        WHERE posted_nano <> 0 AND (
-            ledger.id IS NULL OR ledger.user_id <> usage_adjustments.user_id
-            OR posted_nano <> CASE WHEN debit = 'revenue' THEN amount_nano ELSE -amount_nano END
+        WITH page AS (
+            SELECT usage_id, number, user_id, posted_nano FROM usage_adjustments
+            WHERE (usage_id, number) > (:usage_id, :number) ORDER BY usage_id, number LIMIT :limit
         )
-        LIMIT 1
-        """
+        SELECT
+            (SELECT count(*) FROM page),
+            (SELECT usage_id FROM page ORDER BY usage_id DESC, number DESC LIMIT 1),
+            (SELECT number FROM page ORDER BY usage_id DESC, number DESC LIMIT 1),
+            (
+                SELECT 'reprice:' || usage_id || ':' || number
+                FROM page LEFT JOIN ledger ON ledger.id = 'reprice:' || usage_id || ':' || number
+                WHERE posted_nano <> 0 AND (
+                    ledger.id IS NULL OR ledger.user_id <> page.user_id
+                    OR posted_nano <> CASE WHEN debit = 'revenue' THEN amount_nano ELSE -amount_nano END
+                )
+                LIMIT 1
+            )
+        """,
+        usage_id=after[0],
+        number=after[1],
+        limit=limit,
     )
-    return None if found is None else str(found)
+    count, usage_id, number, wrong = found or (0, "", 0, None)
+    return wrong, None if count < limit else (usage_id, number)
 
 
-async def select_entry_without_adjustment(connection: Connection) -> str | None:
-    """An entry of a new cost without its adjustment."""
-    found = await connection.value(
+async def check_adjustment_entries(
+    connection: Connection, after: int, limit: int = CHECKED
+) -> tuple[str | None, int | None]:
+    """Of `limit` entries after the number `after`: one of a new cost without its adjustment. Also returns the
+    next number, None at the end.
+    """
+    found = await connection.one(
         """
-        SELECT ledger.id FROM ledger LEFT JOIN usage_adjustments
-            ON usage_id = ledger.reference AND ledger.id = 'reprice:' || usage_id || ':' || number
-        WHERE ledger.kind = 'adjustment' AND ledger.id LIKE 'reprice:%' AND usage_id IS NULL
-        LIMIT 1
-        """
+        WITH page AS (
+            SELECT seq, id, kind, reference FROM ledger WHERE seq > :after ORDER BY seq LIMIT :limit
+        )
+        SELECT
+            (SELECT count(*) FROM page), (SELECT max(seq) FROM page),
+            (
+                SELECT page.id FROM page LEFT JOIN usage_adjustments
+                    ON usage_id = page.reference AND page.id = 'reprice:' || usage_id || ':' || number
+                WHERE page.kind = 'adjustment' AND page.id LIKE 'reprice:%' AND usage_id IS NULL
+                LIMIT 1
+            )
+        """,
+        after=after,
+        limit=limit,
     )
-    return None if found is None else str(found)
+    count, last, wrong = found or (0, 0, None)
+    return wrong, None if count < limit else last

@@ -1,7 +1,19 @@
 """Deletes old usage: rows of the log, and sums. Each call is one short transaction."""
 
+from collections.abc import Mapping
+from typing import Final, Literal, LiteralString
+
 from storage.base import Connection
 from storage.settings import USAGE_DELETED_BEFORE, put_setting
+
+SumTable = Literal[
+    "usage_hourly",
+    "usage_site_hourly",
+    "usage_daily",
+    "usage_key_daily",
+    "usage_site_daily",
+    "usage_meters",
+]
 
 
 async def delete_usage(connection: Connection, before: int, limit: int) -> int:
@@ -22,88 +34,36 @@ async def delete_usage(connection: Connection, before: int, limit: int) -> int:
     return deleted
 
 
-async def delete_usage_hours(connection: Connection, before: int, limit: int) -> int:
-    """Delete up to `limit` sums of hours that began before `before`. Returns their number."""
-    return await connection.execute(
-        """
-        DELETE FROM usage_hourly WHERE (bucket_start, key_id, user_id, model, server) IN (
-            SELECT bucket_start, key_id, user_id, model, server FROM usage_hourly
-            WHERE bucket_start < :before
-            ORDER BY bucket_start, key_id, user_id, model, server LIMIT :limit
-        )
-        """,
-        before=before,
-        limit=limit,
+def _statement(table: LiteralString, key: LiteralString) -> LiteralString:
+    """`key`: the columns of the primary key."""
+    return (
+        "DELETE FROM "  # noqa: S608 - literals
+        + table
+        + " WHERE ("
+        + key
+        + ") IN (SELECT "
+        + key
+        + " FROM "
+        + table
+        + " WHERE bucket_start < :before ORDER BY "
+        + key
+        + " LIMIT :limit)"
     )
 
 
-async def delete_usage_days(connection: Connection, before: int, limit: int) -> int:
-    """Delete up to `limit` sums of days that began before `before`. Returns their number."""
-    return await connection.execute(
-        """
-        DELETE FROM usage_daily WHERE (bucket_start, key_id, user_id, model, server) IN (
-            SELECT bucket_start, key_id, user_id, model, server FROM usage_daily
-            WHERE bucket_start < :before
-            ORDER BY bucket_start, key_id, user_id, model, server LIMIT :limit
-        )
-        """,
-        before=before,
-        limit=limit,
-    )
+_OF_EACH: LiteralString = "bucket_start, key_id, user_id, model, server"
+_OF_KEY: LiteralString = "bucket_start, key_id, user_id"
+_OF_SITE: LiteralString = "bucket_start, model, server"
+DELETE_SUMS: Final[Mapping[SumTable, LiteralString]] = {
+    "usage_hourly": _statement("usage_hourly", _OF_EACH),
+    "usage_site_hourly": _statement("usage_site_hourly", _OF_SITE),
+    "usage_daily": _statement("usage_daily", _OF_EACH),
+    "usage_key_daily": _statement("usage_key_daily", _OF_KEY),
+    "usage_site_daily": _statement("usage_site_daily", _OF_SITE),
+    "usage_meters": _statement("usage_meters", _OF_SITE),
+}
 
 
-async def delete_key_days(connection: Connection, before: int, limit: int) -> int:
-    """Delete up to `limit` sums of keys for days that began before `before`. Returns their number."""
-    return await connection.execute(
-        """
-        DELETE FROM usage_key_daily WHERE (bucket_start, key_id, user_id) IN (
-            SELECT bucket_start, key_id, user_id FROM usage_key_daily
-            WHERE bucket_start < :before
-            ORDER BY bucket_start, key_id, user_id LIMIT :limit
-        )
-        """,
-        before=before,
-        limit=limit,
-    )
-
-
-async def delete_site_hours(connection: Connection, before: int, limit: int) -> int:
-    """Delete up to `limit` sums of all users for hours that began before `before`. Returns their number."""
-    return await connection.execute(
-        """
-        DELETE FROM usage_site_hourly WHERE (bucket_start, model, server) IN (
-            SELECT bucket_start, model, server FROM usage_site_hourly
-            WHERE bucket_start < :before ORDER BY bucket_start, model, server LIMIT :limit
-        )
-        """,
-        before=before,
-        limit=limit,
-    )
-
-
-async def delete_site_days(connection: Connection, before: int, limit: int) -> int:
-    """Delete up to `limit` sums of all users for days that began before `before`. Returns their number."""
-    return await connection.execute(
-        """
-        DELETE FROM usage_site_daily WHERE (bucket_start, model, server) IN (
-            SELECT bucket_start, model, server FROM usage_site_daily
-            WHERE bucket_start < :before ORDER BY bucket_start, model, server LIMIT :limit
-        )
-        """,
-        before=before,
-        limit=limit,
-    )
-
-
-async def delete_meter_days(connection: Connection, before: int, limit: int) -> int:
-    """Delete up to `limit` sums of the two meters of days before `before`. Returns their number."""
-    return await connection.execute(
-        """
-        DELETE FROM usage_meters WHERE (bucket_start, model, server) IN (
-            SELECT bucket_start, model, server FROM usage_meters
-            WHERE bucket_start < :before ORDER BY bucket_start, model, server LIMIT :limit
-        )
-        """,
-        before=before,
-        limit=limit,
-    )
+async def delete_sums(connection: Connection, table: SumTable, before: int, limit: int) -> int:
+    """Delete up to `limit` sums of hours or days that began before `before`. Returns their number."""
+    return await connection.execute(DELETE_SUMS[table], before=before, limit=limit)

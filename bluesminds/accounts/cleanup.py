@@ -21,15 +21,7 @@ from storage.responses import delete_expired_responses, delete_responses_above, 
 from storage.server_objects import delete_expired_objects
 from storage.sessions import delete_ended_sessions
 from storage.single_use_tokens import delete_ended_tokens
-from storage.usage_retention import (
-    delete_key_days,
-    delete_meter_days,
-    delete_site_days,
-    delete_site_hours,
-    delete_usage,
-    delete_usage_days,
-    delete_usage_hours,
-)
+from storage.usage_retention import SumTable, delete_sums, delete_usage
 from storage.users import delete_unconfirmed_users
 from storage.webhook_deliveries import delete_old_deliveries
 
@@ -41,6 +33,8 @@ EVENT_BATCH: Final = 1000  # events or deliveries deleted in one transaction
 DAY_MS: Final = 86_400_000
 MARK_DAYS: Final = 400  # how long marks of events are kept: longer than a period of a budget
 EVENT_DAYS: Final = 30  # how long events and deliveries are kept
+_HOURS: Final[tuple[SumTable, ...]] = ("usage_hourly", "usage_site_hourly")
+_DAYS: Final[tuple[SumTable, ...]] = ("usage_daily", "usage_key_daily", "usage_site_daily", "usage_meters")
 UNCONFIRMED_MS: Final = DAY_MS  # how long an unconfirmed account can request another link
 
 
@@ -127,18 +121,14 @@ class ExpiredDataCleanup:
 
     async def _remove_usage(self, now: int) -> None:
         kept = self._usage
-        for days, delete in (
-            (kept.log, delete_usage),
-            (kept.hours, delete_usage_hours),
-            (kept.hours, delete_site_hours),
-            (kept.days, delete_usage_days),
-            (kept.days, delete_key_days),
-            (kept.days, delete_site_days),
-            (kept.days, delete_meter_days),
-        ):
+        before = now - kept.log * DAY_MS
+        while kept.log and await self._store.write(delete_usage, before, USAGE_BATCH) == USAGE_BATCH:
+            pass
+        for days, tables in ((kept.hours, _HOURS), (kept.days, _DAYS)):
             before = now - days * DAY_MS
-            while days and await self._store.write(delete, before, USAGE_BATCH) == USAGE_BATCH:
-                pass
+            for table in tables if days else ():
+                while await self._store.write(delete_sums, table, before, USAGE_BATCH) == USAGE_BATCH:
+                    pass
 
     async def _remove_unconfirmed(self, connection: Connection, before: int) -> None:
         await lock_audit_head(connection)

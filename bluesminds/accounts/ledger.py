@@ -25,20 +25,20 @@ from storage.ledger import (
     ChainedLedgerRow,
     LedgerRow,
     WalletRow,
+    check_charged_usage,
+    check_charges,
     check_ledger,
     lock_ledger_head,
     moved,
     post,
-    select_charge_without_usage,
     select_entry,
-    select_uncharged,
     select_wallet,
     select_wallets_after,
     wallet_account,
     wallet_change,
 )
 from storage.ledger_search import LedgerPage, LedgerQuery, select_entries
-from storage.reprice import select_adjustment_without_entry, select_entry_without_adjustment
+from storage.reprice import check_adjustment_entries, check_adjustments
 from storage.users import select_user
 
 T = TypeVar("T")
@@ -215,23 +215,34 @@ class Ledger:
                 problem = f"entry {check.at.seq + 1} is wrong: {check.damage}"
             elif check.done:
                 problem = _compare(stored, wallets)
-        if problem is None and (row_id := await self._store.read(select_uncharged)) is not None:
-            problem = f"the usage record {row_id} has no charge of its amount"
-        if problem is None and (entry_id := await self._store.read(select_charge_without_usage)) is not None:
-            problem = f"the entry {entry_id} has no usage record of its amount"
-        if (
-            problem is None
-            and (missing := await self._store.read(select_adjustment_without_entry)) is not None
-        ):
-            problem = f"the entry {missing} of a new cost is missing or has another amount"
-        if (
-            problem is None
-            and (entry_id := await self._store.read(select_entry_without_adjustment)) is not None
-        ):
-            problem = f"the entry {entry_id} has no new cost of a usage record"
+        if problem is None:
+            problem = await self._find_disagreement()
         totals = {name: sum_ for name, sum_ in sums.items() if not name.startswith("wallet:")}
         totals["wallets"] = sum(wallet.balance_nano for wallet in wallets.values())
         return LedgerProof(check.at.seq, check.at, len(wallets), totals, problem)
+
+    async def _find_disagreement(self) -> str | None:
+        """Of the entries with the usage rows and their new costs."""
+        if (row_id := await self._find(check_charged_usage, (0, ""))) is not None:
+            return f"the usage record {row_id} has no charge of its amount"
+        if (entry_id := await self._find(check_charges, 0)) is not None:
+            return f"the entry {entry_id} has no usage record of its amount"
+        if (missing := await self._find(check_adjustments, ("", 0))) is not None:
+            return f"the entry {missing} of a new cost is missing or has another amount"
+        if (entry_id := await self._find(check_adjustment_entries, 0)) is not None:
+            return f"the entry {entry_id} has no new cost of a usage record"
+        return None
+
+    async def _find(
+        self, check: Callable[[Connection, T], Awaitable[tuple[str | None, T | None]]], start: T
+    ) -> str | None:
+        """The first row that `check` finds. Each page is a unit, because the time of a unit is limited."""
+        at: T | None = start
+        while at is not None:
+            wrong, at = await self._store.read(check, at)
+            if wrong is not None:
+                return wrong
+        return None
 
     def _notify(self, user_id: str, nano: int, revision: int) -> None:
         for callback in self._subscribers:

@@ -12,7 +12,7 @@ from bluesminds.accounts.ledger import CreditEntry, Ledger
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import Conflict, NotFound
 from storage.base import Connection, Store
-from storage.ledger import LedgerRow, post, wallet_account
+from storage.ledger import LedgerRow, check_charged_usage, check_charges, post, wallet_account
 from storage.usage import insert_batch
 from storage.usage_retention import delete_usage
 from storage.users import insert_user
@@ -110,6 +110,41 @@ async def test_ledger_is_proven_after_old_usage_was_deleted(store: Store) -> Non
 
     await store.write(damage)
     assert "has no usage record of its amount" in str((await ledger.verify()).problem)
+
+
+async def test_charges_are_compared_page_by_page(store: Store) -> None:
+    store.chain_key = b"key"
+    await store.write(with_users)
+    await Ledger(store, clock=FixedClock()).post(OPERATOR, "user-1", CreditEntry("topup", 50))
+    rows = [usage(number, at=NOON + number // 2, cost_nano=5, charged_nano=5) for number in range(5)]
+    await store.write(insert_batch, rows)
+    last = max(rows, key=lambda row: (row.at, row.id))
+
+    async def usage_pages() -> list[str | None]:
+        found: list[str | None] = []
+        at: tuple[int, str] | None = (0, "")
+        while at is not None:
+            wrong, at = await store.read(check_charged_usage, at, 2)
+            found.append(wrong)
+        return found
+
+    async def entry_pages() -> list[str | None]:
+        found: list[str | None] = []
+        at: int | None = 0
+        while at is not None:
+            wrong, at = await store.read(check_charges, at, 2)
+            found.append(wrong)
+        return found
+
+    assert await usage_pages() == [None] * 3
+    assert await entry_pages() == [None] * 4  # six entries: the last page is empty
+
+    async def damage(connection: Connection) -> None:
+        await connection.execute("UPDATE usage SET charged_nano = 4 WHERE id = :id", id=last.id)
+
+    await store.write(damage)
+    assert await usage_pages() == [None, None, last.id]
+    assert [one for one in await entry_pages() if one] == [f"charge:{last.id}"]
 
 
 def test_unit_that_locks_both_heads_locks_that_of_the_audit_log_first() -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from storage import Store
 from storage.usage import DAY, insert_batch
 from storage.usage_meters import MeterRow, select_meters
-from storage.usage_retention import delete_meter_days
+from storage.usage_retention import delete_sums
 from tests.storage.samples import NOON, usage
 
 START = NOON - NOON % DAY
@@ -38,7 +38,7 @@ async def test_meters_sum_what_both_have_counted(store: Store) -> None:
 
 async def test_old_meters_are_deleted_with_the_sums_of_their_day(store: Store) -> None:
     await store.write(insert_batch, [replace(usage(1), own_input_tokens=1, own_output_tokens=1)])
-    await store.write(delete_meter_days, START, 9)
+    await store.write(delete_sums, "usage_meters", START, 9)
     assert len(await store.read(select_meters, 0, START + DAY)) == 1
-    await store.write(delete_meter_days, START + 1, 9)
+    await store.write(delete_sums, "usage_meters", START + 1, 9)
     assert await store.read(select_meters, 0, START + DAY) == []
