@@ -89,7 +89,7 @@ class Alerts:
         ]
 
     async def add(self, actor: Actor, rule: AlertRule) -> None:
-        """Raises InvalidRequest for an unknown channel, Conflict for a name that exists and too many rules."""
+        """Raises InvalidRequest for an unknown channel, Conflict for a known name and for too many rules."""
         for name in rule.channels:
             if name not in self.channels:
                 message = f"There is no channel {name!r}. Known: {', '.join(self.channels)}."
@@ -110,8 +110,8 @@ class Alerts:
         await self._store.write(_remove, name, entry(self._clock, actor, "alert.remove", name))
 
     async def test(self, name: str) -> Mapping[str, str]:
-        """Send a test to the channels of a rule: what is wrong with each, "" for nothing. For mail an event is
-        written. Raises NotFound.
+        """Send a test to the channels of a rule: what is wrong with each, "" for nothing. For mail an event
+        is written. Raises NotFound.
         """
         status = next((one for one in await self.list() if one.rule.name == name), None)
         if status is None:
@@ -166,7 +166,8 @@ class Alerts:
 
     async def _send_all(self, name: str, state: AlertState) -> None:
         message = state.message
-        assert message is not None
+        if message is None:
+            return
         errors = {channel: await self._send(channel, message) for channel in state.unsent}
         left = tuple(channel for channel, error in errors.items() if error)
         if left and self._clock.now_ms() - message.at > GIVE_UP_MS:

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from bluesminds.accounts.alerts import Alerts
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.billing import Billing
 from bluesminds.accounts.chats import Chats
@@ -67,3 +68,4 @@ class AccountServices(Struct, frozen=True):
     prompts: Prompts
     vendor_keys: VendorKeys
     webhooks: Webhooks | None
+    alerts: Alerts | None

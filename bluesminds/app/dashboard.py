@@ -18,7 +18,7 @@ from bluesminds.dashboard import (
     usage,
     webhooks,
 )
-from bluesminds.dashboard.admin import codes, drift, prices, servers, system, users
+from bluesminds.dashboard.admin import alerts, codes, drift, prices, servers, system, users
 from bluesminds.dashboard.admin import routes as model_routes
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
@@ -67,6 +67,7 @@ def build_dashboard(
         *_user_pages(services, frame, routing, controls),
         *_admin_pages(services, frame, controls, state),
         *_webhook_pages(services, frame),
+        *([] if services.accounts.alerts is None else alerts.routes(frame, services.accounts.alerts)),
     ]
     return Dashboard(routes, BrowserPages(HOME, frame.error))
 
@@ -81,6 +82,7 @@ def _left_out(services: Services) -> frozenset[str]:
     enabled = {
         "prompts": services.settings.prompt_log.retention_days > 0,
         "webhooks": services.accounts.webhooks is not None,
+        "alerts": services.accounts.alerts is not None,
     }
     return frozenset(icon for icon, is_enabled in enabled.items() if not is_enabled)
 

@@ -27,12 +27,12 @@ from bluesminds.app.listeners import OTHER_DESCRIPTORS
 from bluesminds.app.operator import NoDatabase, operator_client
 from bluesminds.app.secrets import MASTER_KEY, PEPPER
 from bluesminds.app.services import BadDatabaseURL, database_url
-from bluesminds.app.settings_map import smtp_account
+from bluesminds.app.settings_map import alert_channels, smtp_account
 from bluesminds.app.state_dir import BadState, StateBusy
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.config import ConfigError, Loaded, Settings
-from bluesminds.http.client.pool import UpstreamOrigin
+from bluesminds.http.client.pool import Pool, UpstreamOrigin, tls_context
 from bluesminds.http.server.sockets import bind_tcp, raise_descriptor_limit
 from bluesminds.notify.mail import MailFailed, MailRefused, SmtpMailer, smtp_tls_context
 from bluesminds.providers.vendors import from_environment
@@ -49,6 +49,7 @@ CLOCK_SECONDS: Final = 60  # how far the clock may be behind an entry of the aud
 REQUEST_SECONDS: Final = 120.0  # a ledger or a slow server takes its time
 UNREACHABLE: Final = (StateBusy, BadState, BadDatabaseURL, ConfigError, StorageError, httpx.HTTPError)
 """Why neither a running gateway nor its database can be used."""
+CHANNEL_SECONDS: Final = 10.0
 _SYNCS: Final = 5
 _DAY_MS: Final = 86_400_000
 
@@ -84,6 +85,7 @@ async def diagnose(loaded: Loaded, *, offline: bool, clock: Clock, log: Log) -> 
         ]
     if not offline:
         found.append(await _mail(settings, clock))
+        found += await _alert_channels(settings)
     found.append(_backup(settings, clock))
     hosts = ", ".join(outbound(settings)) or "no other host"
     return [*found, Diagnosis("outbound", "ok", f"connects to {hosts}")]
@@ -96,6 +98,10 @@ def outbound(settings: Settings) -> Iterator[str]:
         if url is not None:
             origin, _ = UpstreamOrigin.parse(url)
             yield f"{origin.host}:{origin.port} (server {name})"
+    for channel in alert_channels(settings):
+        with contextlib.suppress(ValueError):
+            origin, _ = channel.target()
+            yield f"{origin.host}:{origin.port} (alert channel {channel.name})"
     if settings.mail.host is not None:
         yield f"{settings.mail.host}:{settings.mail.port} (mail)"
     with contextlib.suppress(BadDatabaseURL, ConfigError):
@@ -324,6 +330,28 @@ async def _mail(settings: Settings, clock: Clock) -> Diagnosis:
     except (MailFailed, MailRefused) as exc:
         return Diagnosis("mail", "failed", str(exc), "correct [mail]")
     return Diagnosis("mail", "ok", f"{account.host} accepts the connection")
+
+
+async def _alert_channels(settings: Settings) -> list[Diagnosis]:
+    """Connects to each channel and sends nothing."""
+    found = []
+    pool = Pool(tls=tls_context(settings.upstream.ca_file))
+    for channel in alert_channels(settings):
+        name = f"alert channel {channel.name}"
+        try:
+            origin, _ = channel.target()
+        except ValueError as exc:
+            found.append(Diagnosis(name, "failed", str(exc), "correct its url in [alerts]"))
+            continue
+        error: str | None = "the connection took too long"
+        with trio.move_on_after(CHANNEL_SECONDS):
+            steps = await pool.diagnose(origin)
+            error = next((step.error for step in steps if step.error is not None), None)
+        if error is not None:
+            found.append(Diagnosis(name, "failed", error, "correct its url in [alerts]"))
+        else:
+            found.append(Diagnosis(name, "ok", f"{origin.host} accepts the connection"))
+    return found
 
 
 def _backup(settings: Settings, clock: Clock) -> Diagnosis:

@@ -12,6 +12,7 @@ import trio
 from argon2 import PasswordHasher
 from msgspec import Struct, structs
 
+from bluesminds.accounts.alerts import Alerts
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.billing import Billing
 from bluesminds.accounts.chats import Chats
@@ -48,8 +49,11 @@ from bluesminds.app.identity import sign_in_clients
 from bluesminds.app.payments import payment_providers
 from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import (
+    alert_channels,
+    alert_rules,
     billing_policy,
     billing_rules,
+    has_event_consumers,
     public_url,
     smtp_account,
     tier_budgets,
@@ -64,6 +68,7 @@ from bluesminds.config import Settings
 from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
+from bluesminds.notify.alert_channels import AlertSender
 from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer, SmtpMailer, smtp_tls_context
 from bluesminds.notify.mail_templates import MailTemplates
@@ -325,6 +330,21 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
         webhooks=_build_webhooks(resources),
+        alerts=_build_alerts(resources),
+    )
+
+
+def _build_alerts(resources: Resources) -> Alerts | None:
+    settings = resources.settings
+    if not has_event_consumers(settings):
+        return None
+    return Alerts(
+        resources.store,
+        clock=resources.clock,
+        log=resources.log,
+        configured=alert_rules(settings),
+        channels=alert_channels(settings),
+        sender=AlertSender(resources.pool),
     )
 
 

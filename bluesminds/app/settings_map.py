@@ -10,6 +10,7 @@ from bluesminds.accounts.notices import NoticePolicy
 from bluesminds.accounts.plans import BillingPlan, PlanBook
 from bluesminds.accounts.settlement import CENT, BillingRules
 from bluesminds.accounts.subscription_states import DunningPolicy
+from bluesminds.common.alerts import AlertRule
 from bluesminds.common.money import read_usd
 from bluesminds.common.origins import read_origin
 from bluesminds.common.prices import PriceLine, rates_from, read_day
@@ -30,6 +31,7 @@ from bluesminds.gateway.sockets.session import SessionSettings
 from bluesminds.http.client.pool import Timeouts
 from bluesminds.http.server.serve import ListenerLimits
 from bluesminds.http.websocket import WebSocketLimits
+from bluesminds.notify.alert_channels import AlertChannel
 from bluesminds.notify.mail import MailFailed, SmtpAccount
 from bluesminds.providers.vendors import resolve
 
@@ -266,7 +268,28 @@ def public_url(server: ListenSettings) -> str:
 
 def has_event_consumers(settings: Settings) -> bool:
     """Whether anything does something with events that only tell about use and health."""
-    return settings.webhooks.enabled or settings.mail.host is not None
+    alerts = settings.alerts
+    return bool(settings.webhooks.enabled or settings.mail.host or alerts.rules or alerts.channels)
+
+
+def alert_rules(settings: Settings) -> list[AlertRule]:
+    return [
+        AlertRule(
+            name=rule.name,
+            kind=rule.kind,
+            above=rule.above,
+            window=rule.window,
+            hold=rule.hold,
+            quiet=rule.quiet,
+            channels=rule.channels,
+            server=rule.server,
+        )
+        for rule in settings.alerts.rules
+    ]
+
+
+def alert_channels(settings: Settings) -> list[AlertChannel]:
+    return [AlertChannel(one.name, one.kind, one.url.reveal()) for one in settings.alerts.channels]
 
 
 def notice_policy(settings: Settings) -> NoticePolicy:

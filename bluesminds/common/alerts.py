@@ -53,7 +53,7 @@ class AlertMessage(Struct, frozen=True):
 
 
 class AlertState(Struct, frozen=True):
-    """`since`: of the phase, of "firing" with the pending time. `notified`: a notification says that it fires.
+    """`since`: of the phase, of "firing" with the pending time. `notified`: a message says that it fires.
     `unsent`: channels that have not got `message` yet.
     """
 
