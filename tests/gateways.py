@@ -212,10 +212,12 @@ async def start(
     servers: list[dict[str, Any]],
     clock: Clock | None = None,
     key: str = "",
+    backoff: Backoff = NO_PAUSE,
     **sections: Any,
 ) -> Gateway:
     """Start a gateway and wait until it takes requests. `key` is the first API key of an existing state."""
     settings = settings_of(home, servers, sections)
+    origins = load(home / "gateway.toml", {}, {}).origins
     lines: list[bytes] = []
     shutdown = trio.Event()
     ended = trio.Event()
@@ -231,8 +233,9 @@ async def start(
             shutdown=shutdown,
             reread=lambda: load(home / "gateway.toml", {}, {}).settings,
             config_path=home / "gateway.toml",
+            origins=origins,
             password_hasher=CHEAP_HASHER,
-            backoff=NO_PAUSE,
+            backoff=backoff,
             task_status=task_status,
         )
         ended.set()

@@ -17,6 +17,7 @@ from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
+from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
@@ -67,5 +68,6 @@ class AccountServices(Struct, frozen=True):
     chats: Chats
     prompts: Prompts
     vendor_keys: VendorKeys
+    mail_tests: MailTests
     webhooks: Webhooks | None
     alerts: Alerts | None

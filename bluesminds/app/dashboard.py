@@ -6,6 +6,8 @@ from msgspec import Struct
 
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
+from bluesminds.app.settings_map import mail_backend
+from bluesminds.config import SettingOrigin
 from bluesminds.dashboard import (
     credit,
     keys,
@@ -18,10 +20,11 @@ from bluesminds.dashboard import (
     usage,
     webhooks,
 )
-from bluesminds.dashboard.admin import alerts, codes, drift, prices, servers, system, users
+from bluesminds.dashboard.admin import alerts, codes, drift, mail, prices, servers, system, users
 from bluesminds.dashboard.admin import routes as model_routes
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
+from bluesminds.gateway.supervision import TaskSupervisor
 from bluesminds.web.api import GatewayControls
 from bluesminds.web.api.explain import ExplainHandlers
 from bluesminds.web.api.model_routes import RouteHandlers
@@ -41,10 +44,16 @@ class Dashboard(Struct, frozen=True):
 
 
 class SystemState(Struct, frozen=True):
-    """`checks` are those of /ready, `gauges` figures of the running gateway by name."""
+    """`checks` are those of /ready, `gauges` figures of the running gateway by name. `database_files`: the
+    sizes of the files of the database in bytes by name, empty if it is elsewhere. `origins`: where each
+    setting comes from.
+    """
 
     checks: Callable[[], Awaitable[Mapping[str, str]]]
     gauges: Callable[[], Mapping[str, int]]
+    tasks: TaskSupervisor
+    database_files: Callable[[], Mapping[str, int]]
+    origins: Mapping[str, SettingOrigin]
 
 
 def build_dashboard(
@@ -83,6 +92,7 @@ def _left_out(services: Services) -> frozenset[str]:
         "prompts": services.settings.prompt_log.retention_days > 0,
         "webhooks": services.accounts.webhooks is not None,
         "alerts": services.accounts.alerts is not None,
+        "mail": services.settings.mail.configured,
     }
     return frozenset(icon for icon, is_enabled in enabled.items() if not is_enabled)
 
@@ -116,7 +126,7 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 frame,
                 accounts.usage,
                 RequestHandlers(accounts.usage, services.settings.server.expose_server),
-                requests.OpenTails(),
+                controls.requests,
                 accounts.prompts if services.settings.prompt_log.retention_days else None,
             )
         ),
@@ -228,8 +238,10 @@ def _admin_pages(
                 clock=services.clock,
                 usage_now=controls.usage_now,
                 ledger=accounts.ledger,
+                vendor_keys=accounts.vendor_keys,
             )
         ),
+        *mail.routes(mail.MailPages(frame, services.templates, mail_backend(services.settings.mail))),
         *codes.routes(codes.CodesPages(frame, accounts.redeem_codes, accounts.users, services.clock)),
         *drift.routes(drift.DriftPage(frame, accounts.usage)),
         *system.routes(
@@ -244,6 +256,9 @@ def _admin_pages(
                 started_ms=services.clock.now_ms(),
                 checks=state.checks,
                 gauges=state.gauges,
+                tasks=state.tasks,
+                database_files=state.database_files,
+                origins=state.origins,
             )
         ),
     ]

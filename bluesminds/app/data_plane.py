@@ -12,13 +12,14 @@ from bluesminds.accounts.notices import UsageNotices
 from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.alert_measures import AlertMeasures
 from bluesminds.app.dashboard import SystemState, build_dashboard
+from bluesminds.app.doctor_process import DoctorProcess
 from bluesminds.app.identity import provider_links, sign_in_routes
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.prices import PriceLoader, bundled_prices
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.reload import ConfigReloader, ConfigSource
 from bluesminds.app.routing import Routing, log_health, log_key_rest, log_token_failure
-from bluesminds.app.services import Services
+from bluesminds.app.services import Services, database_files
 from bluesminds.app.settings_map import (
     configured_prices,
     cors_origins,
@@ -217,7 +218,7 @@ def build_data_plane(
         clock=services.clock,
     )
     control = _build_control(
-        services, runtime, authentication, routing, queue, stats, traffic, reloader, replayer
+        services, runtime, authentication, routing, queue, stats, traffic, reloader, replayer, source
     )
     services.key_changes.subscribe(authentication.keys.forget)
     services.accounts.ledger.subscribe(authentication.limiter.credit_changed)
@@ -489,6 +490,7 @@ def _build_control(
     traffic: TrafficMonitor,
     reloader: ConfigReloader,
     replayer: Replayer,
+    source: ConfigSource,
 ) -> ASGIApp:
     """The control plane: the HTTP API, its reference, the pages and the endpoints for monitoring."""
     registry = CollectorRegistry()
@@ -526,6 +528,7 @@ def _build_control(
         requests=runtime.requests,
         log=services.log,
         open_backup=services.backups.open,
+        run_doctor=DoctorProcess(source.path, services.settings.state_dir).run,
         reload=reloader.reload,
         replay=replayer.replay,
     )
@@ -554,9 +557,14 @@ def _build_control(
         readiness.check,
         lambda: {
             "Requests in progress": limiter.running,
+            "Requests that wait for servers": sum(count for count, _ in queue.waiting().values()),
+            "Connections of clients": stats.open,
             "Usage rows in the queue": recorder.held,
-            "Connections": stats.open,
+            "Mails in the queue": services.outbox.waiting,
         },
+        runtime.tasks,
+        partial(database_files, services.settings),
+        source.origins,
     )
     dashboard = build_dashboard(services, routing, controls, state)
     if dashboard is not None:

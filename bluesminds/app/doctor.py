@@ -27,14 +27,14 @@ from bluesminds.app.listeners import OTHER_DESCRIPTORS
 from bluesminds.app.operator import NoDatabase, operator_client
 from bluesminds.app.secrets import MASTER_KEY, PEPPER
 from bluesminds.app.services import BadDatabaseURL, database_url
-from bluesminds.app.settings_map import alert_channels, smtp_account
+from bluesminds.app.settings_map import alert_channels, configured_mailer, mail_backend
 from bluesminds.app.state_dir import BadState, StateBusy
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.config import ConfigError, Loaded, Settings
 from bluesminds.http.client.pool import Pool, UpstreamOrigin, tls_context
 from bluesminds.http.server.sockets import bind_tcp, raise_descriptor_limit
-from bluesminds.notify.mail import MailFailed, MailRefused, SmtpMailer, smtp_tls_context
+from bluesminds.notify.mail import MailFailed, MailRefused
 from bluesminds.providers.vendors import from_environment
 from storage import StorageError, ping, sqlite_path
 from storage.backup import check_sqlite
@@ -104,6 +104,9 @@ def outbound(settings: Settings) -> Iterator[str]:
             yield f"{origin.host}:{origin.port} (alert channel {channel.name})"
     if settings.mail.host is not None:
         yield f"{settings.mail.host}:{settings.mail.port} (mail)"
+    elif settings.mail.configured:
+        origin, _ = UpstreamOrigin.parse(settings.mail.url)
+        yield f"{origin.host}:{origin.port} (mail)"
     with contextlib.suppress(BadDatabaseURL, ConfigError):
         if sqlite_path(database_url(settings)) is None:
             yield "the host in storage.url (PostgreSQL)"
@@ -206,7 +209,7 @@ def _sign_in(loaded: Loaded) -> Diagnosis:
     settings = loaded.settings
     if settings.accounts.signup != "open":
         return Diagnosis("sign-in", "ok", f"sign-up is {settings.accounts.signup}")
-    if settings.mail.host is None:
+    if not settings.mail.configured:
         text = "sign-up is open, but no mail is sent: [mail] has no host"
         return Diagnosis("sign-in", "warning", text, "set host and sender in [mail]")
     if settings.server.public_url is None:
@@ -321,15 +324,19 @@ def _server_diagnosis(name: str, answer: httpx.Response) -> Diagnosis:
 
 
 async def _mail(settings: Settings, clock: Clock) -> Diagnosis:
-    account = smtp_account(settings.mail)
-    if account is None:
+    pool = Pool(tls=tls_context(settings.upstream.ca_file))
+    mailer = configured_mailer(settings.mail, pool, clock)
+    if mailer is None:
         return Diagnosis("mail", "skipped", "no mail server is configured")
-    mailer = SmtpMailer(account, tls=smtp_tls_context(settings.mail.ca_file), clock=clock)
-    try:
-        await mailer.check()
-    except (MailFailed, MailRefused) as exc:
-        return Diagnosis("mail", "failed", str(exc), "correct [mail]")
-    return Diagnosis("mail", "ok", f"{account.host} accepts the connection")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(pool.run)
+        try:
+            await mailer.check()
+            found = Diagnosis("mail", "ok", f"{mail_backend(settings.mail)} accepts the connection")
+        except (MailFailed, MailRefused) as exc:
+            found = Diagnosis("mail", "failed", str(exc), "correct [mail]")
+        nursery.cancel_scope.cancel()
+    return found
 
 
 async def _alert_channels(settings: Settings) -> list[Diagnosis]:

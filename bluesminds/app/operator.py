@@ -44,6 +44,7 @@ from bluesminds.http.client.pool import Pool
 from bluesminds.http.client.transport import PoolTransport
 from bluesminds.providers.vendors import from_environment
 from bluesminds.web.api import GatewayControls, api_routes, build_guard
+from bluesminds.web.api.doctor import DoctorReport
 from bluesminds.web.api.reload import ReloadReport
 from bluesminds.web.app import create_app
 from bluesminds.web.guard import mark_operator
@@ -157,6 +158,7 @@ def _build_control(services: Services) -> ASGIApp:
         requests=None,
         log=None,
         open_backup=services.backups.open,
+        run_doctor=_refuse_doctor,
         reload=_refuse_reload,
         replay=_refuse_replay,
     )
@@ -215,6 +217,12 @@ def _server_status(problems: dict[str, str], name: str) -> ServerStatus:
 def _no_usage(subject: str) -> InUse:
     """Without a running gateway nothing is in use."""
     return InUse()
+
+
+async def _refuse_doctor() -> DoctorReport:
+    raise Unavailable(
+        "gateway_not_running", "No gateway is running. Run `bluesminds doctor` instead.", retry=False
+    )
 
 
 async def _refuse_reload(actor: Actor) -> ReloadReport:

@@ -17,7 +17,7 @@ from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import configured_prices, file_routes
 from bluesminds.common.values import Server
-from bluesminds.config import ConfigError, Problem, Settings
+from bluesminds.config import ConfigError, Problem, SettingOrigin, Settings
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.probe import probe
 from bluesminds.http.client.pool import UpstreamOrigin
@@ -33,13 +33,14 @@ DISCOVERY_SECONDS: Final = 2.0  # how long a reload waits for the models of new 
 
 class ConfigSource(Struct, frozen=True):
     """Where the settings come from. `load` raises ConfigError and blocks. `path`: None without a file.
-    `demo_url`: of the running demo server, or "".
+    `demo_url`: of the running demo server, or "". `origins`: where each setting came from at the start.
     """
 
     load: Callable[[], Settings]
     path: Path | None
     environ: Mapping[str, str]
     demo_url: str
+    origins: Mapping[str, SettingOrigin]
 
 
 class ConfigReloader:

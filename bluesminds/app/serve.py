@@ -29,7 +29,7 @@ from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.common.values import Server
-from bluesminds.config import Settings
+from bluesminds.config import SettingOrigin, Settings
 from bluesminds.gateway.error_reports import ErrorReporter, SentryAddress
 from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.metrics import Metrics
@@ -72,6 +72,7 @@ async def serve(
     shutdown: trio.Event,
     reread: Callable[[], Settings] | None = None,
     config_path: Path | None = None,
+    origins: Mapping[str, SettingOrigin] | None = None,
     inherited: list[socket.socket] | None = None,
     guest_key: bool = False,
     password_hasher: PasswordHasher = PASSWORD_HASHER,
@@ -81,8 +82,9 @@ async def serve(
     """Run until `shutdown` is set and the listener has drained.
 
     `reread` reads the settings again for a reload; it blocks, and raises ConfigError. `config_path` is the
-    file that `watch_config` watches. `inherited` are sockets that listen already; without them the settings
-    name the address. With `guest_key` every start creates an API key that is valid for a day.
+    file that `watch_config` watches. `origins` says where each setting comes from.
+    `inherited` are sockets that listen already; without them the settings name the address. With
+    `guest_key` every start creates an API key that is valid for a day.
 
     Raises, before it has started, StartRefused, StateBusy, BadState, BadDatabaseURL, StorageError,
     LeaseTaken, CannotListen and BadCertificate.
@@ -100,7 +102,9 @@ async def serve(
             ):
                 demo_url = start_demo(settings, background, log)
                 configured = await configured_servers(settings, services.pool, environ, demo_url)
-                source = ConfigSource(reread or (lambda: settings), config_path, environ, demo_url)
+                source = ConfigSource(
+                    reread or (lambda: settings), config_path, environ, demo_url, origins or {}
+                )
                 runtime = Runtime(metrics, recorder, tasks, lease, Broadcast())
                 data_plane = build_data_plane(services, configured, runtime, backoff, source)
                 await _settle_crashed(services)

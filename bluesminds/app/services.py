@@ -4,7 +4,7 @@ The server runs on them. A command runs on them too when no server is running: t
 makes sure that only one process uses the store.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import get_args
 
@@ -28,6 +28,7 @@ from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
+from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
@@ -53,9 +54,9 @@ from bluesminds.app.settings_map import (
     alert_rules,
     billing_policy,
     billing_rules,
+    configured_mailer,
     has_event_consumers,
     public_url,
-    smtp_account,
     tier_budgets,
     tier_limits,
 )
@@ -70,7 +71,7 @@ from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
 from bluesminds.notify.alert_channels import AlertSender
 from bluesminds.notify.events import EventDispatcher
-from bluesminds.notify.mail import FileMailer, Mailer, SmtpMailer, smtp_tls_context
+from bluesminds.notify.mail import FileMailer, Mailer
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
 from bluesminds.notify.webhooks import WebhookSender, deliver_event
@@ -114,6 +115,8 @@ class Resources(Struct, frozen=True, kw_only=True):
     pepper: bytes
     vault: Vault
     key_changes: KeyChangeNotifier
+    mailer: Mailer
+    templates: MailTemplates
     outbox: MailOutbox
     events: EventDispatcher
     webhook_sender: WebhookSender | None
@@ -144,6 +147,7 @@ async def open_services(
         )
         async with open_store(url, statement_timeout=settings.storage.settle_timeout) as store:
             pepper, vault = await load_secrets(store, state, settings.keys.pepper)
+            mailer = _mailer(settings, state, pool, clock, log)
             hooks = _webhook_pool(settings)
             resources = Resources(
                 settings=settings,
@@ -156,9 +160,9 @@ async def open_services(
                 pepper=pepper,
                 vault=vault,
                 key_changes=KeyChangeNotifier(),
-                outbox=MailOutbox(
-                    store, vault=vault, mailer=_mailer(settings, state, clock, log), clock=clock, log=log
-                ),
+                mailer=mailer,
+                templates=MailTemplates(public_url(settings.server)),
+                outbox=MailOutbox(store, vault=vault, mailer=mailer, clock=clock, log=log),
                 events=EventDispatcher(store, clock=clock, log=log),
                 webhook_sender=None
                 if hooks is None
@@ -185,6 +189,15 @@ def database_url(settings: Settings) -> str:
     return url
 
 
+def database_files(settings: Settings) -> Mapping[str, int]:
+    """The sizes of the files of the database in bytes, by name; empty for PostgreSQL."""
+    path = sqlite_path(database_url(settings))
+    if path is None:
+        return {}
+    files = {"Database": path, "Write-ahead log": path.with_name(f"{path.name}-wal")}
+    return {name: file.stat().st_size for name, file in files.items() if file.exists()}
+
+
 def _webhook_pool(settings: Settings) -> Pool | None:
     """A pool of its own: URLs of users get fewer connections and another address policy than servers."""
     if not settings.webhooks.enabled:
@@ -202,11 +215,9 @@ def webhook_addresses(settings: Settings) -> AddressPolicy:
     return AddressPolicy(networks, "[webhooks] allowed_networks")
 
 
-def _mailer(settings: Settings, state: StateDir, clock: Clock, log: Log) -> Mailer:
-    account = smtp_account(settings.mail)
-    if account is None:
-        return FileMailer(state.path / "outbox", clock=clock, log=log)
-    return SmtpMailer(account, tls=smtp_tls_context(settings.mail.ca_file), clock=clock)
+def _mailer(settings: Settings, state: StateDir, pool: Pool, clock: Clock, log: Log) -> Mailer:
+    mailer = configured_mailer(settings.mail, pool, clock)
+    return mailer or FileMailer(state.path / "outbox", clock=clock, log=log)
 
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
@@ -245,7 +256,7 @@ def _prompt_retention(settings: Settings) -> PromptRetention:
 def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> AccountServices:
     store, clock, outbox = resources.store, resources.clock, resources.outbox
     settings = resources.settings.accounts
-    templates = MailTemplates(public_url(resources.settings.server))
+    templates = resources.templates
     passwords, throttle, sessions = Passwords(password_hasher), Throttle(), _build_sessions(resources)
     verification = EmailVerification(
         store=store,
@@ -329,6 +340,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         chats=Chats(store, vault=resources.vault, clock=clock),
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
+        mail_tests=MailTests(store=store, clock=clock, mailer=resources.mailer, templates=templates),
         webhooks=_build_webhooks(resources),
         alerts=_build_alerts(resources),
     )

@@ -11,6 +11,7 @@ from bluesminds.accounts.plans import BillingPlan, PlanBook
 from bluesminds.accounts.settlement import CENT, BillingRules
 from bluesminds.accounts.subscription_states import DunningPolicy
 from bluesminds.common.alerts import AlertRule
+from bluesminds.common.clock import Clock
 from bluesminds.common.money import read_usd
 from bluesminds.common.origins import read_origin
 from bluesminds.common.prices import PriceLine, rates_from, read_day
@@ -28,11 +29,12 @@ from bluesminds.config.settings import MailSettings
 from bluesminds.gateway.browser_origins import ANY_ORIGIN
 from bluesminds.gateway.sockets.realtime import SocketSettings
 from bluesminds.gateway.sockets.session import SessionSettings
-from bluesminds.http.client.pool import Timeouts
+from bluesminds.http.client.pool import Pool, Timeouts, UpstreamOrigin
 from bluesminds.http.server.serve import ListenerLimits
 from bluesminds.http.websocket import WebSocketLimits
 from bluesminds.notify.alert_channels import AlertChannel
-from bluesminds.notify.mail import MailFailed, SmtpAccount
+from bluesminds.notify.mail import MailFailed, SmtpAccount, SmtpMailer, smtp_tls_context
+from bluesminds.notify.resend import ResendAccount, ResendMailer
 from bluesminds.providers.vendors import resolve
 
 MAX_DRAIN_SHARE: Final = 0.8  # of the drain; the rest is for closing sessions
@@ -235,8 +237,26 @@ def configured_server(row: ServerSettings, *, demo_url: str, keyless: bool) -> S
     )
 
 
-def smtp_account(mail: MailSettings) -> SmtpAccount | None:
-    """None when no mail server is configured."""
+def configured_mailer(mail: MailSettings, pool: Pool, clock: Clock) -> SmtpMailer | ResendMailer | None:
+    """None when mail is not configured."""
+    if mail.backend == "resend" and mail.api_key is not None and mail.sender is not None:
+        origin, path = UpstreamOrigin.parse(mail.url)
+        api_key = partial(_mail_secret, mail.api_key)
+        return ResendMailer(ResendAccount(origin, path, mail.sender, api_key, mail.timeout), pool)
+    account = _smtp_account(mail)
+    if account is None:
+        return None
+    return SmtpMailer(account, tls=smtp_tls_context(mail.ca_file), clock=clock)
+
+
+def mail_backend(mail: MailSettings) -> str:
+    """What sends mail, in words."""
+    if mail.backend == "resend":
+        return "Resend"
+    return mail.host or "writing files to state_dir/outbox"
+
+
+def _smtp_account(mail: MailSettings) -> SmtpAccount | None:
     if mail.host is None or mail.sender is None:
         return None
     return SmtpAccount(
@@ -245,12 +265,12 @@ def smtp_account(mail: MailSettings) -> SmtpAccount | None:
         security=mail.security,
         sender=mail.sender,
         username=mail.username,
-        password=None if mail.password is None else partial(_mail_password, mail.password),
+        password=None if mail.password is None else partial(_mail_secret, mail.password),
         timeout=mail.timeout,
     )
 
 
-def _mail_password(secret: Secret) -> str:
+def _mail_secret(secret: Secret) -> str:
     """Raises MailFailed."""
     try:
         return secret.reveal()
@@ -269,7 +289,7 @@ def public_url(server: ListenSettings) -> str:
 def has_event_consumers(settings: Settings) -> bool:
     """Whether anything does something with events that only tell about use and health."""
     alerts = settings.alerts
-    return bool(settings.webhooks.enabled or settings.mail.host or alerts.rules or alerts.channels)
+    return bool(settings.webhooks.enabled or settings.mail.configured or alerts.rules or alerts.channels)
 
 
 def alert_rules(settings: Settings) -> list[AlertRule]:

@@ -16,6 +16,7 @@ from bluesminds.cli.keys import keys_group
 from bluesminds.cli.ledger import ledger_group
 from bluesminds.cli.limits import limits_group
 from bluesminds.cli.logs import logs
+from bluesminds.cli.mail import mail_group
 from bluesminds.cli.master_key import master_key_group
 from bluesminds.cli.migrate import migrate, rollback
 from bluesminds.cli.models import models
@@ -95,6 +96,7 @@ for command in (
     prompt_log_group,
     replay,
     audit_group,
+    mail_group,
     master_key_group,
     reload,
     backup,

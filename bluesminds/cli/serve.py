@@ -197,6 +197,7 @@ async def _serve(
         shutdown=life.shutdown,
         reread=reread,
         config_path=loaded.path,
+        origins=loaded.origins,
         inherited=inherited,
         guest_key=guest_key,
         task_status=task_status,

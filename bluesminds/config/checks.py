@@ -30,6 +30,7 @@ from bluesminds.config.settings import (
     VENDORS_WITHOUT_URL,
     IdentityProviderSettings,
     ListenSettings,
+    MailSettings,
     PromptLogSettings,
     ServerSettings,
     Settings,
@@ -237,7 +238,7 @@ def _check_accounts(settings: Settings) -> Iterator[Finding]:
             "admin_emails in [accounts] contains an invalid e-mail address",
             'write it like admin_emails = ["ada@example.com"]',
         )
-    if accounts.signup != "closed" and settings.mail.host is None:
+    if accounts.signup != "closed" and not settings.mail.configured:
         yield Finding(
             (("accounts", "signup"), ("mail", "host")),
             f'signup in [accounts] is "{accounts.signup}", but no mail server is configured',
@@ -290,9 +291,12 @@ def _check_provider(path: Source, row: IdentityProviderSettings) -> Iterator[Fin
 def _check_mail(settings: Settings) -> Iterator[Finding]:
     mail = settings.mail
     host, sender = ("mail", "host"), ("mail", "sender")
-    if mail.host is not None and mail.sender is None:
-        yield Finding((host, sender), "host in [mail] needs sender", 'add sender = "gateway@example.com"')
-    elif mail.host is not None and settings.server.public_url is None:
+    yield from _check_resend(mail)
+    if mail.configured and mail.sender is None:
+        name = "host" if mail.backend == "smtp" else "backend"
+        about = (("mail", name), sender)
+        yield Finding(about, f"{name} in [mail] needs sender", 'add sender = "gateway@example.com"')
+    elif mail.configured and settings.server.public_url is None:
         yield Finding(
             (("server", "public_url"), host),
             "[mail] is configured, but public_url in [server] is not set",
@@ -309,6 +313,20 @@ def _check_mail(settings: Settings) -> Iterator[Finding]:
     if mail.password is not None and mail.security == "none":
         about = (("mail", "security"), ("mail", "password"))
         yield Finding(about, "password in [mail] would be sent unencrypted", 'set security = "starttls"')
+
+
+def _check_resend(mail: MailSettings) -> Iterator[Finding]:
+    backend, api_key = ("mail", "backend"), ("mail", "api_key")
+    if mail.backend == "resend" and mail.api_key is None:
+        text = 'backend = "resend" in [mail] needs api_key'
+        yield Finding((backend, api_key), text, 'add api_key = {env="RESEND_API_KEY"}')
+    if mail.backend == "smtp" and mail.api_key is not None:
+        text = "api_key in [mail] is only for Resend"
+        yield Finding((api_key, backend), text, 'set backend = "resend", or remove api_key')
+    if mail.backend == "resend" and mail.host is not None:
+        text = 'host in [mail] is not used with backend = "resend"'
+        yield Finding((("mail", "host"), backend), text, "remove host, or set another backend")
+    yield from _check_url(("mail", "url"), "url in [mail]", mail.url)
 
 
 def _check_limits(settings: Settings) -> Iterator[Finding]:

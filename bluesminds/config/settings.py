@@ -375,8 +375,9 @@ class DashboardSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 
 class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[mail]: the SMTP server. Without `host` messages are written to files."""
+    """[mail]: the SMTP server, or Resend. If mail is not `configured`, messages are written to files."""
 
+    backend: Literal["smtp", "resend"] = "smtp"
     host: Annotated[Host, Meta(examples=["smtp.example.com"])] | None = None
     port: Port = 587
     security: Literal["starttls", "tls", "none"] = "starttls"
@@ -385,6 +386,12 @@ class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     password: Secret | None = None
     ca_file: Path | None = None
     timeout: Seconds = 10.0
+    api_key: Secret | None = None
+    url: Url = "https://api.resend.com"
+
+    @property
+    def configured(self) -> bool:
+        return self.host is not None or self.backend == "resend"
 
 
 class LimitSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

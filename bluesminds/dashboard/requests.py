@@ -1,35 +1,30 @@
 """The requests of an account: search, filters and pages."""
 
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final
 
-import trio
-from msgspec import Meta, Struct, structs
+import msgspec
+from msgspec import Meta, Struct
 
 from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.usage import UsageReports
+from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.crypto import is_uuid
-from bluesminds.common.errors import RateLimited
 from bluesminds.common.money import read_usd
 from bluesminds.dashboard import words
 from bluesminds.dashboard.frame import HOME, HTML, Frame, address, link
 from bluesminds.dashboard.keys import LIMIT_FIELDS
+from bluesminds.web.api.live import EVENTS, event_stream, subscribe_requests
 from bluesminds.web.api.requests import ReceiptCost, RequestHandlers
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
-from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
+from bluesminds.web.routes import HandlerResponse, RawBody, Route, StreamBody, route
 from storage.usage import LATEST, UsageRow
 from storage.usage_log import LogQuery
 
 ROWS: Final = 50
 READ: Final = 5_000  # rows that one page reads at most
-WAIT: Final = 5  # seconds that a live page waits for one answer
-TAILS_OF_USER: Final = 4  # live pages
-TAILS: Final = 64
 DROP_REASONS: Final = {
     "model_not_allowed": "the key may not use this model",
     "unknown_model": "no server offers this model",
@@ -58,19 +53,8 @@ class RequestsQuery(Struct, frozen=True, forbid_unknown_fields=True):
     after: Annotated[str, Meta(pattern=_POSITION, description="a position from a link of this page")] = ""
 
 
-class LiveQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """The filters of the page, and the `mark` of the rows that it shows."""
-
-    q: FilterText = ""
-    status: FilterText = ""
-    model: FilterText = ""
-    key: FilterText = ""
-    server: FilterText = ""
-    mark: Annotated[str, Meta(pattern=r"^[0-9a-f]{0,16}\Z", description="the mark of a page")] = ""
-
-
 class LiveRow(Struct, frozen=True):
-    """A request as the page shows it. `tone` is good, warn or bad. `server` and `key` may be empty."""
+    """A request as the page shows it. `tone` is good, warn or bad. `server` may be empty."""
 
     id: str
     request_id: str
@@ -80,7 +64,6 @@ class LiveRow(Struct, frozen=True):
     status: str
     model: str
     server: str
-    key: str
     key_id: str
     tokens_in: str
     tokens_out: str
@@ -89,43 +72,13 @@ class LiveRow(Struct, frozen=True):
     cost: str
 
 
-class LiveRequests(Struct, frozen=True):
-    """The newest requests, or no rows if nothing has changed."""
-
-    mark: str
-    rows: list[LiveRow]
-
-
-class OpenTails:
-    """Counts the live pages that wait for requests, so that they are bounded."""
-
-    def __init__(self) -> None:
-        self._users: Counter[str] = Counter()
-
-    @contextmanager
-    def one(self, user_id: str) -> Iterator[None]:
-        """Raises RateLimited."""
-        if self._users[user_id] >= TAILS_OF_USER or self._users.total() >= TAILS:
-            raise RateLimited(
-                "too_many_live_pages",
-                "Too many pages show requests live. Close another one, or turn Live off there.",
-                retry_after=WAIT,
-            )
-        self._users[user_id] += 1
-        try:
-            yield
-        finally:
-            self._users[user_id] -= 1
-            self._users += Counter()  # drops users without a page
-
-
 class RequestsPage(Struct, frozen=True):
     """`prompts` is None if no prompts are kept."""
 
     frame: Frame
     usage: UsageReports
     receipts: RequestHandlers
-    tails: OpenTails
+    requests: Broadcast[UsageRow] | None
     prompts: Prompts | None
 
     async def one(
@@ -177,7 +130,6 @@ class RequestsPage(Struct, frozen=True):
             query=wanted,
             is_filtered=bool(wanted.q or any(filters.values())),
             is_first_page=not query.after,
-            mark=_mark(found.rows),
             exports=[(kind, _export(kind, wanted)) for kind in ("csv", "jsonl")],
             is_cut_short=more is not None and len(found.rows) < ROWS,
             looked_back_to=more[0] if more else None,
@@ -185,30 +137,26 @@ class RequestsPage(Struct, frozen=True):
             more=link("/requests", q=wanted.q, **filters, after=f"{more[0]}-{more[1]}") if more else "",
         )
 
-    async def live(self, principal: Principal, browser: BrowserRequest, query: LiveQuery) -> LiveRequests:
-        """The newest requests as soon as they are not those of `mark`, or nothing after some seconds."""
-        given = structs.asdict(query)
-        mark = given.pop("mark")
-        search = _log_query(principal.user_id, _with_terms(RequestsQuery(**given)))
-        with self.tails.one(principal.user_id):
-            for _ in range(WAIT):
-                found, names = await self.usage.requests(search)
-                if (now := _mark(found.rows)) != mark:
-                    times, shows_servers = self.frame.times(browser), self.frame.shows_servers(principal)
-                    rows = [_live(row, names, times, shows_servers=shows_servers) for row in found.rows]
-                    return LiveRequests(now, rows)
-                await trio.sleep(1)
-        return LiveRequests(mark, [])
+    async def live(
+        self, principal: Principal, browser: BrowserRequest, query: RequestsQuery
+    ) -> HandlerResponse[StreamBody]:
+        """Requests that the page shows, as they end: first the newest ones, which it may have missed."""
+        search = _log_query(principal.user_id, _with_terms(query))
+        subscription = subscribe_requests(self.requests, principal, search)
+        try:
+            found, _ = await self.usage.requests(search)
+        except BaseException:
+            subscription.close()
+            raise
+        times, shows_servers = self.frame.times(browser), self.frame.shows_servers(principal)
+
+        def encode(row: UsageRow) -> bytes:
+            return msgspec.json.encode(_live(row, times, shows_servers=shows_servers))
+
+        return event_stream(subscription, encode, found.rows[::-1])
 
 
-def _mark(rows: Sequence[UsageRow]) -> str:
-    """Changes with the rows. A long request can be inserted below others, because rows are in the order of
-    their arrival.
-    """
-    return sha256(" ".join(row.id for row in rows).encode()).hexdigest()[:16]
-
-
-def _live(row: UsageRow, names: Mapping[str, str], times: words.Times, *, shows_servers: bool) -> LiveRow:
+def _live(row: UsageRow, times: words.Times, *, shows_servers: bool) -> LiveRow:
     tone, status = words.request_state(row.status, row.outcome)
     tries = f" ({row.attempts} tries)" if row.attempts > 1 else ""
     return LiveRow(
@@ -220,7 +168,6 @@ def _live(row: UsageRow, names: Mapping[str, str], times: words.Times, *, shows_
         status=status,
         model=row.model or words.NO_VALUE,
         server=f"{row.server or words.NO_VALUE}{tries}" if shows_servers else "",
-        key=names.get(row.key_id, ""),
         key_id=row.key_id,
         tokens_in=str(words.count(row.input_tokens)),
         tokens_out=str(words.count(row.output_tokens)),
@@ -327,6 +274,6 @@ def routes(page: RequestsPage) -> list[Route]:
     path = f"{HOME}/requests"
     return [
         route("GET", path, Access.SESSION, page.show, tag="Pages", media=HTML),
-        route("GET", f"{HOME}/live/requests", Access.SESSION, page.live, tag="Pages"),
+        route("GET", f"{HOME}/live/requests", Access.SESSION, page.live, tag="Pages", media=EVENTS),
         route("GET", f"{path}/{{request_id}}", Access.SESSION, page.one, tag="Pages", media=HTML),
     ]

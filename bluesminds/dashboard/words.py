@@ -55,6 +55,14 @@ def exact_usd(nano: int) -> str:
     return f"{MINUS if nano < 0 else ''}${whole}.{f'{fraction:09}'.rstrip('0').ljust(2, '0')}"
 
 
+def size(count: int) -> str:
+    """Bytes: 512 bytes, 12.3 MiB."""
+    if count < 1024:
+        return f"{count} bytes"
+    power = min((count.bit_length() - 1) // 10, 4)
+    return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB"
+
+
 def span(ms: int | None) -> str:
     """A duration: 812 ms, 3.70 s, 2 min 5 s."""
     if ms is None:
@@ -195,6 +203,7 @@ FILTERS: Final[dict[str, Callable[..., str | int]]] = {
     "short": short,
     "usd": usd,
     "exact_usd": exact_usd,
+    "size": size,
     "span": span,
     "browser_name": browser_name,
     "month_title": month_title,

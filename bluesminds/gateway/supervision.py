@@ -29,21 +29,26 @@ MAX_CONCURRENT_PROBES = 16
 
 
 class TaskSupervisor:
-    """Restarts named tasks that fail. `down` has the error type of each task that waits for its restart."""
+    """Restarts named tasks that fail. `down` has the error type of each task that waits for its restart, and
+    `restarts` how often each task has failed.
+    """
 
     def __init__(self, log: Log) -> None:
         self._log = log
         self.down: dict[str, str] = {}
+        self.restarts: dict[str, int] = {}
 
     async def run(self, name: str, task: Callable[[], Awaitable[None]]) -> None:
         """Run the task until it returns. If it raises, restart it with exponential back-off."""
         backoff = INITIAL_BACKOFF
+        self.restarts.setdefault(name, 0)
         while True:
             try:
                 self.down.pop(name, None)
                 return await task()
             except Exception as exc:
                 self.down[name] = type(exc).__name__
+                self.restarts[name] += 1
                 self._log.exception("background_task_failed", exc, task=name)
                 await trio.sleep(backoff)
                 backoff = min(backoff * 2, MAX_BACKOFF)

@@ -45,12 +45,15 @@ class MailRefused(Exception):
 
 
 class Mail(Struct, frozen=True):
-    """A plain text message to one recipient. `kind`, such as "reset_password", is logged."""
+    """A message to one recipient, as text and, if not empty, as HTML. `kind`, such as "reset_password", is
+    logged.
+    """
 
     kind: str
     to: str
     subject: str
     text: str
+    html: str = ""
 
     @property
     def domain(self) -> str:
@@ -198,6 +201,8 @@ def build_message(mail_id: str, mail: Mail, sender: str, now_ms: int) -> EmailMe
     # Without quoted-printable, links in the raw message can be copied in one piece.
     plain = mail.text.isascii() and all(len(line) < MAX_LINE for line in mail.text.splitlines())
     message.set_content(mail.text, cte="7bit" if plain else "quoted-printable")
+    if mail.html:
+        message.add_alternative(mail.html, subtype="html", cte="quoted-printable")
     return message
 
 

@@ -77,6 +77,26 @@ def test_doctor_reports_other_users_old_backups_and_mail(home: Path) -> None:
     assert found["sign-in"]["verdict"] == "warning" and "public_url" in found["sign-in"]["fix"]
 
 
+def test_doctor_reports_resend_that_cannot_be_reached(home: Path) -> None:
+    mail = (
+        '[mail]\nbackend = "resend"\nsender = "a@example.com"\napi_key = "re_1"\nurl = "http://127.0.0.1:9"\n'
+    )
+    (home / "gateway.toml").write_text(FREE + mail)
+    _, found = checks(User(home).prepare())
+    assert found["mail"]["verdict"] == "failed"
+    assert found["mail"]["message"] == "the connection to Resend failed: ConnectFailed"
+    assert "127.0.0.1:9 (mail)" in found["outbound"]["message"]
+
+
+def test_doctor_reports_channel_of_alerts_that_cannot_be_reached(home: Path) -> None:
+    channel = '[[alerts.channels]]\nname = "team"\nkind = "slack"\nurl = "http://127.0.0.1:9/hidden"\n'
+    (home / "gateway.toml").write_text(FREE + channel)
+    _, found = checks(User(home).prepare())
+    assert found["alert channel team"]["verdict"] == "failed"
+    assert "127.0.0.1:9 (alert channel team)" in found["outbound"]["message"]
+    assert "hidden" not in str(found)
+
+
 def test_doctor_reports_damaged_database(home: Path) -> None:
     (home / "gateway.toml").write_text(FREE)
     user = User(home).prepare()

@@ -291,6 +291,18 @@ ONE_PROBLEM = [
         "name a readable PEM file with CA certificates",
     ),
     (
+        '[server]\npublic_url = "https://a.example"\n[mail]\nbackend = "resend"\nsender = "a@b.cc"\n',
+        'backend = "resend" in [mail] needs api_key',
+        4,
+        'add api_key = {env="RESEND_API_KEY"}',
+    ),
+    (
+        '[mail]\napi_key = "re_1"\n',
+        "api_key in [mail] is only for Resend",
+        2,
+        'set backend = "resend", or remove api_key',
+    ),
+    (
         '[mail]\nca_file = "/nonexistent"\n',
         "ca_file in [mail] cannot be used: /nonexistent",
         2,

@@ -2,55 +2,37 @@
 
 from pathlib import Path
 
-import pytest
 import trio
 from playwright.sync_api import Page, expect
 
-from bluesminds.common.errors import RateLimited
-from bluesminds.dashboard.requests import TAILS, TAILS_OF_USER, OpenTails
 from tests import gateways
 from tests.browser import Chromium
 from tests.dashboard.test_in_browser import HOSTILE
 from tests.dashboard.visitors import DashboardSite
 from tests.deployment import create_callers
 from tests.fakes.model_server import ModelServer
-from tests.gateways import entry
+from tests.gateways import entry, eventually
+from tests.web.api.test_live import reading
 
 MODEL = f"m{HOSTILE}"
 
 
-def test_live_pages_of_a_user_are_bounded() -> None:
-    tails = OpenTails()
-    opened = [tails.one("ada") for _ in range(TAILS_OF_USER)]
-    for one in opened:
-        one.__enter__()
-    with pytest.raises(RateLimited), tails.one("ada"):
-        pass
-    with tails.one("bob"):
-        pass
-    opened.pop().__exit__(None, None, None)
-    with tails.one("ada"):
-        pass
-    others = [tails.one(f"user-{number}") for number in range(TAILS - len(opened))]
-    for one in others:
-        one.__enter__()
-    with pytest.raises(RateLimited), tails.one("bob"):
-        pass
-
-
-async def test_live_requests_are_sent_when_they_are_not_on_the_page(both_engines: DashboardSite) -> None:
+async def test_live_requests_are_those_of_the_page_and_then_new_ones(both_engines: DashboardSite) -> None:
     site = both_engines
     await site.add_usage("other", 1)
+    await site.add_usage("user", 2, model=MODEL, cost_nano=1_800_000)
     async with site.visitor("user") as client:
-        empty = (await client.get("/dashboard/live/requests?mark=0")).json()
-        assert empty["rows"] == []
-        await site.add_usage("user", 2, model=MODEL, cost_nano=1_800_000)
-        found = (await client.get(f"/dashboard/live/requests?mark={empty['mark']}")).json()
-        assert [(row["model"], row["cost"], row["key"]) for row in found["rows"]] == 2 * [
-            (MODEL, "$0.0018", "good")
-        ]
-        other = (await client.get("/dashboard/live/requests?status=failed")).json()
-        assert other == empty | {"rows": []}
+        async with reading(client, "/dashboard/live/requests") as reader:
+            await eventually(lambda: len(reader.data) == 2)
+            assert {(row["model"], row["cost"], row["key_id"]) for row in reader.data} == {
+                (MODEL, "$0.0018", site.key_id)
+            }
+            await site.gateway.chat(key=site.callers.keys["good"])
+            await eventually(lambda: len(reader.data) == 3)
+            assert reader.data[-1]["model"] == "m"
+        await site.add_usage("user", 1, status=502, outcome="upstream_error")
+        async with reading(client, "/dashboard/live/requests?status=failed") as reader:
+            await eventually(lambda: len(reader.data) == 1)
         assert (await client.get("/dashboard/live/requests?mark=x")).status_code == 400
 
 
@@ -98,6 +80,7 @@ async def test_server_is_drained_activated_and_turned_off(
         expect(page.get_by_text("This server is turned off")).to_be_visible()
         page.goto(f"{site.gateway.url}/dashboard/admin/servers")
         expect(page.get_by_role("row", name="two")).to_contain_text("Off")
+        expect(page.locator("[data-running=two]")).to_have_text("\N{EN DASH}")
 
     await site.look(chromium, "admin", work)
 
@@ -113,8 +96,10 @@ async def test_servers_page_follows_the_health(
         page.goto(f"{gateway.url}/dashboard/admin/servers")
         mark = page.locator("[data-state=one]")
         expect(mark).to_have_text("Up")
+        page.evaluate("document.querySelector('[data-down]').hidden = false")
         page.evaluate("document.querySelector('[data-state=one]').textContent = 'Down'")
         expect(mark).to_have_text("Up")
+        expect(page.locator("[data-down]")).to_be_hidden()
         expect(page.locator("[data-running=one]")).to_contain_text("0 of ")
 
     await site.look(chromium, "admin", watch)

@@ -12,6 +12,7 @@ from typing import Any, cast
 import httpx
 import pytest
 import trio
+from playwright.sync_api import Page, expect
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.vendor_keys import VendorKeyTest
@@ -20,6 +21,7 @@ from bluesminds.dashboard.frame import POLICY
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Route
 from tests import gateways
+from tests.browser import Chromium
 from tests.dashboard.visitors import HTML, DashboardSite
 from tests.deployment import PASSWORD, anonymous_client, create_callers
 from tests.fakes.model_server import ModelServer
@@ -67,15 +69,16 @@ def address(site: DashboardSite, route: Route) -> str:
 
 
 def pages_of(site: DashboardSite, access: Access) -> list[str]:
-    """All but those of one prompt and one webhook, which must exist first; see test_prompts.py and
-    test_webhooks.py. Those of a batch of codes and of a route only if there is one.
+    """All but those of one prompt and one webhook, which must exist first, and previews of mail; see
+    test_prompts.py, test_webhooks.py and test_mail.py. Those of a batch of codes and of a route only if
+    there is one.
     """
     found = [
         address(site, route)
         for route in routes_of(site)
         if route.access is access
         and "html" in route.media
-        and not re.search("(prompts|webhooks)/{", route.path)
+        and not re.search("(prompts|webhooks|mail)/{", route.path)
         and ("{batch_id}" not in route.path or site.batch_id)
         and ("{route_id}" not in route.path or site.route_id)
     ]
@@ -353,6 +356,9 @@ async def test_settings_page_shows_own_keys_for_vendors(site: DashboardSite) -> 
             test=test,
         )
         after = (await client.get("/dashboard/settings")).text
+    async with site.visitor("admin") as client:
+        of_user = (await client.get(f"/dashboard/admin/users/{site.callers.users['user']}")).text
+    assert "Keys for vendors" in of_user and "…Abcd" in of_user and "0123456789" not in of_user
     assert '<option value="openai">OpenAI</option>' in before
     assert '<option value="openai">' not in after
     assert '<option value="anthropic">' in after
@@ -384,13 +390,13 @@ async def test_servers_page_says_which_server_is_down(
     async with site.visitor("admin") as client:
         text = (await client.get("/dashboard/admin/servers")).text
         assert re.search(r"<b>gone</b> is down: [^<]*127.0.0.1", text)
-        assert '<span class="note">1 down</span>' in text
+        assert '<span class="note" data-down>1 down</span>' in text
         assert re.findall(r'servers/(\w+)">\1</a>', text) == ["gone", "one"], "what is down comes first"
         text = (await client.get("/dashboard/admin/servers/one")).text
         assert '<p class="figure">3</p>' in text
         assert (await client.get("/dashboard/admin/servers/none")).status_code == 404
     async with site.visitor("user") as client:
-        assert "1 down" not in (await client.get("/dashboard")).text
+        assert " down</span>" not in (await client.get("/dashboard")).text
 
 
 async def test_routes_page_explains_what_would_happen(site: DashboardSite) -> None:
@@ -493,3 +499,28 @@ async def test_servers_that_are_not_exposed_are_hidden_from_users(
             assert (await client.get(path)).status_code == 400
     async with site.visitor("admin") as client:
         assert "secret-server" in (await client.get(f"/dashboard/requests/{row['id']}")).text
+
+
+async def test_system_page_says_where_each_setting_is_set(site: DashboardSite) -> None:
+    async with site.visitor("admin") as client:
+        text = (await client.get("/dashboard/admin/system")).text
+    found = dict(
+        re.findall(
+            r'<th scope="row" class="mono">(signup|drain_timeout|host)</th>.*?<td class="left">([^<]+)</td>',
+            text,
+        )
+    )
+    assert "gateway.toml:" in found["signup"] and "gateway.toml:" in found["drain_timeout"]
+    assert found["host"] == "\N{EN DASH}"
+    assert "Write-ahead log" in text and "<dt>recorder</dt>" in text
+
+
+async def test_system_page_runs_the_checks_of_doctor(site: DashboardSite, chromium: Chromium) -> None:
+    def work(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard/admin/system")
+        page.get_by_role("button", name="Run all checks").press("Enter")
+        page.get_by_role("button", name="Run the checks").press("Enter")
+        expect(page.get_by_text("server one", exact=True)).to_be_visible()
+        expect(page.get_by_text("SQLite is intact")).to_be_visible()
+
+    await site.look(chromium, "admin", work)

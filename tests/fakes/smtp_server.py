@@ -30,7 +30,9 @@ class Delivered:
 
     @property
     def text(self) -> str:
-        return str(self.message.get_content()).replace("\r\n", "\n")
+        body = self.message.get_body(("plain",))
+        assert body is not None
+        return str(body.get_content()).replace("\r\n", "\n")
 
     @property
     def token(self) -> str:

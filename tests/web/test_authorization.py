@@ -120,6 +120,8 @@ GET /dashboard/admin/prompts/{request_id}/replay
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
 GET /dashboard/admin/system
+GET /dashboard/admin/mail
+GET /dashboard/admin/mail/{name}
 """
 SIGNED_IN = """
 POST /api/auth/logout
@@ -234,7 +236,9 @@ POST /api/admin/alerts
 DELETE /api/admin/alerts/{name}
 POST /api/admin/alerts/{name}/test
 GET /admin/monitor
+POST /api/admin/doctor
 POST /api/admin/reload
+POST /api/admin/mail/test
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers

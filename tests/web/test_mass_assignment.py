@@ -43,6 +43,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"since", "until", "model", "dry_run", "after"},
         {"since": "2026-01-01T00:00:00Z"},
     ),
+    "POST /api/admin/mail/test": ({"email"}, {"email": "ada@example.com"}),
     "POST /api/requests/{request_id}/replay": ({"model"}, {"model": "m"}),
     "POST /api/admin/requests/{request_id}/replay": ({"model"}, {"model": "m"}),
     "POST /api/setup": (
@@ -151,6 +152,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
 }
 WITHOUT_BODY = {
     "POST /api/admin/alerts/{name}/test",
+    "POST /api/admin/doctor",
     "POST /api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
     "POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
     "POST /api/admin/reload",

@@ -12,11 +12,12 @@ from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.common.clock import Clock
 from bluesminds.common.values import LimitSet
-from bluesminds.config import Settings
+from bluesminds.config import SettingOrigin, Settings
 from bluesminds.dashboard import words
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
 from bluesminds.dashboard.keys import LIMIT_FIELDS
 from bluesminds.dashboard.series import TimeSlots, UsageTotal
+from bluesminds.gateway.supervision import TaskSupervisor
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
@@ -49,8 +50,28 @@ class AuditLine(Struct, frozen=True):
     changes: list[AuditChange]
 
 
+class TaskLine(Struct, frozen=True):
+    """A background task. `restarts`: how often it has failed. `error`: why it waits for its restart, if it
+    does.
+    """
+
+    name: str
+    restarts: int
+    error: str
+
+
+class SettingLine(Struct, frozen=True):
+    """`origin` is empty for a default."""
+
+    name: str
+    value: str
+    origin: str
+
+
 class SystemPages(Struct, frozen=True):
-    """`checks` are those of /ready. `gauges` are figures of the running gateway by name."""
+    """`checks` are those of /ready. `gauges` are figures of the running gateway by name. `database_files`:
+    the sizes of files in bytes by name. `origins`: where each setting comes from, by names like server.port.
+    """
 
     frame: Frame
     audit: AuditLog
@@ -62,6 +83,9 @@ class SystemPages(Struct, frozen=True):
     started_ms: int
     checks: Callable[[], Awaitable[Mapping[str, str]]]
     gauges: Callable[[], Mapping[str, int]]
+    tasks: TaskSupervisor
+    database_files: Callable[[], Mapping[str, int]]
+    origins: Mapping[str, SettingOrigin]
 
     async def show_audit(
         self, principal: Principal, browser: BrowserRequest, query: AuditPageQuery
@@ -112,8 +136,14 @@ class SystemPages(Struct, frozen=True):
             uptime=words.long_span((now - self.started_ms) / 1000),
             checks=await self.checks(),
             gauges=self.gauges(),
+            tasks=[
+                TaskLine(name, count, self.tasks.down.get(name, ""))
+                for name, count in sorted(self.tasks.restarts.items())
+            ],
+            state_dir=str(self.settings.state_dir),
+            files=self.database_files(),
             total=UsageTotal.of(found.rows),
-            sections=_sections(self.settings),
+            sections=_sections(self.settings, self.origins),
         )
 
 
@@ -141,14 +171,24 @@ def _limits(limits: LimitSet) -> list[str]:
     ]
 
 
-def _sections(settings: Settings) -> list[tuple[str, list[tuple[str, str]]]]:
-    """The sections with their settings. Secrets are masked by their type."""
+def _sections(
+    settings: Settings, origins: Mapping[str, SettingOrigin]
+) -> list[tuple[str, int, list[SettingLine]]]:
+    """The sections with the number of settings that are not defaults. Secrets are masked by their type."""
     sections = []
     for name in settings.__struct_fields__:
         value = getattr(settings, name)
         if isinstance(value, Struct) and name not in _HIDDEN:
-            sections.append((name, [(one, _setting(getattr(value, one))) for one in value.__struct_fields__]))
+            lines = [
+                SettingLine(one, _setting(getattr(value, one)), _origin(origins.get(f"{name}.{one}")))
+                for one in value.__struct_fields__
+            ]
+            sections.append((name, sum(bool(line.origin) for line in lines), lines))
     return sections
+
+
+def _origin(origin: SettingOrigin | None) -> str:
+    return "" if origin is None or origin.kind == "default" else str(origin)
 
 
 def _setting(value: object) -> str:

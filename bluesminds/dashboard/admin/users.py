@@ -12,6 +12,7 @@ from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
+from bluesminds.accounts.vendor_keys import VendorKeys
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import UUID, uuid7
 from bluesminds.common.emails import read_email
@@ -20,6 +21,7 @@ from bluesminds.dashboard import words
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
 from bluesminds.dashboard.keys import LIMIT_FIELDS, KeyLimitField, limit_kind, written_limit
 from bluesminds.dashboard.series import RANGES, TimeRange, TimeSlots, UsageTotal, chart_of, groups_of
+from bluesminds.web.api.vendor_keys import vendor_key_view
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
@@ -57,6 +59,7 @@ class UsersPages(Struct, frozen=True):
     clock: Clock
     usage_now: Callable[[str], InUse]
     ledger: Ledger
+    vendor_keys: VendorKeys
 
     async def list(
         self, principal: Principal, browser: BrowserRequest, query: UsersQuery
@@ -94,6 +97,9 @@ class UsersPages(Struct, frozen=True):
             fields=await self._limit_fields(user),
             keys=await self.keys.list(user.id, limit=ROWS),
             sessions=await self.sessions.list(user.id),
+            vendor_keys=[
+                vendor_key_view(self.vendor_keys, row) for row in await self.vendor_keys.list(user.id)
+            ],
             wallet=await self.ledger.balance(user.id),
             entry_key=uuid7(self.clock.now_ms()),
             slots=slots,

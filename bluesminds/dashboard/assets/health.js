@@ -8,7 +8,13 @@ const MODES = ["Draining", "Off"]; // these change on this page only
 setInterval(async () => {
   if (document.hidden) return;
   const found = await ask("GET", "/api/admin/health").catch(() => null);
-  for (const server of found?.servers ?? []) {
+  if (!found) return;
+  const down = found.servers.filter((server) => server.state === "down").length;
+  for (const note of document.querySelectorAll("[data-down]")) {
+    note.textContent = `${down} down`;
+    note.hidden = !down;
+  }
+  for (const server of found.servers) {
     const name = CSS.escape(server.name);
     const [tone, word] = WORDS[server.state];
     for (const mark of document.querySelectorAll(`[data-state="${name}"]`)) {

@@ -29,6 +29,23 @@ document.addEventListener("sent", ({ target, detail }) => {
     for (const [name, amount] of Object.entries(detail.sums)) list.append(part("dt", name), part("dd", `${amount} USD`));
     results.append(list);
   }
+  if ("doctor" in target.dataset) {
+    target.closest("dialog").close();
+    const failed = detail.checks.filter((one) => one.verdict === "failed").length;
+    show(detail.ok ? "good" : "bad", detail.ok ? "No check failed." : `${failed} ${failed === 1 ? "check" : "checks"} failed.`);
+    const list = part("ul", "");
+    list.className = "card verdicts";
+    const tones = { ok: "good", warning: "warn", failed: "bad", skipped: "" };
+    for (const one of detail.checks) {
+      const verdict = part("span", one.verdict);
+      verdict.className = `state ${tones[one.verdict]}`;
+      const item = part("li", "");
+      item.append(verdict, part("b", one.name), part("span", one.message));
+      if (one.fix) item.append(part("small", `To fix it: ${one.fix}`));
+      list.append(item);
+    }
+    results.append(list);
+  }
   if ("verify" in target.dataset) {
     if (detail.ok) show("good", `The log is complete: ${detail.rows} entries. The last one is ${detail.end}`);
     else show("bad", `The log is damaged: ${detail.problem ?? detail.damage}.`);

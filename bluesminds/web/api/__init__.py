@@ -24,6 +24,7 @@ from bluesminds.web.api import (
     backup,
     billing,
     chats,
+    doctor,
     drift,
     explain,
     health,
@@ -32,6 +33,7 @@ from bluesminds.web.api import (
     ledger,
     limits,
     live,
+    mail,
     model_routes,
     models,
     prices,
@@ -94,6 +96,8 @@ class GatewayControls(Struct, frozen=True):
     """The log of the running gateway."""
     open_backup: backup.OpenBackup
     """Writes a backup."""
+    run_doctor: doctor.RunDoctor
+    """Runs the checks of `bluesminds doctor`."""
     reload: config_reload.Reload
     """Reads the configuration again."""
     replay: replay.SendReplay
@@ -163,9 +167,11 @@ def api_routes(
         *vendor_keys.routes(
             vendor_keys.VendorKeyHandlers(accounts.vendor_keys, accounts.throttle, controls.test_server)
         ),
+        *doctor.routes(doctor.DoctorHandlers(controls.run_doctor)),
         *([] if accounts.webhooks is None else webhooks.routes(accounts.webhooks)),
         *([] if accounts.alerts is None else alerts.routes(accounts.alerts)),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
+        *mail.routes(mail.MailHandlers(accounts.mail_tests)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 

@@ -140,7 +140,7 @@ class LiveHandlers(Struct, frozen=True):
         def encode(row: UsageRow) -> bytes:
             return msgspec.json.encode(log_view(row, full=full))
 
-        return _stream(_subscribe(_running(self.requests), principal, query.accepts), encode)
+        return event_stream(subscribe_requests(self.requests, principal, query), encode)
 
     async def latest_events(self, query: LatestEvents) -> Page[dict[str, Any]]:
         """The latest events of the log, oldest first."""
@@ -154,7 +154,14 @@ class LiveHandlers(Struct, frozen=True):
         """
         log = _running(self.log)
         subscription = _subscribe(log.followers, principal, query.accepts)
-        return _stream(subscription, _event_data, _latest(log, query, query.recent))
+        return event_stream(subscription, _event_data, _latest(log, query, query.recent))
+
+
+def subscribe_requests(
+    requests: Broadcast[UsageRow] | None, principal: Principal, query: LogQuery
+) -> Subscription[UsageRow]:
+    """Requests from now on. Raises Unavailable without a running gateway, and RateLimited."""
+    return _subscribe(_running(requests), principal, query.accepts)
 
 
 def _running(part: T | None) -> T:
@@ -180,9 +187,10 @@ def _event_data(event: LogEvent) -> bytes:
     return event.to_json().rstrip()
 
 
-def _stream(
+def event_stream(
     subscription: Subscription[T], encode: Callable[[T], bytes], first: Sequence[T] = ()
 ) -> HandlerResponse[StreamBody]:
+    """The response of a stream: `first`, and then what the subscription gets."""
     return HandlerResponse(StreamBody(EventStream(subscription, encode, first), EVENTS), headers=_HEADERS)
 
 

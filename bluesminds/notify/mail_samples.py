@@ -1,0 +1,50 @@
+"""Made-up values for previews of mails, by template."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
+_KEY: Final = {"name": "laptop", "key": "bm_Ab12...wxyz"}
+_AT: Final = "2026-11-28 09:30 UTC"
+
+SAMPLES: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
+    {
+        "account_exists": {},
+        "budget_alert": {
+            "subject": "Your account",
+            "percent": 80,
+            "budget": "November",
+            "used": "$80.00",
+            "limit": "$100.00",
+        },
+        "credit_low": {"balance": "$1.50"},
+        "email_changed": {},
+        "invite": {},
+        "invoice": {"number": "2026-000123", "amount": "$29.00"},
+        "key_created": {**_KEY, "at": _AT},
+        "key_expiring": {**_KEY, "expires_at": "2026-12-05 09:30 UTC"},
+        "new_sign_in": {"browser": "Firefox on Linux", "address": "203.0.113.7", "at": _AT},
+        "password_changed": {},
+        "payment_failed": {"amount": "$29.00", "what": "the plan starter", "until": "2026-12-05"},
+        "payment_succeeded": {"amount": "$29.00", "what": "the plan starter"},
+        "reset_password": {},
+        "server_down": {"server": "one", "reason": "connection refused", "at": _AT},
+        "server_recovered": {"server": "one", "at": _AT},
+        "test": {},
+        "trial_ended": {},
+        "trial_ending": {"ends_at": "2026-12-01 09:30 UTC"},
+        "trial_started": {"ends_at": "2026-12-01 09:30 UTC", "credit": "$10.00"},
+        "verify_email": {},
+        "weekly_summary": {
+            "begins": "2026-11-16",
+            "ends": "2026-11-22",
+            "requests": "1,234",
+            "failed": "5",
+            "tokens": "2,345,678",
+            "cost": "$12.34",
+            "cost_before": "$10.00",
+            "models": [("gpt-5", "$8.00"), ("claude-sonnet-5", "$4.34")],
+        },
+        "welcome": {},
+    }
+)
