@@ -89,7 +89,7 @@ def _row(rows: int, engine: str) -> str:
         CASE n % 100 WHEN 7 THEN 502 ELSE 200 END, CASE n % 100 WHEN 7 THEN 'upstream_error' ELSE 'ok' END,
         n % 2, 1, 500 + n % 3000, 200 + n % 700, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
         'upstream', 50 + n * 13 % 900, 400 + n * 37 % 9000, 1000000 + n % 90000, '', 0, '2026-01-01',
-        '2026-01'
+        '2026-01', NULL, NULL, NULL, '', 0, '', '', '', ''
     """
 
 
@@ -295,7 +295,7 @@ async def _create(url: str) -> None:
         _: Store = store
 
 
-def _build_sqlite(path: Path, rows: int) -> str:
+def build_sqlite(path: Path, rows: int) -> str:
     url = f"sqlite://{path}"
     trio.run(_create, url)
     database = sqlite3.connect(path, isolation_level=None)
@@ -343,7 +343,7 @@ def main() -> None:
     if given.engine != "postgres":
         with tempfile.TemporaryDirectory(prefix="bm-bench-") as directory:
             with _timed(f"{given.rows} rows on SQLite"):
-                url = _build_sqlite(Path(directory) / "bench.db", given.rows)
+                url = build_sqlite(Path(directory) / "bench.db", given.rows)
             _print("SQLite", trio.run(_measure, url) | _measured_pages(url))
     if given.engine != "sqlite":
         server = PostgresServer()

@@ -8,14 +8,17 @@ dist=$PWD/dist
 if [ "${1:-}" != inside ]; then
     work=$(mktemp -d)
     trap 'rmdir "$work"' EXIT
-    unshare --mount sh -euc '
+    unshare --mount --net --pid --fork --kill-child sh -euc '
+        ip link set lo up
+        mount -t proc proc /proc
         mount -t tmpfs tmpfs "$1"
         mkdir "$1/upper" "$1/work" "$1/root"
         mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
         mount --bind /dev "$1/root/dev"
+        mount -t proc proc "$1/root/proc"
         mkdir -p "$1/root/packages"
         cp "$2"/*.deb "$2"/*.tar.gz "$2"/SHA256SUMS "$3/install.sh" "$3/tryout.sh" "$1/root/packages/"
-        chroot "$1/root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin sh /packages/tryout.sh inside
+        chroot "$1/root" env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin sh /packages/tryout.sh inside
     ' sh "$work" "$dist" "$PWD/packaging"
     exit
 fi
@@ -24,7 +27,6 @@ fi
 cd /
 check() { "$@" || { printf 'failed: %s\n' "$*" >&2; exit 1; }; }
 absent() { check test ! -e "$1"; }
-as_service() { runuser -u bluesminds -- "$@"; }
 
 use() {
     # The command that starts the gateway, then the command for the others.
@@ -33,7 +35,7 @@ use() {
     tries=0
     until sh -c "$2 health" >/dev/null 2>&1; do
         tries=$((tries + 1))
-        [ $tries -lt 300 ] || { cat /packages/log >&2; exit 1; }
+        [ $tries -lt 100 ] || { cat /packages/log >&2; exit 1; }
         sleep 0.2
     done
     check sh -c "$2 keys create tryout --json" >/packages/key
@@ -48,7 +50,7 @@ check test "$(stat -c '%U:%G %a' /etc/bluesminds/gateway.toml)" = 'root:bluesmin
 check test "$(stat -c '%U:%G %a' /var/lib/bluesminds)" = 'bluesminds:bluesminds 700'
 check bluesminds version >/dev/null
 check dpkg -V bluesminds
-use 'exec runuser -u bluesminds -- bluesminds serve -c /etc/bluesminds/gateway.toml' bluesminds
+use 'exec setpriv --reuid bluesminds --regid bluesminds --clear-groups bluesminds serve -c /etc/bluesminds/gateway.toml' bluesminds
 printf '\n# changed\n' >>/etc/bluesminds/gateway.toml
 dpkg -i /packages/*.deb >/dev/null 2>&1    # an upgrade
 check grep -q '# changed' /etc/bluesminds/gateway.toml

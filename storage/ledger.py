@@ -137,6 +137,9 @@ def moved(wallet: WalletRow, row: LedgerRow, ends_at: int | None = None) -> Wall
         )
     elif row.kind == "expiry":
         grants = tuple(one for one in grants if one.id != row.reference)
+    elif row.kind == "payment_refund":  # takes back bought credit first
+        given = sum(one.left_nano for one in grants)
+        grants = _used(grants, max(0, given - wallet.balance_nano - change))
     elif change < 0:
         grants = _used(grants, -change)
     revision = wallet.revision + (row.kind != "charge")

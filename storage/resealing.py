@@ -72,6 +72,18 @@ SEALED_COLUMNS: Final = (
         "UPDATE mail_outbox SET sealed = :sealed WHERE id = :id AND CAST(:position AS BIGINT) = 0",
     ),
     SealedColumn(
+        "second_factors.sealed_secret",
+        """
+        SELECT user_id, 0, sealed_secret FROM second_factors
+        WHERE (user_id, 0) > (:id, CAST(:position AS BIGINT))
+        ORDER BY user_id LIMIT :limit
+        """,
+        """
+        UPDATE second_factors SET sealed_secret = :sealed
+        WHERE user_id = :id AND CAST(:position AS BIGINT) = 0
+        """,
+    ),
+    SealedColumn(
         "stored_responses.sealed",
         """
         SELECT id, 0, sealed FROM stored_responses WHERE (id, 0) > (:id, CAST(:position AS BIGINT))

@@ -30,6 +30,7 @@ class SessionHolder:
     user_disabled_at: int | None
     full_name: str
     email: str | None
+    has_second_factor: bool
 
 
 async def insert_session(connection: Connection, session: SessionRow) -> None:
@@ -52,7 +53,8 @@ async def select_session(connection: Connection, digest: bytes) -> SessionHolder
         """
         SELECT
             digest, sessions.id, user_id, sessions.created_at, expires_at, last_seen_at, address, user_agent,
-            role, disabled_at, full_name, email
+            role, disabled_at, full_name, email,
+            EXISTS (SELECT 1 FROM second_factors WHERE user_id = users.id AND confirmed_at IS NOT NULL)
         FROM sessions JOIN users ON users.id = sessions.user_id
         WHERE digest = :digest
         """,

@@ -89,6 +89,21 @@ async def select_users(connection: Connection, after_id: str = "", limit: int = 
     return [UserRow(*row) for row in rows]
 
 
+async def select_mailed_admins(connection: Connection) -> Sequence[UserRow]:
+    """Enabled administrators with a confirmed address, oldest first, at most 100."""
+    rows = await connection.all(
+        """
+        SELECT
+            id, email, full_name, role, password_hash, disabled_at, created_at, tier, email_verified_at,
+            limits, prompt_log
+        FROM users
+        WHERE role = 'admin' AND disabled_at IS NULL AND email IS NOT NULL AND email_verified_at IS NOT NULL
+        ORDER BY id LIMIT 100
+        """
+    )
+    return [UserRow(*row) for row in rows]
+
+
 async def select_user_names(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
     """The address, or without one the name, of each of these users that exists."""
     statement = _NAMES_SQLITE if connection.engine == "sqlite" else _NAMES_POSTGRES
@@ -151,16 +166,18 @@ async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
             AND NOT EXISTS (SELECT 1 FROM sessions WHERE user_id = users.id)
             AND NOT EXISTS (SELECT 1 FROM vendor_keys WHERE user_id = users.id)
             AND NOT EXISTS (SELECT 1 FROM identities WHERE user_id = users.id)
+            AND NOT EXISTS (SELECT 1 FROM mail_preferences WHERE user_id = users.id)
         """,
         before=before,
     )
 
 
 async def delete_user(connection: Connection, user_id: str) -> None:
-    """Delete a user with the sessions, identities, tokens, API keys, keys for vendors, stored responses,
-    chats, logged prompts, events and webhooks of the user.
+    """Delete a user with everything that belongs to the account alone: sessions, identities, second factor,
+    tokens, API keys, keys for vendors, stored responses, chats, logged prompts, events, webhooks, billing
+    details and the referral code.
 
-    Usage rows are kept. Objects at servers stay there, and belong to no account.
+    Usage rows, payments and invoices are kept. Objects at servers stay there, and belong to no account.
     """
     for statement in (
         "DELETE FROM stored_responses WHERE user_id = :user_id",
@@ -169,9 +186,14 @@ async def delete_user(connection: Connection, user_id: str) -> None:
         "DELETE FROM prompt_log WHERE user_id = :user_id",
         "DELETE FROM events WHERE account_id = :user_id",
         "DELETE FROM webhooks WHERE owner = :user_id",
+        "DELETE FROM mail_preferences WHERE user_id = :user_id",
         "UPDATE server_objects SET user_id = NULL WHERE user_id = :user_id",
+        "DELETE FROM billing_details WHERE user_id = :user_id",
+        "DELETE FROM referral_codes WHERE user_id = :user_id",
         "DELETE FROM sessions WHERE user_id = :user_id",
         "DELETE FROM identities WHERE user_id = :user_id",
+        "DELETE FROM recovery_codes WHERE user_id = :user_id",
+        "DELETE FROM second_factors WHERE user_id = :user_id",
         "DELETE FROM one_time_tokens WHERE user_id = :user_id",
         "DELETE FROM api_keys WHERE user_id = :user_id",
         "DELETE FROM users WHERE id = :user_id",

@@ -115,15 +115,17 @@ async def deploy(
     servers: list[dict[str, Any]] | None = None,
     clock: Clock | None = None,
     sections: dict[str, dict[str, Any]] | None = None,
+    notifications: bool = False,
     **accounts: Any,
 ) -> Deployment:
-    """Start both servers. `accounts` are settings of [accounts]."""
+    """Start both servers. `accounts` are settings of [accounts]. `notifications`: events cause mail."""
     mail_server: MailServer = await nursery.start(smtp_server.serve)
     mail = {
         "host": "127.0.0.1",
         "port": mail_server.port,
         "security": "none",
         "sender": "gateway@example.com",
+        "notifications": notifications,
     }
     gateway = await gateways.start(
         nursery,

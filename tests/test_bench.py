@@ -1,15 +1,19 @@
 """The benchmark measures what it says: memory within the window, in a fair order, held to its targets."""
 
 import contextlib
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from bench.__main__ import rotated
 from bench.client import Load, Plan
 from bench.report import TARGETS, Row, targets
+from bench.usage import build_sqlite
 
 ONE = 1024 * 1024
 
@@ -69,3 +73,11 @@ def test_target_without_figure_is_not_judged() -> None:
 def test_routed_requests_have_a_target() -> None:
     (line, _) = targets({"c32": {"gateway": row(100)}, "r32": {"gateway": row(119)}})
     assert line == "target r32 CPU at most 1.2 x c32: met (1.19)"
+
+
+def test_usage_benchmark_fills_all_columns_of_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "bench.db"
+    build_sqlite(path, 100)
+    with closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM usage").fetchone() == (100,)
+        assert database.execute("SELECT sum(requests) FROM usage_key_daily").fetchone() == (100,)

@@ -13,9 +13,11 @@ import trio
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.invoices import Invoices
 from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.plans import MANUAL, BillingPlan, PlanBook, period_end
 from bluesminds.accounts.settlement import CENT, BillingRules, Settled, Settlement, settle
+from bluesminds.accounts.trials import Referrals, Trials
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_uuid, uuid7
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
@@ -113,6 +115,9 @@ class Billing:
         rules: BillingRules,
         policy: BillingPolicy,
         providers: Mapping[str, PaymentProvider],
+        invoices: Invoices,
+        trials: Trials,
+        referrals: Referrals,
         changed: Callable[[], object],
     ) -> None:
         self._store = store
@@ -122,6 +127,9 @@ class Billing:
         self._rules = rules
         self.policy = policy
         self.providers = providers
+        self.invoices = invoices
+        self.trials = trials
+        self.referrals = referrals
         self._changed = changed
         self._locks: dict[str, trio.Lock] = {}
         self._calls = trio.CapacityLimiter(_CALLS)
@@ -482,6 +490,7 @@ class Billing:
         while True:
             with contextlib.suppress(StorageUnavailable, StorageBroken):
                 await self.settle_due()
+                await self.trials.settle_due()
                 if trio.current_time() >= next_sync:
                     next_sync = trio.current_time() + self.policy.sync_interval
                     report = await self.sync()

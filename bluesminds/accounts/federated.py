@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor
 from bluesminds.accounts.identities import Identities, SignInRequest
+from bluesminds.accounts.second_factors import SecondFactors
 from bluesminds.accounts.sessions import ActiveSession, NewSession
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.common.clock import Clock
@@ -42,11 +43,22 @@ class StartedSignIn(Struct, frozen=True):
 
 
 class FinishedSignIn(Struct, frozen=True):
-    """`session` is None if the identity was linked to the account that was signed in already."""
+    """`session` is None if the identity was linked to the account that was signed in already, and while the
+    second factor is missing: then `pending` is the content of the browser's cookie.
+    """
 
     user: UserRow
     session: NewSession | None
     next: str
+    pending: str = ""
+
+
+class PendingSignIn(Struct, frozen=True, kw_only=True, tag="second factor"):
+    """A sign-in that waits for the second factor. The browser keeps it, encrypted."""
+
+    user_id: str
+    provider: str
+    started_at: int
 
 
 class FederatedSignIn:
@@ -56,6 +68,7 @@ class FederatedSignIn:
         self,
         clients: Mapping[str, SignInClient],
         identities: Identities,
+        second_factors: SecondFactors,
         *,
         clock: Clock,
         vault: Vault,
@@ -64,6 +77,7 @@ class FederatedSignIn:
     ) -> None:
         self._clients = clients
         self._identities = identities
+        self._second_factors = second_factors
         self._clock = clock
         self._vault = vault
         self._throttle = throttle
@@ -132,16 +146,35 @@ class FederatedSignIn:
                 raise sign_in_expired()
             user = await self._identities.link(actor, session.user_id, client.policy, external)
             return FinishedSignIn(user, None, attempt.next)
-        user, new = await self._identities.enter(
-            SignInRequest(
-                actor=actor,
-                policy=client.policy,
-                external=external,
-                session_token=session_token,
-                user_agent=user_agent,
-            )
+        request = SignInRequest(
+            actor=actor, policy=client.policy, session_token=session_token, user_agent=user_agent
         )
+        user, new = await self._identities.enter(request, external)
+        if new is None:
+            waits = PendingSignIn(user_id=user.id, provider=provider, started_at=self._clock.now_ms())
+            pending = self._vault.seal_bytes(msgspec.json.encode(waits)).decode()
+            return FinishedSignIn(user, None, attempt.next, pending)
         return FinishedSignIn(user, new, attempt.next)
+
+    async def complete(
+        self, actor: Actor, code: str, *, cookie: str, session_token: str, user_agent: str
+    ) -> tuple[UserRow, NewSession]:
+        """A session for a sign-in that waits for the second factor. Raises Forbidden, Unauthenticated,
+        Conflict, RateLimited.
+        """
+        try:
+            waits = msgspec.json.decode(self._vault.open_bytes(cookie.encode()), type=PendingSignIn)
+        except (ValueError, msgspec.DecodeError) as exc:
+            raise sign_in_expired() from exc
+        client = self._clients.get(waits.provider)
+        if client is None or not -LIFETIME_MS < self._clock.now_ms() - waits.started_at < LIFETIME_MS:
+            raise sign_in_expired()
+        as_user = Actor(name=waits.user_id, address=actor.address)
+        await self._second_factors.check(as_user, waits.user_id, code)
+        request = SignInRequest(
+            actor=actor, policy=client.policy, session_token=session_token, user_agent=user_agent
+        )
+        return await self._identities.complete(request, waits.user_id)
 
     def _unavailable(self, provider: str, exc: ProviderUnavailable) -> UpstreamFailed:
         self._log.warning("identity_provider_failed", provider=provider, reason=exc.reason)

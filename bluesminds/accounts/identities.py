@@ -24,6 +24,7 @@ from bluesminds.identity.external import ExternalIdentity, ProviderPolicy
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, Store
 from storage.identities import IdentityRow, insert_identity, select_identity, touch_identity
+from storage.second_factors import select_second_factor
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting
 from storage.single_use_tokens import select_invites
@@ -39,11 +40,10 @@ from storage.users import (
 
 
 class SignInRequest(Struct, frozen=True, kw_only=True):
-    """A verified identity and where it came from. `session_token` is of the session to replace."""
+    """Who asks for a session, after a sign-in at a provider. `session_token` is of the session to replace."""
 
     actor: Actor
     policy: ProviderPolicy
-    external: ExternalIdentity
     session_token: str
     user_agent: str
 
@@ -68,16 +68,23 @@ class Identities:
         self._settings = settings
         self._changed = changed
 
-    async def enter(self, request: SignInRequest) -> tuple[UserRow, NewSession]:
-        """The account of the identity, which may be new, with a new session.
+    async def enter(
+        self, request: SignInRequest, external: ExternalIdentity
+    ) -> tuple[UserRow, NewSession | None]:
+        """The account of the identity, which may be new, with a new session; without one if the account has
+        a second factor.
 
         Raises Forbidden, Conflict, Unauthenticated for a disabled account.
         """
         with trio.CancelScope(shield=True):  # a committed change must invalidate the caches
-            before, user, session = await self._store.write(self._enter, request)
+            before, user, session = await self._store.write(self._enter, request, external)
             if user.role != before.role:
                 self._changed()
         return user, session
+
+    async def complete(self, request: SignInRequest, user_id: str) -> tuple[UserRow, NewSession]:
+        """A new session of an account whose second factor was checked. Raises Unauthenticated."""
+        return await self._store.write(self._complete, request, user_id)
 
     async def link(
         self, actor: Actor, user_id: str, policy: ProviderPolicy, external: ExternalIdentity
@@ -86,10 +93,10 @@ class Identities:
         return await self._store.write(self._link, actor, user_id, policy, external)
 
     async def _enter(
-        self, connection: Connection, request: SignInRequest
-    ) -> tuple[UserRow, UserRow, NewSession]:
+        self, connection: Connection, request: SignInRequest, external: ExternalIdentity
+    ) -> tuple[UserRow, UserRow, NewSession | None]:
         """The account before and after its groups are applied, and a new session."""
-        actor, policy, external = request.actor, request.policy, request.external
+        actor, policy = request.actor, request.policy
         await lock_audit_head(connection)
         known = await select_identity(connection, external.issuer, external.subject)
         if known is not None:
@@ -102,17 +109,32 @@ class Identities:
             await self._insert(connection, actor, user, policy, external)
         as_user = Actor(name=user.id, address=actor.address)
         before, user = user, await self._apply_groups(connection, as_user, policy, external, user)
+        factor = await select_second_factor(connection, user.id)
+        if factor is not None and factor.confirmed_at is not None:
+            return before, user, None
+        return before, user, await self._begin_session(connection, request, user)
+
+    async def _complete(
+        self, connection: Connection, request: SignInRequest, user_id: str
+    ) -> tuple[UserRow, NewSession]:
+        await lock_audit_head(connection)
+        user = await select_user(connection, user_id)
+        if user is None or user.disabled_at is not None:
+            raise user_disabled()
+        return user, await self._begin_session(connection, request, user)
+
+    async def _begin_session(
+        self, connection: Connection, request: SignInRequest, user: UserRow
+    ) -> NewSession:
+        actor = Actor(name=user.id, address=request.actor.address)
         session = self._sessions.new(user.id, address=actor.address, user_agent=request.user_agent)
-        after = {
-            "session_id": session.row.id,
-            "user_agent": request.user_agent,
-            "provider": policy.name,
-        }
-        await insert_audit(connection, entry(self._clock, as_user, "session.begin", user.id, after=after))
-        await self._sessions.announce(connection, session, policy.name)
-        await self._sessions.revoke_token(connection, as_user, request.session_token)
+        provider = request.policy.name
+        after = {"session_id": session.row.id, "user_agent": request.user_agent, "provider": provider}
+        await insert_audit(connection, entry(self._clock, actor, "session.begin", user.id, after=after))
+        await self._sessions.announce(connection, session, provider)
+        await self._sessions.revoke_token(connection, actor, request.session_token)
         await self._sessions.insert(connection, session)
-        return before, user, session
+        return session
 
     async def _account_for(
         self, connection: Connection, actor: Actor, policy: ProviderPolicy, external: ExternalIdentity

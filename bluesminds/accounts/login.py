@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.second_factors import SecondFactors, code_required
 from bluesminds.accounts.sessions import NewSession, Sessions
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.common.clock import Clock
@@ -33,6 +34,7 @@ class Login:
         clock: Clock,
         passwords: Passwords,
         sessions: Sessions,
+        second_factors: SecondFactors,
         throttle: Throttle,
         outbox: MailOutbox,
         templates: MailTemplates,
@@ -42,22 +44,41 @@ class Login:
         self._clock = clock
         self._passwords = passwords
         self._sessions = sessions
+        self._second_factors = second_factors
         self._throttle = throttle
         self._outbox = outbox
         self._templates = templates
         self._log = log
 
     async def login(
-        self, actor: Actor, *, email: str, password: str, user_agent: str, instead_of: str = ""
+        self,
+        actor: Actor,
+        *,
+        email: str,
+        password: str,
+        user_agent: str,
+        code: str | None = None,
+        instead_of: str = "",
     ) -> tuple[UserRow, NewSession]:
-        """A new session, which replaces the session with the token `instead_of`. Raises Unauthenticated,
-        RateLimited.
+        """A new session, which replaces the session with the token `instead_of`. `code` is of the second
+        factor. Raises Unauthenticated, RateLimited.
         """
         user = await self.authenticate(actor, email, password)
+        if await self._second_factors.is_on(user.id):
+            await self._check_code(actor, user, code)
         session = self._sessions.new(user.id, address=actor.address, user_agent=user_agent)
         await self._store.write(self._login, as_user(actor, user), user, session, instead_of)
         await self._improve_hash(user, password)
         return user, session
+
+    async def _check_code(self, actor: Actor, user: UserRow, code: str | None) -> None:
+        if code is None:
+            raise code_required()
+        try:
+            await self._second_factors.check(as_user(actor, user), user.id, code)
+        except Unauthenticated:
+            self._log.warning("sign_in_failed", client=actor.address, user_id=user.id)
+            raise
 
     async def logout(self, actor: Actor, user_id: str, session_id: str) -> None:
         await self._store.write(self._logout, actor, user_id, session_id)

@@ -17,6 +17,7 @@ from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
+from bluesminds.accounts.mail_preferences import MailPreferences
 from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
@@ -24,6 +25,7 @@ from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.repricing import Repricing
+from bluesminds.accounts.second_factors import SecondFactors
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
@@ -42,6 +44,7 @@ class AccountServices(Struct, frozen=True):
     users: Users
     passwords: Passwords
     sessions: Sessions
+    second_factors: SecondFactors
     throttle: Throttle
     login: Login
     local_sign_in: LocalSignIn
@@ -69,5 +72,6 @@ class AccountServices(Struct, frozen=True):
     prompts: Prompts
     vendor_keys: VendorKeys
     mail_tests: MailTests
+    mail_preferences: MailPreferences
     webhooks: Webhooks | None
     alerts: Alerts | None

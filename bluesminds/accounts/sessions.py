@@ -47,6 +47,7 @@ class ActiveSession(Struct, frozen=True):
     csrf: str
     full_name: str
     email: str | None
+    has_second_factor: bool
 
 
 class NewSession(Struct, frozen=True):
@@ -88,7 +89,15 @@ class Sessions:
             with suppress(StorageError):  # a database that cannot be written can still be read
                 await self._store.write(touch_session, row.digest, now, address)
         csrf = self._csrf(row.digest)
-        return ActiveSession(row.user_id, found.role, row.id, csrf, found.full_name, found.email)
+        return ActiveSession(
+            user_id=row.user_id,
+            role=found.role,
+            session_id=row.id,
+            csrf=csrf,
+            full_name=found.full_name,
+            email=found.email,
+            has_second_factor=bool(found.has_second_factor),  # SQLite has 0 and 1
+        )
 
     def new(self, user_id: str, *, address: str, user_agent: str) -> NewSession:
         """A session that is valid when `insert` has stored it."""

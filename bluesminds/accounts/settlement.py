@@ -23,6 +23,7 @@ from bluesminds.accounts.subscription_states import (
 )
 from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.crypto import uuid7
+from bluesminds.common.money import write_usd
 from bluesminds.notify.events import EventKind, new_event
 from bluesminds.payments.port import CustomerState, PaymentState, SubscriptionState
 from storage.audit import insert_audit, lock_audit_head
@@ -41,15 +42,24 @@ from storage.billing import (
     set_order,
 )
 from storage.events import EventRow, insert_events
+from storage.invoices import (
+    InvoiceRow,
+    insert_invoice,
+    next_invoice_number,
+    select_buyer,
+    select_payment_invoice,
+)
 from storage.ledger import (
     REVENUE,
     EntryKind,
     LedgerRow,
+    WalletRow,
     lock_ledger_head,
     post,
     select_wallet,
     wallet_account,
 )
+from storage.trials import select_referral, set_referral
 from storage.users import UserRow, select_user, update_user
 
 CENT: Final = 10**7  # nano-USD
@@ -58,11 +68,16 @@ GATEWAY: Final = Actor(name="gateway", address="local")
 
 
 class BillingRules(Struct, frozen=True):
-    """`free_tier`: of accounts without a plan in force."""
+    """`free_tier`: of accounts without a plan in force. `seller`: lines of each invoice.
+    `referrer_nano` and `referred_nano`: rewards after the first payment of a user who was invited.
+    """
 
     plans: PlanBook
     dunning: DunningPolicy
     free_tier: str
+    seller: Sequence[str] = ()
+    referrer_nano: int = 0
+    referred_nano: int = 0
 
 
 class Settlement(Struct, frozen=True):
@@ -111,6 +126,7 @@ class _Work:
         nano: int,
         reference: str,
         ends_at: int | None = None,
+        user_id: str | None = None,
     ) -> None:
         if nano > 0:
             detail = {} if ends_at is None else {"ends_at": ends_at}
@@ -121,7 +137,7 @@ class _Work:
                 debit=debit,
                 credit=credit,
                 amount_nano=nano,
-                user_id=self.asked.user_id,
+                user_id=user_id or self.asked.user_id,
                 reference=reference,
                 detail=json.encode(detail).decode(),
             )
@@ -270,8 +286,42 @@ async def _add_payment(work: _Work, payment: PaymentState, order: OrderRow) -> P
         net = (row.paid_cents - row.tax_cents) * CENT
         work.post("subscription", key, source, REVENUE, net, row.id)
     work.tell("payment.succeeded", _payment_fields(row))
+    await _invoice(work, row, row.paid_cents, row.tax_cents)
     work.notes.append(f"payment {row.id}")
+    await _reward(work, row)
     return row
+
+
+async def _reward(work: _Work, payment: PaymentRow) -> None:
+    """Reward both sides of a referral after the first payment."""
+    referral = await select_referral(work.connection, payment.user_id)
+    if referral is None or referral.payment_id or payment.paid_cents <= 0:
+        return
+    earned = 0
+    for user_id, nano in (
+        (referral.user_id, work.rules.referred_nano),
+        (referral.referrer_id, work.rules.referrer_nano),
+    ):
+        if nano and await select_user(work.connection, user_id) is not None:
+            wallet, key = wallet_account(user_id), f"referral:{referral.user_id}:{user_id}"
+            work.post("grant", key, "grants", wallet, nano, "Referral", user_id=user_id)
+            data = {"amount_usd": write_usd(nano)}
+            work.events.append(new_event(work.now, "referral.rewarded", user_id, data))
+            earned = nano if user_id == referral.referrer_id else earned
+    await set_referral(work.connection, replace(referral, payment_id=payment.id, earned_nano=earned))
+
+
+async def _end_reward(work: _Work, payment: PaymentRow) -> None:
+    """The first payment was refunded in full: what is left of the rewards ends."""
+    referral = await select_referral(work.connection, payment.user_id)
+    if referral is None or referral.payment_id != payment.id:
+        return
+    for user_id in (referral.user_id, referral.referrer_id):
+        id_ = f"grant:referral:{referral.user_id}:{user_id}"
+        wallet = await select_wallet(work.connection, user_id)
+        left = next((one.left_nano for one in wallet.grants if one.id == id_), 0) if wallet else 0
+        work.post("expiry", id_, wallet_account(user_id), "expired", left, id_, user_id=user_id)
+    await set_referral(work.connection, replace(referral, earned_nano=0))
 
 
 def _payment_fields(row: PaymentRow) -> Mapping[str, object]:
@@ -282,6 +332,28 @@ def _payment_fields(row: PaymentRow) -> Mapping[str, object]:
         "amount": _amount(row.paid_cents),
         "currency": row.currency,
     }
+
+
+async def _invoice(work: _Work, payment: PaymentRow, total_cents: int, tax_cents: int) -> None:
+    """Issue an invoice, or a credit note for a negative total."""
+    first = await select_payment_invoice(work.connection, payment.id)
+    row = InvoiceRow(
+        number=await next_invoice_number(work.connection),
+        id=uuid7(work.now),
+        user_id=payment.user_id,
+        payment_id=payment.id,
+        of_number=None if first is None else first.number,
+        issued_at=work.now,
+        title=payment.title,
+        currency=payment.currency,
+        total_cents=total_cents,
+        tax_cents=tax_cents,
+        seller=json.encode(work.rules.seller).decode(),
+        buyer=json.encode(await select_buyer(work.connection, payment.user_id)).decode(),
+    )
+    await insert_invoice(work.connection, row)
+    total = {"invoice": row.id, "number": row.number, "total_cents": total_cents, "currency": row.currency}
+    work.tell("invoice.created", total)
 
 
 def _amount(cents: int) -> str:
@@ -300,10 +372,14 @@ async def _reverse(work: _Work, row: PaymentRow, reversed_cents: int) -> None:
         parts = [row.credit_nano * cents // row.paid_cents for cents in (row.reversed_cents, reversed_cents)]
         source = wallet_account(row.user_id)
     if row.state == "paid":
+        tax = [row.tax_cents * cents // row.paid_cents for cents in (row.reversed_cents, reversed_cents)]
+        await _invoice(work, row, row.reversed_cents - reversed_cents, tax[0] - tax[1])
         work.post("payment_refund", key, source, target, parts[1] - parts[0], row.id)
     await put_payment(work.connection, replace(row, reversed_cents=reversed_cents))
     work.tell("payment.refunded", {**_payment_fields(row), "refunded": _amount(reversed_cents)})
     work.notes.append(f"payment {row.id} refunded")
+    if reversed_cents >= row.paid_cents and row.state == "paid":
+        await _end_reward(work, row)
 
 
 def _advance(work: _Work, state: SubscriptionState) -> None:
@@ -380,12 +456,15 @@ async def _store(
 async def _post_all(work: _Work) -> CreditMoves:
     if not work.entries:
         return {}
-    user_id = work.asked.user_id
-    wallet = await select_wallet(work.connection, user_id)
-    start, after = 0 if wallet is None else wallet.balance_nano, None
+    before = {row.user_id: await select_wallet(work.connection, row.user_id) for row, _ in work.entries}
+    after: dict[str, WalletRow] = {}
     for row, ends_at in work.entries:
-        after = (await post(work.connection, [row], ends_at=ends_at)).get(user_id, after)
-    return {} if after is None else {user_id: (after.balance_nano - start, after.revision)}
+        after |= await post(work.connection, [row], ends_at=ends_at)
+    moves = {}
+    for user_id, wallet in after.items():
+        start = before[user_id]
+        moves[user_id] = wallet.balance_nano - (start.balance_nano if start else 0), wallet.revision
+    return moves
 
 
 def _report(work: _Work, old: SubscriptionRow | None, new: SubscriptionRow) -> None:

@@ -51,6 +51,8 @@ class Throttle:
         self._accounts = LeakyBucket(100, 36.0)
         self._forms = LeakyBucket(20, 30.0)
         self._sign_ins = LeakyBucket(30, 10.0)
+        self._code_pairs = LeakyBucket(5, 60.0)
+        self._code_accounts = LeakyBucket(20, 300.0)
         self._mails = LeakyBucket(3, 1200.0)
         self._changes = LeakyBucket(300, 3.0)
         self._key_tests = LeakyBucket(10, 30.0)
@@ -77,6 +79,16 @@ class Throttle:
     def check_public_form(self, address: str) -> None:
         """Count a request to a public form other than the login. Raises RateLimited."""
         _count_attempt((self._forms, block_of(address)))
+
+    def count_code_attempt(self, user_id: str, address: str) -> None:
+        """Count the entry of a one-time code. It counts as failed until `release_code_attempt`. Raises
+        RateLimited.
+        """
+        _count_attempt(*self._code_entries(user_id, address))
+
+    def release_code_attempt(self, user_id: str, address: str) -> None:
+        for bucket, key in self._code_entries(user_id, address):
+            bucket.remove(key)
 
     def count_sign_in(self, address: str) -> None:
         """Count a return from a provider. It counts as failed until `release_sign_in`. Raises RateLimited."""
@@ -116,6 +128,10 @@ class Throttle:
         if allowed:
             self._mails.add(key)
         return allowed
+
+    def _code_entries(self, user_id: str, address: str) -> list[tuple[LeakyBucket, str]]:
+        """Six digits need a limit for the account, also for addresses that have logged in to it before."""
+        return [(self._code_pairs, f"{block_of(address)} {user_id}"), (self._code_accounts, user_id)]
 
     def _login_entries(self, account: str, address: str) -> list[tuple[LeakyBucket, str]]:
         account, address = account.strip().lower(), block_of(address)

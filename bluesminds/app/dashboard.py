@@ -9,6 +9,7 @@ from bluesminds.app.services import Services
 from bluesminds.app.settings_map import mail_backend
 from bluesminds.config import SettingOrigin
 from bluesminds.dashboard import (
+    billing,
     credit,
     keys,
     overview,
@@ -77,8 +78,16 @@ def build_dashboard(
         *_admin_pages(services, frame, controls, state),
         *_webhook_pages(services, frame),
         *([] if services.accounts.alerts is None else alerts.routes(frame, services.accounts.alerts)),
+        *_billing_pages(services, frame),
     ]
     return Dashboard(routes, BrowserPages(HOME, frame.error))
+
+
+def _billing_pages(services: Services, frame: Frame) -> list[Route]:
+    found = services.accounts.billing
+    return (
+        [] if found is None else billing.routes(billing.BillingPages(frame, found, services.accounts.users))
+    )
 
 
 def _webhook_pages(services: Services, frame: Frame) -> list[Route]:
@@ -92,6 +101,8 @@ def _left_out(services: Services) -> frozenset[str]:
         "prompts": services.settings.prompt_log.retention_days > 0,
         "webhooks": services.accounts.webhooks is not None,
         "alerts": services.accounts.alerts is not None,
+        "subscription": services.accounts.billing is not None,
+        "sales": services.accounts.billing is not None,
         "mail": services.settings.mail.configured,
     }
     return frozenset(icon for icon, is_enabled in enabled.items() if not is_enabled)
@@ -135,7 +146,14 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
         *statements.routes(statements.StatementPages(frame, accounts.statements, accounts.users)),
         *_prompt_pages(services, frame),
         *settings.routes(
-            settings.SettingsPage(frame, accounts.users, accounts.sessions, accounts.vendor_keys)
+            settings.SettingsPage(
+                frame,
+                accounts.users,
+                accounts.sessions,
+                accounts.vendor_keys,
+                accounts.second_factors,
+                accounts.mail_preferences,
+            )
         ),
         *keys.routes(
             keys.KeysPages(
@@ -232,6 +250,7 @@ def _admin_pages(
                 users=accounts.users,
                 invitations=accounts.invitations,
                 sessions=accounts.sessions,
+                second_factors=accounts.second_factors,
                 keys=accounts.key_reports,
                 limits=accounts.limits,
                 usage=accounts.usage,

@@ -1,7 +1,7 @@
 """Builds the gateway from the services: authentication, routing, accounting and the ASGI application."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -33,10 +33,11 @@ from bluesminds.app.settings_map import (
     upstream_timeouts,
 )
 from bluesminds.common.broadcast import Broadcast
+from bluesminds.common.money import NANO
 from bluesminds.common.networks import Networks
 from bluesminds.common.prices import combine
 from bluesminds.common.redaction import Redactor
-from bluesminds.common.values import Server
+from bluesminds.common.values import LimitSet, Server
 from bluesminds.gateway.accounting import UsageAccounting
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
@@ -199,6 +200,12 @@ def build_data_plane(
         "server",
         routing.keys.resting,
     )
+    running = gateway.accounting.running
+    runtime.metrics.gauge(
+        "bluesminds_reserved_usd",
+        "USD reserved by requests in progress.",
+        lambda: sum(one.reserved_nano for one in running.values()) / NANO,
+    )
     traffic = TrafficMonitor(runtime.metrics)
     interval = settings.upstream.keep_alive_interval
     keep_alive = KeepAlive(interval) if interval else None
@@ -208,7 +215,8 @@ def build_data_plane(
         "Unix time of the newest scheduled backup; 0 if there is none.",
         lambda: (services.backups.last_ms or 0) / 1000,
     )
-    reloader = ConfigReloader(services, routing, source, runtime.metrics)
+    use_tiers = partial(_use_tiers, services, authentication.keys)
+    reloader = ConfigReloader(services, routing, source, runtime.metrics, use_tiers)
     replayer = Replayer(
         gateway,
         bodies,
@@ -316,6 +324,16 @@ def _build_authentication(services: Services, lease: Lease) -> Authentication:
         open_vendor_keys=services.accounts.vendor_keys.open_all,
     )
     return Authentication(limiter, keys)
+
+
+def _use_tiers(
+    services: Services,
+    keys: KeyAuthenticator,
+    limits: Mapping[str, LimitSet],
+    markups: Mapping[str, int],
+) -> None:
+    services.accounts.limits.tiers = limits
+    keys.use_tiers(limits, markups)
 
 
 def build_routing(services: Services, configured: list[Server]) -> Routing:
@@ -569,7 +587,11 @@ def _build_control(
     dashboard = build_dashboard(services, routing, controls, state)
     if dashboard is not None:
         mounted += dashboard.routes
-    guard = build_guard(services.accounts, public_url=public_url)
+    guard = build_guard(
+        services.accounts,
+        public_url=public_url,
+        admin_second_factor=services.settings.accounts.admin_second_factor,
+    )
     pages = None if dashboard is None else dashboard.pages
     return app.create_app(mounted, guard, clock=services.clock, log=services.log, pages=pages)
 

@@ -3,7 +3,6 @@
 Each check is one line of the report. A check that finds a problem names the command that fixes it.
 """
 
-import contextlib
 import os
 import shutil
 import sqlite3
@@ -25,6 +24,7 @@ from bluesminds.app import preflight
 from bluesminds.app.backup import newest_backup_ms
 from bluesminds.app.listeners import OTHER_DESCRIPTORS
 from bluesminds.app.operator import NoDatabase, operator_client
+from bluesminds.app.outbound import outbound
 from bluesminds.app.secrets import MASTER_KEY, PEPPER
 from bluesminds.app.services import BadDatabaseURL, database_url
 from bluesminds.app.settings_map import alert_channels, configured_mailer, mail_backend
@@ -32,10 +32,9 @@ from bluesminds.app.state_dir import BadState, StateBusy
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.config import ConfigError, Loaded, Settings
-from bluesminds.http.client.pool import Pool, UpstreamOrigin, tls_context
+from bluesminds.http.client.pool import Pool, tls_context
 from bluesminds.http.server.sockets import bind_tcp, raise_descriptor_limit
 from bluesminds.notify.mail import MailFailed, MailRefused
-from bluesminds.providers.vendors import from_environment
 from storage import StorageError, ping, sqlite_path
 from storage.backup import check_sqlite
 
@@ -87,29 +86,8 @@ async def diagnose(loaded: Loaded, *, offline: bool, clock: Clock, log: Log) -> 
         found.append(await _mail(settings, clock))
         found += await _alert_channels(settings)
     found.append(_backup(settings, clock))
-    hosts = ", ".join(outbound(settings)) or "no other host"
+    hosts = ", ".join(outbound(settings))
     return [*found, Diagnosis("outbound", "ok", f"connects to {hosts}")]
-
-
-def outbound(settings: Settings) -> Iterator[str]:
-    """The hosts and ports that the configuration lets the gateway connect to."""
-    servers = [(row.name, row.url) for row in settings.servers if row.mode != "off" and row.dialect != "demo"]
-    for name, url in servers or [(one.name, one.url) for one in from_environment(os.environ)]:
-        if url is not None:
-            origin, _ = UpstreamOrigin.parse(url)
-            yield f"{origin.host}:{origin.port} (server {name})"
-    for channel in alert_channels(settings):
-        with contextlib.suppress(ValueError):
-            origin, _ = channel.target()
-            yield f"{origin.host}:{origin.port} (alert channel {channel.name})"
-    if settings.mail.host is not None:
-        yield f"{settings.mail.host}:{settings.mail.port} (mail)"
-    elif settings.mail.configured:
-        origin, _ = UpstreamOrigin.parse(settings.mail.url)
-        yield f"{origin.host}:{origin.port} (mail)"
-    with contextlib.suppress(BadDatabaseURL, ConfigError):
-        if sqlite_path(database_url(settings)) is None:
-            yield "the host in storage.url (PostgreSQL)"
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

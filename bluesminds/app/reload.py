@@ -1,12 +1,13 @@
 """Reads the configuration again while the gateway runs.
 
-The new configuration is checked completely and then replaces servers, routes and prices in one step without
-an `await`. A configuration with a problem changes nothing. All other settings only change at a restart.
+The new configuration is checked completely and then replaces servers, routes, prices, limits of tiers and the
+level of the log in one step without an `await`. A configuration with a problem changes nothing. All other
+settings only change at a restart.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import trio
 from msgspec import Struct, structs
@@ -15,8 +16,8 @@ from bluesminds.accounts.audit import OPERATOR, Actor
 from bluesminds.app.discovery import configured_servers
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
-from bluesminds.app.settings_map import configured_prices, file_routes
-from bluesminds.common.values import Server
+from bluesminds.app.settings_map import configured_prices, file_routes, tier_limits, tier_markups
+from bluesminds.common.values import LimitSet, Server
 from bluesminds.config import ConfigError, Problem, SettingOrigin, Settings
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.probe import probe
@@ -25,8 +26,11 @@ from bluesminds.web.api.reload import ConfigProblem, ReloadReport
 from bluesminds.wire.models import ModelRow
 from storage.base import StorageError
 
-LIVE: Final = ("servers", "routes", "routes_short", "prices")
-"""The settings that a reload applies."""
+LIVE: Final = ("servers", "routes", "routes_short", "prices", "tiers")
+"""The tables that a reload applies."""
+_LIVE_SETTING: Final = "log.level"
+# Counters for these exist only if they were set at the start.
+_SHARED: Final = ("shared_usd_per_day", "shared_usd_per_month")
 WATCH_SECONDS: Final = 2.0
 DISCOVERY_SECONDS: Final = 2.0  # how long a reload waits for the models of new servers
 
@@ -52,7 +56,9 @@ class ConfigReloader:
         routing: Routing,
         source: ConfigSource,
         metrics: Metrics,
+        use_tiers: Callable[[Mapping[str, LimitSet], Mapping[str, int]], None],
     ) -> None:
+        self._use_tiers = use_tiers
         self._services = services
         self._routing = routing
         self._prices = routing.price_loader
@@ -78,7 +84,7 @@ class ConfigReloader:
             try:
                 settings = await trio.to_thread.run_sync(self._source.load)
                 restart = tuple(self._needs_restart(settings))
-                await self._apply(structs.replace(self._services.settings, **_live(settings)))
+                await self._apply(_live(self._services.settings, settings))
             except ConfigError as exc:
                 return self._reject(exc.problems)
             except StorageError as exc:
@@ -121,6 +127,8 @@ class ConfigReloader:
         self._prices.configured = lines
         self._routing.prices.book = book
         self._routing.registry.prices_changed()
+        self._use_tiers(tier_limits(settings), tier_markups(settings))
+        self._services.log.set_level(settings.log.level)
         self._settings = settings
 
     def _check(self, settings: Settings) -> Iterator[Problem]:
@@ -161,8 +169,12 @@ class ConfigReloader:
     def _needs_restart(self, settings: Settings) -> Iterator[str]:
         for name in Settings.__struct_fields__:
             before, after = getattr(self._services.settings, name), getattr(settings, name)
-            if name not in LIVE and before != after:
-                yield from _changed(name, before, after)
+            if before == after:
+                continue
+            for changed in _changed(name, before, after):
+                is_live = name in LIVE and not changed.endswith(_SHARED)
+                if not is_live and changed != _LIVE_SETTING:
+                    yield changed
 
     def _reject(self, problems: Sequence[Problem]) -> ReloadReport:
         self.accepted = False
@@ -181,8 +193,10 @@ class ConfigReloader:
         )
 
 
-def _live(settings: Settings) -> dict[str, Any]:
-    return {name: getattr(settings, name) for name in LIVE}
+def _live(before: Settings, after: Settings) -> Settings:
+    """The earlier settings with those of `after` that a reload applies."""
+    log = structs.replace(before.log, level=after.log.level)
+    return structs.replace(before, log=log, **{name: getattr(after, name) for name in LIVE})
 
 
 def _changed(name: str, before: object, after: object) -> Iterator[str]:

@@ -22,12 +22,14 @@ from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.federated import FederatedSignIn
 from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
+from bluesminds.accounts.invoices import Invoices
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Changed, Keys
 from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
+from bluesminds.accounts.mail_preferences import MailPreferences
 from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
@@ -35,12 +37,14 @@ from bluesminds.accounts.prices import Prices
 from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.repricing import Repricing
+from bluesminds.accounts.second_factors import SecondFactors
 from bluesminds.accounts.servers import Servers
 from bluesminds.accounts.services import AccountServices
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
 from bluesminds.accounts.statements import Statements
 from bluesminds.accounts.throttle import Throttle
+from bluesminds.accounts.trials import Referrals, Trials
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
@@ -64,14 +68,17 @@ from bluesminds.app.state_dir import StateDir
 from bluesminds.common.clock import Calendar, Clock, zone_named
 from bluesminds.common.crypto import Vault
 from bluesminds.common.log import Log
+from bluesminds.common.money import read_usd
 from bluesminds.common.networks import Networks
 from bluesminds.config import Settings
 from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
 from bluesminds.notify.alert_channels import AlertSender
+from bluesminds.notify.event_mails import EventMails
 from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer
+from bluesminds.notify.mail_groups import OptOutLinks
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
 from bluesminds.notify.webhooks import WebhookSender, deliver_event
@@ -220,9 +227,25 @@ def _mailer(settings: Settings, state: StateDir, pool: Pool, clock: Clock, log: 
     return mailer or FileMailer(state.path / "outbox", clock=clock, log=log)
 
 
+def sends_notifications(settings: Settings) -> bool:
+    """Whether events cause mails."""
+    return settings.mail.configured and settings.mail.notifications
+
+
+def _opt_out_links(resources: Resources) -> OptOutLinks:
+    return OptOutLinks.from_pepper(resources.templates.base_url, resources.pepper)
+
+
+def _event_mails(resources: Resources) -> EventMails:
+    zone = resources.settings.limits.time_zone
+    return EventMails(resources.outbox, resources.templates, _opt_out_links(resources), zone=zone)
+
+
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
     if (sender := resources.webhook_sender) is not None:
         resources.events.subscribe(deliver_event, dispatched=sender.notify)
+    if sends_notifications(resources.settings):
+        resources.events.subscribe(_event_mails(resources).consume, dispatched=resources.outbox.wake)
     accounts = _build_accounts(resources, password_hasher)
     cleanup = ExpiredDataCleanup(
         resources.store,
@@ -268,6 +291,9 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         settings=settings,
     )
     ledger = Ledger(store, clock=clock)
+    second_factors = SecondFactors(
+        store, vault=resources.vault, pepper=resources.pepper, clock=clock, throttle=throttle
+    )
     identities = Identities(
         store,
         clock=clock,
@@ -280,12 +306,14 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         users=_build_users(resources),
         passwords=passwords,
         sessions=sessions,
+        second_factors=second_factors,
         throttle=throttle,
         login=Login(
             store,
             clock=clock,
             passwords=passwords,
             sessions=sessions,
+            second_factors=second_factors,
             throttle=throttle,
             outbox=outbox,
             templates=templates,
@@ -324,7 +352,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
         identities=identities,
-        federated=_build_federated(resources, identities, throttle),
+        federated=_build_federated(resources, identities, second_factors, throttle),
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
@@ -341,6 +369,12 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
         mail_tests=MailTests(store=store, clock=clock, mailer=resources.mailer, templates=templates),
+        mail_preferences=MailPreferences(
+            store=store,
+            clock=clock,
+            links=_opt_out_links(resources),
+            enabled=sends_notifications(resources.settings),
+        ),
         webhooks=_build_webhooks(resources),
         alerts=_build_alerts(resources),
     )
@@ -374,7 +408,7 @@ def _build_webhooks(resources: Resources) -> Webhooks | None:
 
 
 def _build_federated(
-    resources: Resources, identities: Identities, throttle: Throttle
+    resources: Resources, identities: Identities, second_factors: SecondFactors, throttle: Throttle
 ) -> FederatedSignIn | None:
     clients = sign_in_clients(resources.settings.identity, resources.pool, resources.clock)
     if not clients:
@@ -382,6 +416,7 @@ def _build_federated(
     return FederatedSignIn(
         clients,
         identities,
+        second_factors,
         clock=resources.clock,
         vault=resources.vault,
         throttle=throttle,
@@ -399,6 +434,15 @@ def _build_billing(resources: Resources, ledger: Ledger) -> Billing | None:
         log=resources.log,
         rules=billing_rules(resources.settings),
         policy=billing_policy(resources.settings),
+        invoices=Invoices(resources.store, prefix=resources.settings.billing.invoice_prefix),
+        trials=Trials(
+            resources.store,
+            ledger=ledger,
+            clock=resources.clock,
+            nano=read_usd(resources.settings.billing.trial_usd),
+            length=int(resources.settings.billing.trial_length * 1000),
+        ),
+        referrals=Referrals(resources.store, clock=resources.clock),
         providers=payment_providers(resources.settings, resources.pool),
         changed=resources.key_changes.notify,
     )

@@ -151,7 +151,15 @@ def configured_plans(settings: Settings) -> list[BillingPlan]:
 def billing_rules(settings: Settings) -> BillingRules:
     billing = settings.billing
     dunning = DunningPolicy(int(billing.grace * 1000), int(billing.reminder_interval * 1000))
-    return BillingRules(PlanBook(configured_plans(settings)), dunning, settings.accounts.default_tier)
+    plans, free = PlanBook(configured_plans(settings)), settings.accounts.default_tier
+    return BillingRules(
+        plans,
+        dunning,
+        free,
+        billing.seller,
+        referrer_nano=read_usd(billing.referrer_usd),
+        referred_nano=read_usd(billing.referred_usd),
+    )
 
 
 def billing_policy(settings: Settings) -> BillingPolicy:

@@ -44,9 +44,10 @@ def orders(config: Path | None, as_json: bool) -> None:
 @click.option("--amount", help="USD of credit.")
 @config_option
 def order(user: str, plan: str | None, amount: str | None, config: Path | None) -> None:
-    """Order a plan or credit for the user with the id USER, who pays outside of a payment provider.
+    """Order a plan or credit for a user.
 
-    Prints the id of the order. Confirm the payment with `paid`.
+    USER is the id of a user who pays outside of a payment provider. Prints the id of the order. Confirm the
+    payment with `paid`.
     """
     given = {"user_id": user, "plan": plan, "amount_usd": amount}
     body = {name: value for name, value in given.items() if value is not None}
@@ -86,7 +87,10 @@ def refund(payment: str, config: Path | None) -> None:
 @config_option
 @json_option
 def sync(config: Path | None, as_json: bool) -> None:
-    """Read payments and subscriptions of all users from the payment providers."""
+    """Read all payments from the payment providers.
+
+    Also reads the subscriptions.
+    """
     report = call(config, "POST", "/billing/sync")
     if as_json:
         echo_json(report)

@@ -1,7 +1,7 @@
 """limits show, set, tiers."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -16,6 +16,8 @@ from bluesminds.cli.options import (
     limit_values,
 )
 from bluesminds.cli.users import find_user
+
+_SHARED: Final = ("shared_usd_per_day", "shared_usd_per_month")
 
 
 @click.group("limits")
@@ -64,9 +66,21 @@ def set_(user: str, config: Path | None, as_json: bool, **given: str | None) -> 
 @config_option
 @json_option
 def tiers(config: Path | None, as_json: bool) -> None:
-    """List the tiers and their limits."""
-    columns = ("name", *(f"limits.{name}" for name in (*COUNTS, *SUMS)))
-    show(call(config, "GET", "/tiers"), as_json=as_json, columns=columns)
+    """List the tiers with their limits and shared budgets."""
+    columns = ("name", *(f"limits.{name}" for name in (*COUNTS, *SUMS)), *_SHARED)
+    found = call(config, "GET", "/tiers")
+    if not as_json:
+        found = found | {"data": [row | _shared(row["shared"] or {}) for row in found["data"]]}
+    show(found, as_json=as_json, columns=columns)
+
+
+def _shared(budgets: dict[str, Any]) -> dict[str, str | None]:
+    """By column; None without a limit."""
+    amounts = [budgets.get(name.removeprefix("shared_")) for name in _SHARED]
+    return {
+        name: f"{amount['used']} of {amount['limit']}" if amount and amount["limit"] else None
+        for name, amount in zip(_SHARED, amounts, strict=True)
+    }
 
 
 def _show(found: dict[str, Any], *, as_json: bool) -> None:

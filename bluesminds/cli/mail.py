@@ -15,7 +15,7 @@ from bluesminds.notify.mail_templates import MailTemplates
 
 @click.group("mail")
 def mail_group() -> None:
-    """Preview the mails that the gateway sends, and test the settings of mail."""
+    """Preview the mails of the gateway, and test its settings."""
 
 
 @mail_group.command()
@@ -42,7 +42,10 @@ def preview(name: str | None, as_html: bool, config: Path | None) -> None:
 @config_option
 @json_option
 def test(address: str, config: Path | None, as_json: bool) -> None:
-    """Send a test mail to ADDRESS and wait for the answer of the mail server."""
+    """Send a test mail to ADDRESS.
+
+    Waits for the answer of the mail server.
+    """
     call(config, "POST", "/mail/test", {"email": address})
     if as_json:
         echo_json({"email": address, "sent": True})

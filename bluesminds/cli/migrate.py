@@ -26,7 +26,7 @@ from storage.store import plan_schema
 @config_option
 @json_option
 def migrate(plan_only: bool, config: Path | None, as_json: bool) -> None:
-    """Create the database, or bring it to the schema of this version.
+    """Create the database, or upgrade its schema.
 
     `serve` does the same at its start. With SQLite, the migrations run on a copy, which is checked and then
     replaces the database; the earlier file is kept for `bluesminds rollback`. With PostgreSQL, they are one

@@ -23,9 +23,9 @@ class RejectedConfig(exits.Failure):
 def reload(config: Path | None, as_json: bool) -> None:
     """Let the running gateway read its configuration again.
 
-    The gateway uses the new servers, routes and prices for new requests. Running requests continue. Other
-    changed settings are listed: they need a restart. If the configuration is not valid, the earlier one
-    stays in force, and the exit code is 3.
+    The gateway uses the new servers, routes, prices, limits of tiers and log level. Running requests
+    continue. Other changed settings are listed: they need a restart. If the configuration is not valid, the
+    earlier one stays in force, and the exit code is 3.
     """
     report = call(config, "POST", "/reload")
     if as_json:

@@ -24,10 +24,10 @@ _SIDES: Final = ("original", "replay")
 @config_option
 @json_option
 def replay(request_id: str, model: str | None, config: Path | None, as_json: bool) -> None:
-    """Send a request of the prompt log again, and compare both answers.
+    """Send a request again, and compare both answers.
 
-    ID is the id of a request. It is sent with its API key, and charged to its account. This needs
-    `administrators` in [prompt_log]. The audit log has an entry.
+    ID is the id of a request in the prompt log. It is sent with its API key, and charged to its account.
+    This needs `administrators` in [prompt_log]. The audit log has an entry.
     """
     body = {} if model is None else {"model": model}
     found = call(config, "POST", f"/requests/{request_path(request_id)}/replay", body, seconds=None)

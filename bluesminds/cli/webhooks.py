@@ -25,9 +25,9 @@ _MAX_BODY: Final = 65_536  # bytes
 
 @click.group("webhooks")
 def webhooks_group() -> None:
-    """Manage the webhooks of the operators, which get the events of all accounts.
+    """Manage the webhooks of the operators.
 
-    Needs `enabled = true` in [webhooks].
+    They get the events of all accounts. Needs `enabled = true` in [webhooks].
     """
 
 
@@ -103,10 +103,11 @@ def trigger(webhook: str, event: str, config: Path | None, as_json: bool) -> Non
 @click.option("--port", type=click.IntRange(0, 65535), default=4040, show_default=True, help="0: a free one.")
 @click.option("--count", type=click.IntRange(min=1), help="Stop after this number of events.")
 def listen(port: int, count: int | None) -> None:
-    """Receive webhooks on this machine, verify their signatures, and print them. For development.
+    """Receive webhooks on this machine, and print them.
 
-    The secret is read from standard input. The gateway must allow the address: set allow_http = true and
-    allowed_networks = ["127.0.0.0/8"] in [webhooks].
+    This is for development. It verifies the signatures. The secret is read from standard input. The
+    gateway must allow the address: set allow_http = true and allowed_networks = ["127.0.0.0/8"] in
+    [webhooks].
     """
     if sys.stdin.isatty():
         click.echo("Secret of the webhook (whsec_...):", err=True)

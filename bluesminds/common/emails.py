@@ -23,6 +23,17 @@ def read_email(text: str) -> str | None:
     return address if len(address) <= MAX_LENGTH and _ADDRESS.fullmatch(address) else None
 
 
+def person_of(address: str) -> str:
+    """An address that is the same for common spellings of one mailbox: without case and +tags, and for Gmail
+    without dots.
+    """
+    local, _, domain = address.lower().rpartition("@")
+    local = local.partition("+")[0] or local
+    if domain in ("gmail.com", "googlemail.com"):
+        local, domain = local.replace(".", ""), "gmail.com"
+    return f"{local}@{domain}"
+
+
 def require_email(text: str) -> str:
     """Raises InvalidRequest."""
     address = read_email(text)

@@ -119,6 +119,9 @@ class Log:
         self.recent: deque[LogEvent] = deque(maxlen=RECENT_EVENTS)
         self.followers: Broadcast[LogEvent] = Broadcast()
 
+    def set_level(self, level: str) -> None:
+        self._threshold = LEVELS[level]
+
     def debug(self, event: str, **fields: object) -> None:
         self._emit("debug", event, fields)
 

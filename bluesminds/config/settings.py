@@ -307,6 +307,7 @@ class AccountSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     session_idle: Duration = 7 * DAY
     session_lifetime: Duration = 30 * DAY
     max_sessions: Count = 20
+    admin_second_factor: bool = False
     verify_lifetime: Duration = DAY
     reset_lifetime: Duration = 3_600.0
     invite_lifetime: Duration = 7 * DAY
@@ -388,6 +389,7 @@ class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     timeout: Seconds = 10.0
     api_key: Secret | None = None
     url: Url = "https://api.resend.com"
+    notifications: bool = True
 
     @property
     def configured(self) -> bool:
@@ -803,6 +805,14 @@ class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     topup_min_usd: Cents = "5"
     topup_max_usd: Cents = "500"
     sync_interval: Duration = DAY
+    seller: TextLines = ()
+    trial_usd: Cents = "10"
+    trial_length: Duration = 3 * DAY
+    referrer_usd: Cents = "5"
+    referred_usd: Cents = "5"
+    invoice_prefix: Annotated[
+        str, Meta(pattern=r"^[A-Za-z0-9/-]{0,20}\Z", description='at most 20 of A-Z, a-z, 0-9, "-" and "/"')
+    ] = "INV-"
 
 
 class StripeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

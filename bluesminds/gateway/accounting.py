@@ -154,6 +154,11 @@ class UsageEntry:
         """Trio's clock."""
         return self._call.context.started
 
+    @property
+    def reserved_nano(self) -> int:
+        """Nano-USD that are reserved until it is settled."""
+        return self._reservation.reserved[1]
+
     def so_far(self) -> UsageRow:
         """The usage row if the request ended now, because the process crashes. An account with prepaid credit
         is to pay the whole cost.

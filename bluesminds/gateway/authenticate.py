@@ -97,6 +97,11 @@ class KeyAuthenticator:
         cached = self._callers.get(self._digest(context))
         return 0.0 if cached is None else cached[0]
 
+    def use_tiers(self, limits: Mapping[str, LimitSet], markups: Mapping[str, int]) -> None:
+        """Replace the limits and markups of tiers, also for keys in the cache."""
+        self._tiers, self._markups = limits, markups
+        self.forget()
+
     async def wait_changed(self) -> None:
         """Wait for the next call of `forget`."""
         await self._changed.wait()

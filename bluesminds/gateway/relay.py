@@ -35,6 +35,8 @@ END_SECONDS = 0.25  # how long a server may take to end its response after its [
 DONE_SECONDS = 5.0  # how long a server may take to send [DONE] after its answer is complete
 COUNTED = Usage(0, 0, source="estimated")  # counting tokens is free
 MAX_DROPPED = 500  # characters of x-bluesminds-dropped
+# Says that a stream ends because of a budget, in formats whose clients get comments as pings too.
+AT_BUDGET = b": bluesminds: stopped at a budget\n\n"
 # Proxies in front must not buffer or rewrite the events.
 STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"x-accel-buffering", b"no")]
 
@@ -266,6 +268,8 @@ class Relay(Struct, frozen=True):
         if call.facts.wants_cost:
             last = with_stream_cost(last, entry.cost)
         await _observe_end(call, reply, last)
+        if call.format.codec is not None and call.format.codec.keep_alive.startswith(b":"):
+            last = AT_BUDGET + last
         try:
             await entry.wait_durable()
         except GatewayError as exc:

@@ -34,7 +34,7 @@ class ExternalIdentity(Struct, frozen=True, kw_only=True):
     groups: frozenset[str] = frozenset()
 
 
-class SignInAttempt(Struct, frozen=True, kw_only=True):
+class SignInAttempt(Struct, frozen=True, kw_only=True, tag="attempt"):
     """A started sign-in. The browser keeps it, encrypted. `user_id` is set to link the identity to this
     account. Times are milliseconds since the epoch.
     """

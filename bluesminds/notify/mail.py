@@ -46,14 +46,17 @@ class MailRefused(Exception):
 
 class Mail(Struct, frozen=True):
     """A message to one recipient, as text and, if not empty, as HTML. `kind`, such as "reset_password", is
-    logged.
+    logged. `opt_out` is the URL that stops such mails with one POST (RFC 8058).
     """
+
+    # The content is stored until it is sent: only add fields with a default.
 
     kind: str
     to: str
     subject: str
     text: str
     html: str = ""
+    opt_out: str = ""
 
     @property
     def domain(self) -> str:
@@ -203,7 +206,16 @@ def build_message(mail_id: str, mail: Mail, sender: str, now_ms: int) -> EmailMe
     message.set_content(mail.text, cte="7bit" if plain else "quoted-printable")
     if mail.html:
         message.add_alternative(mail.html, subtype="html", cte="quoted-printable")
+    for name, value in opt_out_headers(mail).items():
+        message[name] = value
+    message.policy = SMTP.clone(max_line_length=MAX_LINE)  # folding would break a long URL
     return message
+
+
+def opt_out_headers(mail: Mail) -> dict[str, str]:
+    if not mail.opt_out:
+        return {}
+    return {"List-Unsubscribe": f"<{mail.opt_out}>", "List-Unsubscribe-Post": "List-Unsubscribe=One-Click"}
 
 
 def _failure(code: int) -> MailFailed | MailRefused:

@@ -10,6 +10,8 @@ _AT: Final = "2026-11-28 09:30 UTC"
 SAMPLES: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
     {
         "account_exists": {},
+        "alert_firing": {"rule": "errors", "text": "12 % of requests failed.", "since": _AT},
+        "alert_resolved": {"rule": "errors", "text": "1 % of requests failed.", "since": _AT},
         "budget_alert": {
             "subject": "Your account",
             "percent": 80,
@@ -35,6 +37,7 @@ SAMPLES: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
         "trial_ending": {"ends_at": "2026-12-01 09:30 UTC"},
         "trial_started": {"ends_at": "2026-12-01 09:30 UTC", "credit": "$10.00"},
         "verify_email": {},
+        "webhook_disabled": {"url": "https://hooks.example/in", "reason": "The last attempt failed."},
         "weekly_summary": {
             "begins": "2026-11-16",
             "ends": "2026-11-22",

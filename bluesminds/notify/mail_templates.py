@@ -111,7 +111,14 @@ class MailTemplates(Struct, frozen=True):
         text = _environment("layout.txt").get_template(f"{kind}.mail")
         html = _environment("layout.html").get_template(f"{kind}.mail")
         subject = "".join(text.blocks["subject"](text.new_context(given)))
-        return Mail(kind, to, _one_line(subject), _text(text.render(given)), html.render(given))
+        return Mail(
+            kind,
+            to,
+            _one_line(subject),
+            _text(text.render(given)),
+            html.render(given),
+            str(given["opt_out"]),
+        )
 
     def preview(self, kind: str) -> Mail:
         """A mail with made-up values. Raises KeyError."""

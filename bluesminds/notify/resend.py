@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from bluesminds import __version__
 from bluesminds.http.client.pool import Pool, Response, Timeouts, UpstreamError, UpstreamOrigin
-from bluesminds.notify.mail import NAME, Mail, MailFailed, MailRefused
+from bluesminds.notify.mail import NAME, Mail, MailFailed, MailRefused, opt_out_headers
 
 LIMIT: Final = 65_536  # bytes of an answer
 MAX_WAIT: Final = 3600.0  # seconds that an answer may ask to wait
@@ -157,7 +157,7 @@ def _body(mail: Mail, sender: str) -> bytes:
         "to": [mail.to],
         "subject": mail.subject,
         "text": mail.text,
-        "headers": {"Auto-Submitted": "auto-generated"},
+        "headers": {"Auto-Submitted": "auto-generated", **opt_out_headers(mail)},
         "tags": [{"name": "kind", "value": mail.kind}],
     }
     if mail.html:

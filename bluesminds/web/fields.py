@@ -27,6 +27,9 @@ FullName = Annotated[
 ]
 Email = Annotated[str, Meta(max_length=254, description="an e-mail address")]
 Password = Annotated[str, Meta(max_length=1024, description="text of at most 1024 characters")]
+Code = Annotated[
+    str, Meta(min_length=1, max_length=40, description="a code of an authenticator app, or a recovery code")
+]
 Token = Annotated[str, Meta(max_length=100, description="the token of a link")]
 TierName = Annotated[str, Meta(max_length=100, description="the name of a tier, or null for none")]
 PromptLogSwitch = Annotated[

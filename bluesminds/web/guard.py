@@ -44,7 +44,8 @@ class Access(Enum):
 
 class Principal(Struct, frozen=True):
     """The caller. Only sessions have a user, an id, a name and a CSRF token. `cookie` is the name of the
-    session cookie for this request.
+    session cookie for this request. `lacks_second_factor`: of an administrator, whose role is "user" until
+    the account has one.
     """
 
     kind: Literal["anonymous", "session", "operator"]
@@ -57,6 +58,7 @@ class Principal(Struct, frozen=True):
     cookie: str = COOKIE
     full_name: str = ""
     email: str | None = None
+    lacks_second_factor: bool = False
 
     @property
     def actor(self) -> Actor:
@@ -66,11 +68,21 @@ class Principal(Struct, frozen=True):
 
 
 class Guard:
-    """`public_url` is the URL of the gateway for clients, if it is behind a proxy."""
+    """`public_url` is the URL of the gateway for clients, if it is behind a proxy. `admin_second_factor`:
+    administrators without a second factor have the rights of users.
+    """
 
-    def __init__(self, sessions: Sessions, throttle: Throttle, *, public_url: str | None) -> None:
+    def __init__(
+        self,
+        sessions: Sessions,
+        throttle: Throttle,
+        *,
+        public_url: str | None,
+        admin_second_factor: bool = False,
+    ) -> None:
         self._sessions = sessions
         self._throttle = throttle
+        self._admin_second_factor = admin_second_factor
         public = urlsplit(public_url or "")
         self._public_host = public.netloc.lower()
         self._over_https = public.scheme == "https"
@@ -94,6 +106,11 @@ class Guard:
             raise Forbidden(
                 "operator_required", "Use the command line on the machine of the gateway for this."
             )
+        if principal.lacks_second_factor and access is Access.ADMIN:
+            raise Forbidden(
+                "second_factor_needed",
+                "Administrators need a second factor here. Turn it on in the settings of your account.",
+            )
         if access is Access.ADMIN and principal.role != "admin":
             raise Forbidden("admin_required", "This endpoint needs an administrator.")
         return principal
@@ -110,11 +127,13 @@ class Guard:
                 _require_csrf(request, found.csrf)
             if found.role != "admin":
                 self._throttle.check_change(found.user_id)
+        lacks_factor = self._admin_second_factor and found.role == "admin" and not found.has_second_factor
         return Principal(
             kind="session",
             address=address,
             user_id=found.user_id,
-            role=found.role,
+            role="user" if lacks_factor else found.role,
+            lacks_second_factor=lacks_factor,
             session_id=found.session_id,
             csrf=found.csrf,
             user_agent=_user_agent(request),

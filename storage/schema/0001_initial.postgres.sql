@@ -79,6 +79,30 @@ CREATE TABLE mail_outbox (
 
 CREATE INDEX mail_outbox_due ON mail_outbox (due_at);
 
+-- Optional mails that users have turned off, and the time zone of their mails
+CREATE TABLE mail_preferences (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    turned_off TEXT NOT NULL, -- JSON list of groups of mails
+    time_zone TEXT NOT NULL, -- '' for that of the settings
+    updated_at BIGINT NOT NULL
+);
+
+-- One-time codes of authenticator apps, which are asked for when a user signs in
+CREATE TABLE second_factors (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    sealed_secret BYTEA NOT NULL, -- encrypted
+    confirmed_at BIGINT, -- NULL: the first code is missing, and none is asked for
+    last_step BIGINT NOT NULL, -- the last accepted step of 30 seconds
+    created_at BIGINT NOT NULL
+);
+
+-- Codes for users who have lost their app. A used code is deleted.
+CREATE TABLE recovery_codes (
+    user_id TEXT NOT NULL REFERENCES users (id),
+    digest BYTEA NOT NULL, -- HMAC-SHA256
+    PRIMARY KEY (user_id, digest)
+);
+
 -- API keys
 
 -- A digest is the HMAC-SHA256 of a secret. Rotation moves the current digest to previous_digest, which is accepted
@@ -647,6 +671,58 @@ CREATE TABLE payments (
 
 CREATE UNIQUE INDEX payments_provider ON payments (provider, provider_id);
 CREATE INDEX payments_user ON payments (user_id, id);
+
+-- Invoices and credit notes. Numbers have no gaps, because the head of the ledger is locked.
+CREATE TABLE invoices (
+    number BIGINT NOT NULL PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    user_id TEXT NOT NULL,
+    payment_id TEXT NOT NULL,
+    of_number BIGINT, -- of the invoice that a credit note is for
+    issued_at BIGINT NOT NULL,
+    title TEXT NOT NULL,
+    currency TEXT NOT NULL,
+    total_cents BIGINT NOT NULL, -- with the tax; below 0 for a credit note
+    tax_cents BIGINT NOT NULL,
+    seller TEXT NOT NULL, -- JSON array of lines
+    buyer TEXT NOT NULL
+);
+
+CREATE INDEX invoices_user ON invoices (user_id, number);
+CREATE INDEX invoices_payment ON invoices (payment_id);
+
+-- What users want to have on their invoices, such as a company and its address.
+CREATE TABLE billing_details (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    lines TEXT NOT NULL -- JSON array
+);
+
+-- Trials. A person has one: the digest is of the normalised address.
+CREATE TABLE trials (
+    person BYTEA NOT NULL PRIMARY KEY, -- SHA-256
+    user_id TEXT NOT NULL UNIQUE,
+    started_at BIGINT NOT NULL,
+    ends_at BIGINT NOT NULL,
+    due_at BIGINT -- when the next event is due
+);
+
+CREATE INDEX trials_due ON trials (due_at);
+
+CREATE TABLE referral_codes (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    code TEXT NOT NULL UNIQUE
+);
+
+-- Who was invited by whom. Both get a grant after the first payment.
+CREATE TABLE referrals (
+    user_id TEXT NOT NULL PRIMARY KEY,
+    referrer_id TEXT NOT NULL,
+    at BIGINT NOT NULL,
+    payment_id TEXT NOT NULL, -- empty until there is one
+    earned_nano BIGINT NOT NULL -- by the referrer
+);
+
+CREATE INDEX referrals_referrer ON referrals (referrer_id);
 
 -- Events of providers that were handled.
 CREATE TABLE billing_events (

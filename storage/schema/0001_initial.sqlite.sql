@@ -79,6 +79,30 @@ CREATE TABLE mail_outbox (
 
 CREATE INDEX mail_outbox_due ON mail_outbox (due_at);
 
+-- Optional mails that users have turned off, and the time zone of their mails
+CREATE TABLE mail_preferences (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    turned_off TEXT NOT NULL, -- JSON list of groups of mails
+    time_zone TEXT NOT NULL, -- '' for that of the settings
+    updated_at INTEGER NOT NULL
+) STRICT;
+
+-- One-time codes of authenticator apps, which are asked for when a user signs in
+CREATE TABLE second_factors (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    sealed_secret BLOB NOT NULL, -- encrypted
+    confirmed_at INTEGER, -- NULL: the first code is missing, and none is asked for
+    last_step INTEGER NOT NULL, -- the last accepted step of 30 seconds
+    created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- Codes for users who have lost their app. A used code is deleted.
+CREATE TABLE recovery_codes (
+    user_id TEXT NOT NULL REFERENCES users (id),
+    digest BLOB NOT NULL, -- HMAC-SHA256
+    PRIMARY KEY (user_id, digest)
+) STRICT, WITHOUT ROWID;
+
 -- API keys
 
 -- A digest is the HMAC-SHA256 of a secret. Rotation moves the current digest to previous_digest, which is accepted
@@ -912,6 +936,58 @@ CREATE TABLE payments (
 
 CREATE UNIQUE INDEX payments_provider ON payments (provider, provider_id);
 CREATE INDEX payments_user ON payments (user_id, id);
+
+-- Invoices and credit notes. Numbers have no gaps, because the head of the ledger is locked.
+CREATE TABLE invoices (
+    number INTEGER NOT NULL PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    user_id TEXT NOT NULL,
+    payment_id TEXT NOT NULL,
+    of_number INTEGER, -- of the invoice that a credit note is for
+    issued_at INTEGER NOT NULL,
+    title TEXT NOT NULL,
+    currency TEXT NOT NULL,
+    total_cents INTEGER NOT NULL, -- with the tax; below 0 for a credit note
+    tax_cents INTEGER NOT NULL,
+    seller TEXT NOT NULL, -- JSON array of lines
+    buyer TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX invoices_user ON invoices (user_id, number);
+CREATE INDEX invoices_payment ON invoices (payment_id);
+
+-- What users want to have on their invoices, such as a company and its address.
+CREATE TABLE billing_details (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    lines TEXT NOT NULL -- JSON array
+) STRICT, WITHOUT ROWID;
+
+-- Trials. A person has one: the digest is of the normalised address.
+CREATE TABLE trials (
+    person BLOB NOT NULL PRIMARY KEY, -- SHA-256
+    user_id TEXT NOT NULL UNIQUE,
+    started_at INTEGER NOT NULL,
+    ends_at INTEGER NOT NULL,
+    due_at INTEGER -- when the next event is due
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX trials_due ON trials (due_at);
+
+CREATE TABLE referral_codes (
+    user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),
+    code TEXT NOT NULL UNIQUE
+) STRICT, WITHOUT ROWID;
+
+-- Who was invited by whom. Both get a grant after the first payment.
+CREATE TABLE referrals (
+    user_id TEXT NOT NULL PRIMARY KEY,
+    referrer_id TEXT NOT NULL,
+    at INTEGER NOT NULL,
+    payment_id TEXT NOT NULL, -- empty until there is one
+    earned_nano INTEGER NOT NULL -- by the referrer
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX referrals_referrer ON referrals (referrer_id);
 
 -- Events of providers that were handled.
 CREATE TABLE billing_events (

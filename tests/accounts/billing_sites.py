@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bluesminds.accounts.billing import Billing, BillingPolicy
+from bluesminds.accounts.invoices import Invoices
 from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.plans import BillingPlan, PlanBook
 from bluesminds.accounts.settlement import BillingRules
 from bluesminds.accounts.subscription_states import DunningPolicy
+from bluesminds.accounts.trials import Referrals, Trials
 from bluesminds.common.log import Log
 from bluesminds.payments.port import PaymentProvider
 from storage import open_store
@@ -85,9 +87,14 @@ async def billing_site(
             ledger=ledger,
             clock=clock,
             log=Log(clock, level="info", json=True, write=lines.append),
-            rules=BillingRules(PlanBook(PLANS), DunningPolicy(7 * DAY, 2 * DAY), "free"),
+            rules=BillingRules(
+                PlanBook(PLANS), DunningPolicy(7 * DAY, 2 * DAY), "free", ("Example Ltd",), 5 * USD, 4 * USD
+            ),
             policy=BillingPolicy(500, 50_000, "https://ai.example.com/dashboard/billing", manual=True),
             providers=providers or {},
+            trials=Trials(store, ledger=ledger, clock=clock, nano=10 * USD, length=3 * DAY),
+            referrals=Referrals(store, clock=clock),
+            invoices=Invoices(store, prefix="INV-"),
             changed=lambda: changes.append(1),
         )
         yield BillingSite(store, clock, ledger, billing, member, lines, changes)

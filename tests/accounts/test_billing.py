@@ -50,7 +50,7 @@ async def test_plan_marked_as_paid_gives_tier_and_credit_once(site: BillingSite)
     assert proof.problem is None
     assert proof.sums["payments:manual"] == -99 * USD
     assert proof.sums["revenue"] == 99 * USD
-    assert await site.events() == ["payment.succeeded", "subscription.created"]
+    assert await site.events() == ["payment.succeeded", "invoice.created", "subscription.created"]
 
 
 async def test_plan_without_included_credit_makes_no_wallet(site: BillingSite) -> None:

@@ -325,7 +325,7 @@ async def test_unpaid_stripe_subscription_ends_after_the_grace(tmp_path: Path) -
         assert (await shop.site.tier(), await shop.site.events()) == (
             "pro",
             [
-                *("payment.succeeded", "subscription.created"),
+                *("payment.succeeded", "invoice.created", "subscription.created"),
                 *("payment.failed", "subscription.past_due"),
             ],
         )

@@ -9,6 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from bluesminds.accounts.audit import OPERATOR
+from bluesminds.accounts.users import UserChanges
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry
@@ -113,10 +114,29 @@ async def test_reload_names_settings_that_need_a_restart(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)])
-    write(home, [entry("one", models.url)], log={"level": "debug"}, tiers={"free": {"rpm": 5}})
+    tiers = {"free": {"rpm": 5, "shared_usd_per_day": "5"}}
+    write(home, [entry("one", models.url)], log={"level": "debug", "requests": False}, tiers=tiers)
     report = await reload(gateway)
-    assert (report.accepted, report.restart) == (True, ("tiers.free.rpm", "log.level"))
+    assert (report.accepted, report.restart) == (True, ("tiers.free.shared_usd_per_day", "log.requests"))
     assert gateway.events("config_reloaded")[0]["restart"] == list(report.restart)
+
+
+async def test_reload_applies_limits_of_tiers_and_the_log_level(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)])
+    accounts = gateway.services.accounts
+    user_id, _ = await accounts.users.local_user(OPERATOR)
+    await accounts.users.update(OPERATOR, user_id, UserChanges(tier="pro"))
+    assert (await gateway.chat()).status_code == 200
+    gateway.services.log.debug("before")
+    write(home, [entry("one", models.url)], log={"level": "debug"}, tiers={"pro": {"rpm": 1}})
+    report = await reload(gateway)
+    assert (report.accepted, report.restart) == (True, ())
+    gateway.services.log.debug("after")
+    assert not gateway.events("before") and gateway.events("after")
+    refused = await gateway.chat()
+    assert refused.status_code == 429, refused.text
 
 
 async def test_reload_uses_new_routes_and_prices(

@@ -55,7 +55,10 @@ def test_doctor_reports_server_with_command_that_shows_more(home: Path) -> None:
     code, found = checks(user, "--offline")
     assert code == 0
     assert "server one" not in found and "mail" not in found
-    assert found["outbound"]["message"] == "connects to 127.0.0.1:9 (server one)"
+    assert found["outbound"]["message"] == (
+        "connects to 127.0.0.1:9 (server one), servers that were added with commands, if there are any,"
+        " vendors for which users have stored keys, if there are any"
+    )
     assert {found[name]["verdict"] for name in ("database", "audit log", "ledger", "clock")} == {"ok"}
 
 

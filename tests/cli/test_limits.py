@@ -30,6 +30,13 @@ def test_limits_show_and_set_succeed(home: Path) -> None:
     ]
 
 
+def test_limits_of_tiers_show_shared_budgets(home: Path) -> None:
+    user = User(home, {"BLUESMINDS__TIERS__FREE__SHARED_USD_PER_MONTH": "100"}).prepare()
+    head, free, starter, *_ = (line.split("\t") for line in user.call("limits", "tiers").stdout.splitlines())
+    assert head[-2:] == ["shared_usd_per_day", "shared_usd_per_month"]
+    assert (free[0], free[-2:], starter[-2:]) == ("free", ["-", "0 of 100"], ["-", "-"])
+
+
 def test_limits_wrong_input_is_refused(home: Path) -> None:
     user = User(home).prepare()
     make(user)

@@ -47,7 +47,7 @@ async def test_drift_page_shows_rows_that_differ_first(both_engines: DashboardSi
             r'<th scope="row" class="clip">(?:<a[^>]*>)?(\w+)<.*?<span class="state (\w+)', text
         )
         assert found == [("differs", "warn"), ("agrees", "good"), ("few", "good")]
-        assert "<td>2.00\N{MULTIPLICATION SIGN}</td>" in text and "1 row differs" in text
+        assert "2.00\N{MULTIPLICATION SIGN}</small>" in text and "1 row differs" in text
         text = (await client.get("/dashboard/admin/drift?model=few&days=30")).text
         assert "too few" in text and "differs</span>" not in text
         text = (await client.get("/dashboard/admin/drift?server=none")).text

@@ -42,6 +42,7 @@ T = TypeVar("T")
 RUNS = int(os.environ.get("RUNS") or 15)
 OWNERS = {"key-1": "user-1", "key-2": "user-1", "key-3": "user-2"}
 SUBJECTS = [f"key:{key_id}" for key_id in OWNERS] + [f"user:{user_id}" for user_id in USERS]
+TIER, TIER_BUDGET = "pro", 2200  # of both users together
 LIMITS = {
     "key-1": LimitSet(usd_total=900),
     "key-2": LimitSet(),
@@ -151,7 +152,11 @@ class Money(RuleBasedStateMachine):
         """As a process does: settle, then open the accounts from the store."""
         self.thread.call(self.store.write, settle_open_requests)
         self.ledger = Ledger(self.store, clock=self.clock)
-        self.limiter = RateLimiter(self.clock, Calendar(UTC), lambda: True, monotonic=lambda: 100.0)
+        budgets = {TIER: LimitSet(usd_per_month=TIER_BUDGET)}
+        self.limiter = RateLimiter(
+            self.clock, Calendar(UTC), lambda: True, monotonic=lambda: 100.0, tier_budgets=budgets
+        )
+        self.limiter.restore_tiers(self.thread.call(self.store.read, select_quotas, [f"tier:{TIER}"]))
         self.ledger.subscribe(self.limiter.credit_changed)
         quotas = self.thread.call(self.store.read, select_quotas, SUBJECTS)
         for subject in SUBJECTS:
@@ -203,11 +208,11 @@ class Money(RuleBasedStateMachine):
     # Requests.
 
     def held(self, owner: str) -> int:
-        return sum(one.held for one in self.running if owner in (one.key_id, one.user_id))
+        return sum(one.held for one in self.running if owner in (one.key_id, one.user_id, TIER))
 
     def used(self, owner: str) -> int:
         rows = (*self.committed, *self.waiting)
-        return sum(row.cost_nano or 0 for row in rows if owner in (row.key_id, row.user_id))
+        return sum(row.cost_nano or 0 for row in rows if owner in (row.key_id, row.user_id, TIER))
 
     def available(self, user_id: str) -> int:
         prepaid = sum(one.held for one in self.running if one.user_id == user_id and one.prepaid)
@@ -218,13 +223,14 @@ class Money(RuleBasedStateMachine):
         if prepaid and nano > self.available(user_id):
             return False
         levels = [(LIMITS[owner].usd_total, owner) for owner in (key_id, user_id)]
+        levels.append((TIER_BUDGET, TIER))
         return all(not limit or self.used(one) + self.held(one) + nano <= limit for limit, one in levels)
 
     @rule(key_id=st.sampled_from(sorted(OWNERS)), nano=st.integers(0, 200), cost=st.none() | COSTS)
     def reserve(self, key_id: str, nano: int, cost: int | None) -> None:
         """`cost`: what is written down at once."""
         user_id = OWNERS[key_id]
-        caller = Caller(key_id, user_id, LIMITS[key_id], LIMITS[user_id], None)
+        caller = Caller(key_id, user_id, LIMITS[key_id], LIMITS[user_id], None, tier=TIER)
         prepaid = user_id in self.wallets
         fits = self.fits(key_id, nano, prepaid=prepaid)
         try:
@@ -273,7 +279,8 @@ class Money(RuleBasedStateMachine):
 
     def row(self, request: RunningRequest, cost: int, charged: int | None) -> UsageRow:
         row = usage(request.number, key_id=request.key_id, user_id=request.user_id, cost_nano=cost)
-        return replace(row, charged_nano=charged)
+        day, month = request.reservation.day, request.reservation.month
+        return replace(row, charged_nano=charged, day=day, month=month, budget_tier=TIER)
 
     @rule(repeated=st.booleans())
     def commit(self, repeated: bool) -> None:
@@ -338,6 +345,8 @@ class Money(RuleBasedStateMachine):
             rows = [row for row in self.committed if owner in (row.key_id, row.user_id)]
             found = quotas.get(subject)
             assert (found.total_nano if found else 0) == sum(row.cost_nano or 0 for row in rows)
+        of_tier = self.thread.call(self.store.read, select_quotas, [f"tier:{TIER}"]).get(f"tier:{TIER}")
+        assert (of_tier.month_nano if of_tier else 0) == sum(row.cost_nano or 0 for row in self.committed)
 
     def teardown(self) -> None:
         self.check()

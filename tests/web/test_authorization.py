@@ -47,6 +47,8 @@ GET /ready
 GET /models
 GET /models/providers
 GET /plans
+GET /api/mail/unsubscribe
+POST /api/mail/unsubscribe
 POST /api/billing/webhook
 POST /api/billing/webhook/{provider}
 GET /ranking/models
@@ -89,6 +91,8 @@ GET /dashboard/usage.csv
 GET /dashboard/prompts
 GET /dashboard/prompts/{request_id}
 GET /dashboard/prompts/{request_id}/replay
+GET /dashboard/billing
+GET /dashboard/billing/invoices/{invoice_id}
 GET /dashboard/credit
 GET /dashboard/webhooks
 GET /dashboard/webhooks/{webhook_id}
@@ -119,6 +123,7 @@ GET /dashboard/admin/webhooks/{webhook_id}
 GET /dashboard/admin/prompts/{request_id}/replay
 GET /dashboard/admin/audit
 GET /dashboard/admin/tiers
+GET /dashboard/admin/plans
 GET /dashboard/admin/system
 GET /dashboard/admin/mail
 GET /dashboard/admin/mail/{name}
@@ -127,10 +132,18 @@ SIGNED_IN = """
 POST /api/auth/logout
 GET /api/auth/me
 PATCH /api/auth/me
+GET /api/auth/mail
+PATCH /api/auth/mail
 GET /api/auth/me/export
 POST /api/auth/me/delete
 POST /api/auth/password
 POST /api/auth/email
+GET /api/auth/second-factor
+POST /api/auth/second-factor
+GET /api/auth/second-factor/qr
+POST /api/auth/second-factor/confirm
+POST /api/auth/second-factor/recovery-codes
+POST /api/auth/second-factor/disable
 GET /api/auth/sessions
 DELETE /api/auth/sessions
 DELETE /api/auth/sessions/{session_id}
@@ -163,6 +176,14 @@ DELETE /api/billing/subscription
 POST /api/billing/subscription/resume
 POST /api/billing/refresh
 GET /api/billing/payments
+POST /trials/start
+GET /api/billing/referral
+POST /api/billing/referral
+GET /api/billing/invoices
+GET /api/billing/invoices/{invoice_id}
+GET /api/billing/invoices/{invoice_id}/pdf
+GET /api/billing/details
+PUT /api/billing/details
 GET /api/billing/ledger
 POST /api/billing/redeem
 GET /api/billing/ledger/export
@@ -260,6 +281,8 @@ GET /api/admin/ledger/export
 GET /api/admin/ledger/verify
 GET /api/admin/redeem-codes
 GET /api/admin/plans
+GET /api/admin/invoices
+GET /api/admin/invoices/{invoice_id}/pdf
 GET /api/admin/orders
 POST /api/admin/orders
 POST /api/admin/orders/{order_id}/paid
@@ -309,6 +332,7 @@ PATCH /api/admin/users/{user_id}
 DELETE /api/admin/users/{user_id}
 POST /api/admin/users/{user_id}/reset-password
 GET /api/admin/users/{user_id}/sessions
+DELETE /api/admin/users/{user_id}/second-factor
 DELETE /api/admin/users/{user_id}/sessions
 DELETE /api/admin/users/{user_id}/sessions/{session_id}
 GET /api/admin/invites
@@ -681,7 +705,7 @@ BODIES: dict[str, dict[str, Any]] = {
 
 NOT_FOUND = (
     *("key_not_found", "session_not_found", "chat_not_found", "request_not_found"),
-    *("prompt_not_found", "vendor_key_not_found"),
+    *("prompt_not_found", "vendor_key_not_found", "webhook_not_found", "invoice_not_found"),
 )
 
 
@@ -699,6 +723,8 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             path_values["chat_id"] = await new_chat(client, own)
             path_values["request_id"] = await new_request(callers)
             path_values["vendor_key_id"] = await new_vendor_key(callers)
+            path_values["webhook_id"], path_values["delivery_id"] = await new_webhook(callers)
+            path_values["invoice_id"] = await new_invoice(callers)
             url = path.format_map(path_values)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
@@ -733,6 +759,30 @@ async def new_vendor_key(callers: Callers) -> str:
         AS_OPERATOR, owner, vendor="openai", api_key="sk-mine", mode="first", models=(), test=test
     )
     return row.id
+
+
+async def new_webhook(callers: Callers) -> tuple[str, str]:
+    """A webhook and one of its deliveries."""
+    webhooks, owner = callers.gateway.services.accounts.webhooks, callers.users["user"]
+    assert webhooks is not None
+    for old in await webhooks.list(owner):
+        await webhooks.remove(AS_OPERATOR, owner, old.id)
+    row, _ = await webhooks.create(
+        AS_OPERATOR, owner, url="https://hooks.invalid/", events=("*",), description=""
+    )
+    delivery = await webhooks.test(owner, row.id, "webhook.test")
+    return row.id, delivery.id
+
+
+async def new_invoice(callers: Callers) -> str:
+    billing, owner = callers.gateway.services.accounts.billing, callers.users["user"]
+    assert billing is not None
+    found = await billing.invoices.list(owner, before=2**31, limit=1)
+    if not found:
+        placed = await billing.order(AS_OPERATOR, owner, plan=None, cents=2000, provider="manual")
+        await billing.mark_paid(AS_OPERATOR, placed.order.id)
+        found = await billing.invoices.list(owner, before=2**31, limit=1)
+    return found[0].row.id
 
 
 async def new_request(callers: Callers) -> str:

@@ -55,10 +55,18 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"email": "new@example.com", "password": PASSWORD},
     ),
     "POST /api/auth/login": (
-        {"email", "password", "bearer"},
+        {"email", "password", "bearer", "code"},
         {"email": "user@example.com", "password": PASSWORD},
     ),
     "POST /api/auth/local": ({"token"}, {"token": "t" * 43}),
+    "PATCH /api/auth/mail": (
+        {"weekly_summary", "keys", "sign_ins", "usage", "servers", "time_zone"},
+        {"keys": False},
+    ),
+    "POST /api/auth/second-factor": ({"password"}, {"password": "wrong"}),
+    "POST /api/auth/second-factor/confirm": ({"code"}, {"code": "000000"}),
+    "POST /api/auth/second-factor/recovery-codes": ({"code"}, {"code": "000000"}),
+    "POST /api/auth/second-factor/disable": ({"code", "password"}, {"password": "wrong"}),
     "PATCH /api/auth/me": ({"full_name", "prompt_log"}, {"full_name": "New Name"}),
     "POST /api/auth/me/delete": ({"password"}, {"password": "wrong"}),
     "POST /api/auth/password": (
@@ -152,6 +160,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
 }
 WITHOUT_BODY = {
     "POST /api/admin/alerts/{name}/test",
+    "POST /api/mail/unsubscribe",
     "POST /api/admin/doctor",
     "POST /api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
     "POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",

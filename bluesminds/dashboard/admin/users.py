@@ -9,6 +9,7 @@ from bluesminds.accounts.invitations import Invitations
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits
+from bluesminds.accounts.second_factors import SecondFactors
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
@@ -53,6 +54,7 @@ class UsersPages(Struct, frozen=True):
     users: Users
     invitations: Invitations
     sessions: Sessions
+    second_factors: SecondFactors
     keys: KeyReports
     limits: AccountLimits
     usage: UsageReports
@@ -97,6 +99,7 @@ class UsersPages(Struct, frozen=True):
             fields=await self._limit_fields(user),
             keys=await self.keys.list(user.id, limit=ROWS),
             sessions=await self.sessions.list(user.id),
+            has_second_factor=await self.second_factors.is_on(user.id),
             vendor_keys=[
                 vendor_key_view(self.vendor_keys, row) for row in await self.vendor_keys.list(user.id)
             ],

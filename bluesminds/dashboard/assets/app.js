@@ -32,6 +32,7 @@ const KINDS = {
   usd: (text) => text.replace(/^\$/, ""),
   names: (text) => KINDS.list(text),
   list: (text) => text.split(/[,\n]/).map((one) => one.trim()).filter(Boolean),
+  lines: (text) => text.split("\n").map((one) => one.trim()).filter(Boolean),
   time: (text) => `${text}T00:00:00Z`,
   json: (text) => JSON.parse(text),
 };
@@ -49,7 +50,7 @@ export function values(form) {
     const last = parts.pop();
     const place = parts.reduce((object, name) => (object[name] ??= {}), body);
     if (field.type === "checkbox") place[last] = field.checked;
-    else place[last] = kind ? (text === "" && kind !== "names" ? null : KINDS[kind](text)) : text;
+    else place[last] = kind ? (text === "" && kind !== "names" && kind !== "lines" ? null : KINDS[kind](text)) : text;
   }
   return body;
 }

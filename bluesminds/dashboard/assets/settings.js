@@ -1,6 +1,17 @@
-// The time zone of the settings page, kept in a cookie of this browser.
+// The settings page. The time zone is kept in a cookie of this browser.
 
 import { keep, leave } from "./app.js";
+
+// Recovery codes are in the response only.
+for (const form of document.querySelectorAll("form[data-codes]")) {
+  form.addEventListener("sent", ({ detail }) => {
+    const shown = document.querySelector("[data-recovery]");
+    shown.querySelector("pre").textContent = detail.recovery_codes.join("\n");
+    for (const one of shown.parentElement.querySelectorAll("form, .two, .hint")) one.hidden = true;
+    shown.hidden = false;
+    shown.focus();
+  });
+}
 
 document.querySelector("[data-zone]").addEventListener("change", (event) => {
   keep("zone", event.target.value);

@@ -29,6 +29,7 @@ from bluesminds.web.api import (
     explain,
     health,
     invites,
+    invoices,
     keys,
     ledger,
     limits,
@@ -42,10 +43,12 @@ from bluesminds.web.api import (
     replay,
     reprice,
     requests,
+    second_factors,
     servers,
     sessions,
     setup,
     statements,
+    trials,
     usage,
     users,
     vendor_keys,
@@ -112,6 +115,7 @@ def api_routes(
         *setup.routes(setup.SetupHandlers(accounts.users, accounts.passwords, accounts.throttle)),
         *keys.routes(accounts.keys, accounts.users),
         *auth.routes(auth.AuthHandlers(accounts)),
+        *second_factors.routes(second_factors.SecondFactorHandlers(accounts)),
         *sessions.routes(sessions.SessionHandlers(accounts.sessions, accounts.users)),
         *users.routes(users.UserHandlers(accounts.users, accounts.passwords, accounts.password_reset)),
         *invites.routes(invites.InviteHandlers(accounts.invitations)),
@@ -152,7 +156,7 @@ def api_routes(
             reprice.RepriceHandlers(accounts.repricing, controls.price_book, controls.list_servers, clock)
         ),
         *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
-        *([] if accounts.billing is None else billing.routes(billing.BillingHandlers(accounts.billing))),
+        *_billing_routes(accounts),
         *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
         *replay.routes(
             replay.ReplayHandlers(accounts.prompts, accounts.usage, controls.replay, expose_server)
@@ -171,10 +175,27 @@ def api_routes(
         *([] if accounts.webhooks is None else webhooks.routes(accounts.webhooks)),
         *([] if accounts.alerts is None else alerts.routes(accounts.alerts)),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
-        *mail.routes(mail.MailHandlers(accounts.mail_tests)),
+        *mail.routes(mail.MailHandlers(accounts.mail_tests, accounts.mail_preferences)),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
 
-def build_guard(accounts: AccountServices, *, public_url: str | None) -> Guard:
-    return Guard(accounts.sessions, accounts.throttle, public_url=public_url)
+def _billing_routes(accounts: AccountServices) -> list[Route]:
+    if accounts.billing is None:
+        return []
+    return [
+        *billing.routes(billing.BillingHandlers(accounts.billing)),
+        *invoices.routes(invoices.InvoiceHandlers(accounts.billing.invoices)),
+        *trials.routes(trials.TrialHandlers(accounts.billing)),
+    ]
+
+
+def build_guard(
+    accounts: AccountServices, *, public_url: str | None, admin_second_factor: bool = False
+) -> Guard:
+    return Guard(
+        accounts.sessions,
+        accounts.throttle,
+        public_url=public_url,
+        admin_second_factor=admin_second_factor,
+    )

@@ -18,7 +18,7 @@ from bluesminds.web.api.key_schemas import view as key_view
 from bluesminds.web.api.sessions import SessionView, session_view
 from bluesminds.web.api.users import UserView, view
 from bluesminds.web.api.vendor_keys import VendorKeyView, vendor_key_view
-from bluesminds.web.fields import Email, FullName, Password, PromptLogSwitch, Token
+from bluesminds.web.fields import Code, Email, FullName, Password, PromptLogSwitch, Token
 from bluesminds.web.guard import COOKIE, Access, Principal
 from bluesminds.web.routes import HandlerResponse, Route, route
 from storage.users import UserRow
@@ -38,6 +38,7 @@ class LoginRequest(Struct, forbid_unknown_fields=True):
     email: Email
     password: Password
     bearer: Bearer = False
+    code: Code | None = None
 
 
 class ProfilePatch(Struct, forbid_unknown_fields=True):
@@ -130,15 +131,18 @@ class AuthHandlers(Struct, frozen=True):
         return AcceptedResponse("Check your mail to confirm the address.")
 
     async def login(self, principal: Principal, body: LoginRequest) -> HandlerResponse[LoginResponse]:
-        """Sign in. The session is in a cookie, or in the response if `bearer` is true."""
+        """Sign in. The session is in a cookie, or in the response if `bearer` is true. If the account has a
+        second factor, `code` is required.
+        """
         user, session = await self.accounts.login.login(
             principal.actor,
             email=body.email,
             password=body.password,
             user_agent=principal.user_agent,
+            code=body.code,
             instead_of=request.cookies.get(principal.cookie, ""),
         )
-        return _login_response(principal, user, session, bearer=body.bearer)
+        return login_response(principal, user, session, bearer=body.bearer)
 
     async def login_locally(self, principal: Principal, body: SignInLink) -> HandlerResponse[LoginResponse]:
         """Sign in with the token of the link that the demo prints at its start. It works once."""
@@ -146,7 +150,7 @@ class AuthHandlers(Struct, frozen=True):
         user, session = await self.accounts.local_sign_in.sign_in(
             principal.actor, body.token, user_agent=principal.user_agent
         )
-        return _login_response(principal, user, session, bearer=False)
+        return login_response(principal, user, session, bearer=False)
 
     async def logout(self, principal: Principal) -> HandlerResponse[None]:
         """Sign out: end the current session."""
@@ -196,7 +200,7 @@ class AuthHandlers(Struct, frozen=True):
             new=body.new_password,
             user_agent=principal.user_agent,
         )
-        return _login_response(principal, user, session, bearer=body.bearer)
+        return login_response(principal, user, session, bearer=body.bearer)
 
     async def forgot_password(self, principal: Principal, body: EmailRequest) -> AcceptedResponse:
         """Request a password reset. If the address has an account, a link is mailed to it."""
@@ -253,7 +257,7 @@ def _current_user(principal: Principal, user: UserRow) -> CurrentUser:
     )
 
 
-def _login_response(
+def login_response(
     principal: Principal, user: UserRow, session: NewSession, *, bearer: bool
 ) -> HandlerResponse[LoginResponse]:
     row = session.row

@@ -8,7 +8,7 @@ import re
 from collections.abc import Awaitable, Callable
 from html import escape
 from typing import Annotated, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 
 from msgspec import Meta, Struct
 from quart import request
@@ -17,9 +17,10 @@ from bluesminds.accounts.federated import FederatedSignIn, FinishedSignIn
 from bluesminds.accounts.sessions import Sessions
 from bluesminds.common.errors import GatewayError, InvalidRequest
 from bluesminds.web.api.auth import session_cookie
+from bluesminds.web.api.second_factors import pending_cookie
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import COOKIE, Access, Principal
-from bluesminds.web.pages.account_pages import HTML, PAGE_HEADERS, message_page
+from bluesminds.web.pages.account_pages import CODE_PAGE, HTML, PAGE_HEADERS, message_page
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 
 MAX_ANSWER: Final = 8192  # characters of the query that a provider sends back
@@ -70,11 +71,12 @@ class FederatedHandlers(Struct, frozen=True):
                 session_token=token,
                 user_agent=principal.user_agent,
             )
-            return _redirect(
-                done.next or self.home,
-                *_session_cookies(principal, done),
-                attempt_cookie(principal, "", 0),
-            )
+            ended = attempt_cookie(principal, "", 0)
+            if done.pending:
+                wait = pending_cookie(principal, done.pending, _SECONDS)
+                page = f"{CODE_PAGE}?next={quote(done.next)}" if done.next else CODE_PAGE
+                return _redirect(page, wait, ended)
+            return _redirect(done.next or self.home, *_session_cookies(principal, done), ended)
 
         return await _or_page(browser, finished)
 

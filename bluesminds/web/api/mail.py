@@ -1,11 +1,64 @@
-"""/api/admin/mail: tests of the settings of mail."""
+"""/api/auth/mail: which mails a user gets. /api/mail/unsubscribe: links in mails. /api/admin/mail: tests."""
 
-from msgspec import Struct
+from html import escape
+from typing import Annotated, Final
 
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from bluesminds.accounts.mail_preferences import MailPreferences
 from bluesminds.accounts.mail_tests import MailTests
+from bluesminds.notify.mail_groups import MAIL_GROUP_TITLES, MAIL_GROUPS, OPT_OUT_PATH
+from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.fields import Email
 from bluesminds.web.guard import Access, Principal
-from bluesminds.web.routes import Route, route
+from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
+from storage.mail_preferences import MailPreferencesRow
+
+HTML: Final = "text/html; charset=utf-8"
+_HEADERS: Final = (
+    (
+        "content-security-policy",
+        "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    ("referrer-policy", "no-referrer"),
+)
+_PAGE: Final = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title} · BluesMinds</title><link rel="stylesheet" href="/account/style.css"></head>
+<body><main><h1>{title}</h1>{content}</main></body></html>
+"""
+
+_Switch = Annotated[bool, Meta(description="true or false")]
+_Zone = Annotated[str, Meta(max_length=100, description="the name of a time zone, such as Europe/Berlin")]
+_Short = Annotated[str, Meta(max_length=100, description="a part of the link")]
+
+
+class MailSwitches(Struct, forbid_unknown_fields=True):
+    """Groups of optional mails. Those that are left out stay as they are."""
+
+    weekly_summary: _Switch | UnsetType = UNSET
+    keys: _Switch | UnsetType = UNSET
+    sign_ins: _Switch | UnsetType = UNSET
+    usage: _Switch | UnsetType = UNSET
+    servers: _Switch | UnsetType = UNSET
+    time_zone: _Zone | UnsetType = UNSET
+
+
+class MailPreferencesView(Struct, frozen=True):
+    """`time_zone`: empty for that of the settings."""
+
+    weekly_summary: bool
+    keys: bool
+    sign_ins: bool
+    usage: bool
+    servers: bool
+    time_zone: str
+
+
+class OptOutQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    user: _Short
+    group: _Short
+    signature: _Short
 
 
 class NewTestMail(Struct, forbid_unknown_fields=True):
@@ -14,6 +67,35 @@ class NewTestMail(Struct, forbid_unknown_fields=True):
 
 class MailHandlers(Struct, frozen=True):
     tests: MailTests
+    preferences: MailPreferences
+
+    async def get(self, principal: Principal) -> MailPreferencesView:
+        """Which optional mails you get."""
+        return _view(await self.preferences.get(principal.user_id))
+
+    async def change(self, principal: Principal, body: MailSwitches) -> MailPreferencesView:
+        """Turn optional mails on and off."""
+        groups = {name: getattr(body, name) for name in MAIL_GROUPS if getattr(body, name) is not UNSET}
+        zone = None if isinstance(body.time_zone, UnsetType) else body.time_zone
+        return _view(await self.preferences.change(principal.user_id, groups, zone))
+
+    async def ask(self, query: OptOutQuery, browser: BrowserRequest) -> HandlerResponse[RawBody]:
+        """A page that asks before it turns off mails: programs that scan mail follow links."""
+        self.preferences.check_link(query.user, query.group, query.signature)
+        title = MAIL_GROUP_TITLES.get(query.group, query.group)
+        action = escape(f"{OPT_OUT_PATH}?{browser.query}")
+        return _page(
+            "Stop these mails?",
+            f"<p>{escape(title)}</p>"
+            f'<form method="post" action="{action}"><button>Stop these mails</button></form>',
+        )
+
+    async def opt_out(self, query: OptOutQuery) -> HandlerResponse[RawBody]:
+        """Turn off the mails of a link, without a sign-in."""
+        await self.preferences.opt_out(query.user, query.group, query.signature)
+        return _page(
+            "Done", "<p>You will not get these mails any more. You can change this in the settings.</p>"
+        )
 
     async def test(self, principal: Principal, body: NewTestMail) -> None:
         """Send a test mail and wait for the answer of the mail server."""
@@ -21,4 +103,23 @@ class MailHandlers(Struct, frozen=True):
 
 
 def routes(handlers: MailHandlers) -> list[Route]:
-    return [route("POST", "/api/admin/mail/test", Access.ADMIN, handlers.test, tag="Mail")]
+    session, public = Access.SESSION, Access.PUBLIC
+    return [
+        route("GET", "/api/auth/mail", session, handlers.get, tag="Mail"),
+        route("PATCH", "/api/auth/mail", session, handlers.change, tag="Mail"),
+        route("GET", OPT_OUT_PATH, public, handlers.ask, tag="Mail", media=HTML),
+        route("POST", OPT_OUT_PATH, public, handlers.opt_out, tag="Mail", media=HTML),
+        route("POST", "/api/admin/mail/test", Access.ADMIN, handlers.test, tag="Mail"),
+    ]
+
+
+def _view(row: MailPreferencesRow) -> MailPreferencesView:
+    return MailPreferencesView(
+        **{name: name not in row.turned_off for name in MAIL_GROUPS}, time_zone=row.time_zone
+    )
+
+
+def _page(title: str, content: str) -> HandlerResponse[RawBody]:
+    return HandlerResponse(
+        RawBody(_PAGE.format(title=title, content=content).encode(), HTML), headers=_HEADERS
+    )

@@ -40,7 +40,7 @@ class ReloadHandlers(Struct, frozen=True):
     reload: Reload
 
     async def run(self, principal: Principal) -> ReloadReport:
-        """Read the configuration again, and use its servers, routes and prices.
+        """Read the configuration again, and use its servers, routes, prices, tiers and log level.
 
         Running requests continue. If the configuration is not valid, the earlier one stays in force.
         """

@@ -6,6 +6,7 @@ const ask = document.getElementById("ask");
 const done = document.getElementById("done");
 const missing = document.getElementById("missing");
 const problem = document.getElementById("problem");
+const deferred = document.querySelector("[data-deferred]");
 const show = document.getElementById("show");
 const { to, tokenName, opens } = form.dataset;
 const titleOfForm = document.title;
@@ -36,13 +37,17 @@ async function send() {
   // With the page's no-referrer policy some browsers send "Origin: null", which the gateway rejects.
   const body = Object.fromEntries(new FormData(form));
   if (tokenName) body[tokenName] = token;
+  if (deferred?.hidden) delete body.code;
   const response = await fetch(to, {
     method: "POST",
     headers: { "content-type": "application/json" },
     body: JSON.stringify(body),
     referrerPolicy: "same-origin",
   });
-  return response.ok ? "" : (await response.json()).error.message;
+  if (response.ok) return "";
+  const { error } = await response.json();
+  if (error.code === "second_factor_required" && deferred) deferred.hidden = false;
+  return error.message;
 }
 
 // The page of the dashboard that led here, or its start. No other address.

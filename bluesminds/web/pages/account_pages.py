@@ -29,7 +29,9 @@ PAGE_HEADERS: Final = (
 
 
 class FormField(Struct, frozen=True):
-    """`name` is the field of the API. `autocomplete` is the HTML attribute."""
+    """`name` is the field of the API. `autocomplete` is the HTML attribute. A `deferred` field is shown when
+    the API asks for it.
+    """
 
     name: str
     label: str
@@ -38,6 +40,7 @@ class FormField(Struct, frozen=True):
     hint: str = ""
     required: bool = True
     max_length: int = 100
+    deferred: bool = False
 
 
 class Form(Struct, frozen=True, kw_only=True):
@@ -127,9 +130,36 @@ SIGN_IN: Final = Form(
     fields=(
         FormField("email", "E-mail address", "username", kind="email", max_length=254),
         FormField("password", "Password", "current-password", kind="password", max_length=1024),
+        FormField(
+            "code",
+            "Code",
+            "one-time-code",
+            hint="Of your authenticator app. Or one of your recovery codes.",
+            required=False,
+            max_length=40,
+            deferred=True,
+        ),
     ),
     button="Sign in",
     to="/api/auth/login",
+    opens_dashboard=True,
+)
+CODE_PAGE: Final = "/account/code"
+SECOND_FACTOR: Final = Form(
+    path=CODE_PAGE,
+    title="Enter your code",
+    intro="Your account has a second factor.",
+    fields=(
+        FormField(
+            "code",
+            "Code",
+            "one-time-code",
+            hint="Of your authenticator app. Or one of your recovery codes.",
+            max_length=40,
+        ),
+    ),
+    button="Sign in",
+    to="/api/auth/second-factor/sign-in",
     opens_dashboard=True,
 )
 DASHBOARD_FORMS: Final = (
@@ -197,6 +227,8 @@ def routes(*, dashboard: bool, open_signup: bool, providers: Sequence[ProviderLi
     """With `dashboard` also the pages that lead to it."""
     style = asset("base.css") + asset("account.css")
     forms = [*FORMS, *(DASHBOARD_FORMS if dashboard else ()), *((JOIN,) if dashboard and open_signup else ())]
+    if providers:
+        forms.append(SECOND_FACTOR)
     pages = (
         (form.path, account_page(form, dashboard=dashboard, open_signup=open_signup, providers=providers))
         for form in forms
@@ -226,8 +258,9 @@ or copy all of it.</p>
 <form data-to="..{form.to}"{_behaviour(form)} method="post" hidden>
 {f"<p>{escape(form.intro)}</p>" if form.intro else ""}
 <p class="problem" id="problem" role="alert" tabindex="-1" hidden></p>
-{"".join(map(_field, form.fields))}
+{"".join(_field(field) for field in form.fields if not field.deferred)}
 {_SHOW if has_password else ""}
+{"".join(f"<div data-deferred hidden>{_field(field)}</div>" for field in form.fields if field.deferred)}
 <button>{escape(form.button)}</button>
 </form>
 {_provider_links(shown)}

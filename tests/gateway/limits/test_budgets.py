@@ -150,6 +150,7 @@ async def test_long_stream_is_ended_at_the_budget_with_the_length_reason(
     received = await gateway.chat(ask, key=key)
     events = [json.loads(line[6:]) for line in received.text.splitlines() if line.startswith("data: {")]
     assert received.text.endswith("data: [DONE]\n\n")
+    assert received.text.count("\n: bluesminds: stopped at a budget\n\n") == 1
     assert events[-2]["choices"][0]["finish_reason"] == "length"
     assert events[-1]["usage"]["completion_tokens"] >= 590
     words = sum(bool(one["choices"] and one["choices"][0]["delta"].get("content")) for one in events)
@@ -171,6 +172,7 @@ async def test_stopped_message_has_the_reason_of_its_format(
     async with gateway.client(key) as client:
         received = await client.post("/v1/messages", json=body | {"messages": ASK["messages"]})
     assert '"stop_reason":"max_tokens"' in received.text
+    assert "stopped at a budget" not in received.text
     assert "message_stop" in received.text
     assert gateway.rows()[0]["cost_nano"] <= 6_000_000
 
@@ -192,8 +194,16 @@ async def test_large_maximum_of_a_stream_does_not_lock_a_small_budget(
         for _ in range(3):
             clients.start_soon(ask)
         await gateways.eventually(lambda: len(models.asked) == 3)
+        assert 0 < await reserved(gateway) <= 0.02
         go_on.set()
     assert statuses == [200] * 3
+    assert await reserved(gateway) == 0
+
+
+async def reserved(gateway: Gateway) -> float:
+    text = (await gateway.get("/metrics")).text
+    (line,) = [line for line in text.splitlines() if line.startswith("bluesminds_reserved_usd ")]
+    return float(line.split()[1])
 
 
 async def test_length_is_lowered_to_what_the_budget_covers(

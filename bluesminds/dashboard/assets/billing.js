@@ -1,0 +1,11 @@
+// Orders: the browser goes to the page of the payment provider, or the instructions are shown.
+
+document.addEventListener("sent", (event) => {
+  if (!event.target.matches("[data-pays]")) return;
+  const { url, instructions } = event.detail;
+  if (url?.startsWith("https://")) return location.assign(url);
+  const dialog = document.getElementById("instructions");
+  if (instructions) dialog.querySelector("p").textContent = instructions;
+  dialog.showModal();
+});
+

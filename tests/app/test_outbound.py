@@ -1,0 +1,51 @@
+"""The list of hosts that a configuration allows."""
+
+from pathlib import Path
+
+from bluesminds.app.outbound import outbound
+from bluesminds.config import load
+
+EVERYTHING = """
+state_dir = "state"
+[storage]
+url = "postgresql://gate:secret@db.example.com/gate"
+[mail]
+host = "smtp.example.com"
+sender = "a@example.com"
+[tracing]
+endpoint = "http://collector.example.com:4318/v1/traces"
+[log]
+sentry_dsn = "https://abc@errors.example.com/5"
+[vendor_keys]
+enabled = false
+[webhooks]
+enabled = true
+[[identity.providers]]
+name = "staff"
+issuer = "https://login.example.com/realm"
+client_id = "x"
+client_secret = "0123456789abcdef"
+[[servers]]
+name = "one"
+url = "http://127.0.0.1:9/v1"
+[[servers]]
+name = "two"
+url = "http://127.0.0.1:10/v1"
+mode = "off"
+"""
+
+
+def test_outbound_names_every_host_of_the_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(EVERYTHING)
+    path.chmod(0o600)
+    assert list(outbound(load(path, {}, {}).settings)) == [
+        "127.0.0.1:9 (server one)",
+        "servers that were added with commands, if there are any",
+        "smtp.example.com:587 (mail)",
+        "collector.example.com:4318 (tracing)",
+        "errors.example.com:443 (error reports)",
+        "login.example.com:443 (sign-in staff)",
+        "the URLs of webhooks",
+        "the host in storage.url (PostgreSQL)",
+    ]

@@ -1,0 +1,58 @@
+"""The pages of billing: only with [billing], and what they show and send."""
+
+import json
+import re
+from pathlib import Path
+
+import trio
+
+from tests import gateways
+from tests.dashboard.test_pages import check_page
+from tests.dashboard.visitors import DashboardSite
+from tests.deployment import create_callers
+
+
+async def test_pages_of_billing_show_plan_payments_and_invoices(nursery: trio.Nursery, home: Path) -> None:
+    billing = {"enabled": True, "manual": True, "seller": ["Example & Co"]}
+    gateway = await gateways.start(nursery, home, servers=[], billing=billing)
+    site = DashboardSite(await create_callers(gateway, ("user", "admin")))
+    async with site.visitor("user") as user, site.visitor("admin") as admin:
+        page = await user.get("/dashboard/billing")
+        check_page(page)
+        assert "Your account has no plan." in page.text
+        for method, path, body in sent_by(page.text):
+            answer = await user.request(method, path, json=body)
+            assert answer.status_code < 300 or path.endswith("refresh"), (path, answer.text)
+        orders = await admin.get("/dashboard/admin/plans")
+        check_page(orders)
+        assert orders.text.count("Mark as paid</button>") == 3
+        (first, *_) = re.findall(r'data-send="POST ([^"]+)/paid"', orders.text)
+        assert (await admin.post(f"{first}/paid")).status_code == 200
+        shown = await user.get("/dashboard/billing?checkout_id=ch_1&signature=x")
+        check_page(shown)
+        assert "You are on Starter." in shown.text
+        assert "Thank you." in shown.text
+        (invoice,) = re.findall(r'href="(/dashboard/billing/invoices/[^"]+)"', shown.text)
+        printed = await user.get(invoice)
+        check_page(printed)
+        assert "Example &amp; Co" in printed.text
+        assert "29.00 USD" in printed.text
+        pdf = await user.get(invoice.replace("/dashboard/", "/api/") + "/pdf")
+        assert pdf.headers["content-type"] == "application/pdf"
+        assert pdf.content.startswith(b"%PDF-")
+        assert (await admin.get(invoice)).status_code == 404
+        check_page(await admin.get("/dashboard/admin/plans"))
+
+
+def sent_by(text: str) -> list[tuple[str, str, object]]:
+    """What the buttons with a body send."""
+    found = re.findall(r'data-send="(\w+) ([^"]+)"(?: data-body=\'([^\']+)\')', text)
+    return [(method, path, json.loads(body)) for method, path, body in found]
+
+
+async def test_dashboard_without_billing_has_no_pages_of_it(nursery: trio.Nursery, home: Path) -> None:
+    gateway = await gateways.start(nursery, home, servers=[])
+    site = DashboardSite(await create_callers(gateway, ("user", "admin")))
+    async with site.visitor("admin") as admin:
+        assert "/dashboard/admin/plans" not in (await admin.get("/dashboard")).text
+        assert (await admin.get("/dashboard/billing")).status_code == 404

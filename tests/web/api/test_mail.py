@@ -1,0 +1,69 @@
+"""Mail preferences, and links that turn mails off without a sign-in."""
+
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import trio
+
+from tests.deployment import PASSWORD, Deployment, anonymous_client, code_of, deploy
+
+ADA = "ada@example.com"
+
+
+@pytest.fixture
+async def sqlite_site(nursery: trio.Nursery, home: Path) -> Deployment:
+    return await deploy(nursery, home, signup="open")
+
+
+async def test_mail_preferences_are_changed_one_by_one(sqlite_site: Deployment) -> None:
+    await sqlite_site.create_user(ADA)
+    async with sqlite_site.browser() as ada:
+        await ada.login(ADA)
+        everything = {"weekly_summary": True, "keys": True, "sign_ins": True, "usage": True, "servers": True}
+        assert (await ada.send("GET", "/api/auth/mail")).json() == everything | {"time_zone": ""}
+        changed = await ada.send("PATCH", "/api/auth/mail", {"keys": False, "time_zone": "Europe/Berlin"})
+        assert changed.json() == everything | {"keys": False, "time_zone": "Europe/Berlin"}
+        changed = await ada.send("PATCH", "/api/auth/mail", {"keys": True, "usage": False})
+        assert changed.json() == everything | {"usage": False, "time_zone": "Europe/Berlin"}
+        wrong = await ada.send("PATCH", "/api/auth/mail", {"time_zone": "Mars/Olympus"})
+        assert code_of(wrong) == "invalid_value"
+
+
+async def test_opt_out_link_works_once_signed_and_without_a_session(sqlite_site: Deployment) -> None:
+    user_id = await sqlite_site.create_user(ADA)
+    links = sqlite_site.gateway.services.accounts.mail_preferences.links
+    parts = urlsplit(links.url(user_id, "weekly_summary"))
+    url = f"{parts.path}?{parts.query}"
+    async with anonymous_client(sqlite_site.gateway) as client:
+        page = await client.get(url)
+        assert page.status_code == 200 and '<form method="post"' in page.text
+        assert "script" not in page.headers["content-security-policy"]
+        forged = url.replace("weekly_summary", "keys")
+        assert (await client.get(forged)).status_code == 403
+        assert (await client.post(forged)).status_code == 403
+        async with sqlite_site.browser() as ada:
+            await ada.login(ADA)
+            assert (await ada.send("GET", "/api/auth/mail")).json()["weekly_summary"], "a GET changes nothing"
+            one_click = {"content-type": "application/x-www-form-urlencoded"}
+            done = await client.post(url, content=b"List-Unsubscribe=One-Click", headers=one_click)
+            assert done.status_code == 200 and "Done" in done.text
+            assert not (await ada.send("GET", "/api/auth/mail")).json()["weekly_summary"]
+    assert parse_qs(parts.query)["signature"][0] not in sqlite_site.gateway.log
+
+
+async def test_new_key_and_sign_in_are_mailed(nursery: trio.Nursery, home: Path) -> None:
+    site = await deploy(nursery, home, signup="open", notifications=True)
+    await site.create_user(ADA)
+    async with site.browser() as ada:
+        await ada.login(ADA)
+        await site.mail.arrived(ADA, 2)
+        assert (await ada.send("POST", "/api/keys", {"name": "laptop"})).status_code == 201
+        mail = await site.mail.arrived(ADA, 3)
+    assert [str(one.message["subject"]) for one in site.mail.to(ADA)] == [
+        "Welcome to BluesMinds",
+        "New sign-in to your account",
+        "A new API key: laptop",
+    ]
+    assert mail.message["list-unsubscribe-post"] == "List-Unsubscribe=One-Click"
+    assert PASSWORD not in mail.text
