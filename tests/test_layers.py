@@ -29,6 +29,7 @@ FORBIDDEN = (
     ("bluesminds.accounts", "bluesminds.gateway"),
     ("bluesminds.providers", "storage"),
     ("bluesminds.identity", "storage"),
+    ("bluesminds.payments", "storage"),
     ("bluesminds.http", "storage"),
     ("storage", "bluesminds"),
 )

@@ -58,6 +58,7 @@ from storage.billing import (
 )
 from storage.users import UserRow, select_user
 
+FIRST_SYNC: Final = 300.0  # seconds after the start, because events may have been lost meanwhile
 ROUND: Final = 60.0  # seconds between two searches for subscriptions that are due
 MAX_OPEN_ORDERS: Final = 20  # of a user; a provider is asked about each of them
 _USERS_PER_PAGE: Final = 100
@@ -486,7 +487,7 @@ class Billing:
 
     async def run(self) -> None:
         """Settle what is due, and reconcile regularly, until cancelled."""
-        next_sync = trio.current_time() + self.policy.sync_interval
+        next_sync = trio.current_time() + min(FIRST_SYNC, self.policy.sync_interval)
         while True:
             with contextlib.suppress(StorageUnavailable, StorageBroken):
                 await self.settle_due()

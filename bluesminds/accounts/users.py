@@ -17,12 +17,14 @@ import trio
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.plans import MANUAL
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_uuid, token_digest, uuid7
 from bluesminds.common.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from bluesminds.notify.events import new_event
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, Store
+from storage.billing import SubscriptionRow, select_subscriptions
 from storage.events import EventRow, insert_event
 from storage.prompt_log import PromptLogChoice
 from storage.sessions import delete_sessions
@@ -171,6 +173,12 @@ class Users:
         if await select_setting(connection, LOCAL_USER) == user_id:
             raise Conflict(
                 "local_operator", "The local operator owns the keys of commands and cannot be deleted."
+            )
+        if any(_is_charged(row) for row in await select_subscriptions(connection, user_id)):
+            raise Conflict(
+                "subscription_active",
+                "The account has a subscription, which its payment provider would keep charging. Cancel it"
+                " first.",
             )
         await insert_audit(
             connection, entry(self._clock, actor, "user.delete", user_id, before=audit_fields(before))
@@ -345,6 +353,12 @@ def _require(user: UserRow | None) -> UserRow:
     if user is None:
         raise no_such_user()
     return user
+
+
+def _is_charged(row: SubscriptionRow) -> bool:
+    """Whether a payment provider charges the next period."""
+    is_live = row.state in ("active", "trialing", "past_due") and not row.cancel_at_end
+    return is_live and row.provider != MANUAL
 
 
 def no_such_user(param: str | None = None) -> NotFound:

@@ -18,6 +18,7 @@ import trio
 from argon2 import PasswordHasher
 from msgspec import Struct
 
+from bluesminds.accounts.weekly_usage import WeeklyUsage
 from bluesminds.app.data_plane import DataPlaneParts, Runtime, build_data_plane, restore_limits
 from bluesminds.app.discovery import configured_servers, start_demo
 from bluesminds.app.first_run import FirstRun, bootstrap, refuse_public_without_admin
@@ -25,6 +26,7 @@ from bluesminds.app.listeners import ensure_descriptors, listen_locally, listen_
 from bluesminds.app.malloc import fix_malloc_thresholds
 from bluesminds.app.reload import ConfigSource
 from bluesminds.app.services import Services, open_services
+from bluesminds.app.settings_map import has_event_consumers
 from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
@@ -148,6 +150,7 @@ def _start_tasks(
         ("health_checker", data_plane.routing.health_checker.run),
         ("entra_tokens", data_plane.routing.run_tokens),
         ("capacity_queue", data_plane.capacity_queue.run),
+        ("shadow", data_plane.shadow.run),
         ("idle_sweeper", data_plane.idle_sweeper.run),
         ("open_requests", data_plane.open_requests.run),
         ("heap_trimmer", data_plane.heap_trimmer.run),
@@ -170,6 +173,10 @@ def _start_tasks(
         background.start_soon(
             runtime.tasks.run, "alerts", partial(alerts.run, data_plane.alert_measures.measure)
         )
+    if has_event_consumers(services.settings):
+        zone = services.settings.limits.time_zone
+        weekly = WeeklyUsage(services.store, clock=services.clock, zone=zone)
+        background.start_soon(runtime.tasks.run, "weekly_usage", weekly.run)
     if data_plane.usage_notices is not None:
         background.start_soon(runtime.tasks.run, "usage_notices", data_plane.usage_notices.run)
     if data_plane.server_notices is not None:

@@ -61,6 +61,7 @@ from bluesminds.app.settings_map import (
     configured_mailer,
     has_event_consumers,
     public_url,
+    sends_notifications,
     tier_budgets,
     tier_limits,
 )
@@ -225,11 +226,6 @@ def webhook_addresses(settings: Settings) -> AddressPolicy:
 def _mailer(settings: Settings, state: StateDir, pool: Pool, clock: Clock, log: Log) -> Mailer:
     mailer = configured_mailer(settings.mail, pool, clock)
     return mailer or FileMailer(state.path / "outbox", clock=clock, log=log)
-
-
-def sends_notifications(settings: Settings) -> bool:
-    """Whether events cause mails."""
-    return settings.mail.configured and settings.mail.notifications
 
 
 def _opt_out_links(resources: Resources) -> OptOutLinks:

@@ -297,7 +297,8 @@ def public_url(server: ListenSettings) -> str:
 def has_event_consumers(settings: Settings) -> bool:
     """Whether anything does something with events that only tell about use and health."""
     alerts = settings.alerts
-    return bool(settings.webhooks.enabled or settings.mail.configured or alerts.rules or alerts.channels)
+    has_alerts = bool(alerts.rules or alerts.channels)
+    return settings.webhooks.enabled or sends_notifications(settings) or has_alerts
 
 
 def alert_rules(settings: Settings) -> list[AlertRule]:
@@ -318,6 +319,11 @@ def alert_rules(settings: Settings) -> list[AlertRule]:
 
 def alert_channels(settings: Settings) -> list[AlertChannel]:
     return [AlertChannel(one.name, one.kind, one.url.reveal()) for one in settings.alerts.channels]
+
+
+def sends_notifications(settings: Settings) -> bool:
+    """Whether events cause mails."""
+    return settings.mail.configured and settings.mail.notifications
 
 
 def notice_policy(settings: Settings) -> NoticePolicy:

@@ -4,7 +4,7 @@ import json
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ import stripe
 import trio
 
 from bluesminds.accounts.audit import OPERATOR
-from bluesminds.common.errors import Unavailable
+from bluesminds.accounts.users import Users
+from bluesminds.common.errors import Conflict, Unavailable
 from bluesminds.common.networks import Networks
 from bluesminds.http.client.pool import AddressPolicy, Pool
 from bluesminds.payments.creem import CreemProvider
 from bluesminds.payments.http import ProviderApi
 from bluesminds.payments.port import SignatureInvalid
 from bluesminds.payments.stripe import StripeProvider, stripe_headers
+from storage.users import insert_user, update_user
 from tests.accounts.billing_sites import USD, BillingSite, billing_site
 from tests.fakes import payment_server
 from tests.fakes.payment_server import (
@@ -31,7 +33,10 @@ from tests.fakes.payment_server import (
     standard_signature,
     stripe_signature,
 )
-from tests.storage.samples import NOON
+from tests.storage.conftest import postgres, postgres_url
+from tests.storage.samples import NOON, user
+
+__all__ = ["postgres", "postgres_url"]
 
 
 @dataclass
@@ -67,7 +72,7 @@ class Shop:
 
 
 @asynccontextmanager
-async def open_shop(home: Path, name: str = "stripe") -> AsyncIterator[Shop]:
+async def open_shop(home: Path, name: str = "stripe", url: str | None = None) -> AsyncIterator[Shop]:
     async with trio.open_nursery() as nursery:
         pool = Pool(policy=AddressPolicy(Networks.read(("127.0.0.0/8",))))
         await nursery.start(pool.run)
@@ -79,7 +84,7 @@ async def open_shop(home: Path, name: str = "stripe") -> AsyncIterator[Shop]:
             "stripe": StripeProvider(stripe_api, SECRET),
             "creem": CreemProvider(creem_api, SECRET, "prod_credit"),
         }
-        async with billing_site(home, providers) as site:
+        async with billing_site(home, providers, url) as site:
             yield Shop(site, stripe_server, creem_server, name)
         nursery.cancel_scope.cancel()
 
@@ -336,3 +341,53 @@ async def test_unpaid_stripe_subscription_ends_after_the_grace(tmp_path: Path) -
         await shop.site.billing.sync()
         await shop.site.ledger.expire()
         assert (await shop.site.tier(), await shop.site.balance()) == ("pro", 20 * USD)
+
+
+async def test_account_with_a_subscription_is_not_deleted(shop: Shop) -> None:
+    """Its provider would go on charging."""
+    await shop.buy("starter")
+    users, member = Users(shop.site.store, clock=shop.site.clock), shop.site.member
+    with pytest.raises(Conflict) as refused:
+        await users.delete(OPERATOR, member.id)
+    assert refused.value.code == "subscription_active"
+    await shop.site.billing.cancel(OPERATOR, member.id, cancel=True)
+    await users.delete(OPERATOR, member.id)
+    shop.server.events.clear()
+    shop.server.renew(shop.server.last_subscription())
+    shop.site.clock.now = shop.server.now * 1000
+    await shop.deliver()
+    assert await shop.site.proven()
+
+
+@pytest.mark.process
+async def test_everything_on_postgres_is_as_on_sqlite(tmp_path: Path, postgres_url: str) -> None:
+    async with open_shop(tmp_path, url=postgres_url) as shop:
+        site, member = shop.site, shop.site.member
+        friend = replace(user(9, "bob@example.com"), email_verified_at=1)
+        await site.store.write(insert_user, friend)
+        await site.store.write(update_user, replace(member, email_verified_at=1))
+        await site.billing.trials.start(OPERATOR, member.id)
+        code = (await site.billing.referrals.own(friend.id)).code
+        await site.billing.referrals.use(OPERATOR, member.id, code)
+        await shop.buy("starter")
+        await site.billing.change_plan(OPERATOR, member.id, "pro")
+        await shop.buy(cents=2500)
+        await site.billing.cancel(OPERATOR, member.id, cancel=True)
+        assert (await site.tier(), await site.balance()) == ("pro", (10 + 4 + 20 + 25) * USD)
+        assert await site.balance(friend.id) == 5 * USD
+        payment = (await site.billing.payments(member.id, before="", limit=1))[0]
+        await site.billing.refund(OPERATOR, payment.id)
+        await site.billing.invoices.set_details(member.id, ["Example Ltd"])
+        assert [one.title for one in await site.billing.invoices.list(member.id, before=100, limit=9)] == [
+            "Credit note",
+            *["Invoice"] * 3,
+        ]
+        shop.stripe.renew(shop.stripe.last_subscription())
+        site.clock.now = shop.stripe.now * 1000 + 3_600_000
+        await site.billing.settle_due()
+        await site.billing.trials.settle_due()
+        report = await site.billing.sync()
+        assert (report.users, report.failed, await site.tier()) == (1, 0, "free")
+        assert await site.billing.subscribers() == {}
+        await site.ledger.expire()
+        assert await site.proven()
