@@ -176,6 +176,7 @@ def build_data_plane(
         routing.keys,
         accounting.estimator,
         runtime.metrics,
+        services.log,
         timeouts=timeouts,
         total_timeout=settings.upstream.total_timeout,
     )
