@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from bluesminds.accounts.alerts import Alerts
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.billing import Billing
 from bluesminds.accounts.chats import Chats
@@ -75,3 +76,4 @@ class AccountServices(Struct, frozen=True):
     mail_tests: MailTests
     mail_preferences: MailPreferences
     webhooks: Webhooks | None
+    alerts: Alerts | None

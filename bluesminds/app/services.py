@@ -12,6 +12,7 @@ import trio
 from argon2 import PasswordHasher
 from msgspec import Struct, structs
 
+from bluesminds.accounts.alerts import Alerts
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.billing import Billing
 from bluesminds.accounts.chats import Chats
@@ -54,9 +55,12 @@ from bluesminds.app.identity import privy_verifier, sign_in_clients
 from bluesminds.app.payments import payment_providers
 from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import (
+    alert_channels,
+    alert_rules,
     billing_policy,
     billing_rules,
     configured_mailer,
+    has_event_consumers,
     public_url,
     sends_notifications,
     tier_budgets,
@@ -72,6 +76,7 @@ from bluesminds.config import Settings
 from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
+from bluesminds.notify.alert_channels import AlertSender
 from bluesminds.notify.event_mails import EventMails
 from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer
@@ -369,6 +374,21 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             enabled=sends_notifications(resources.settings),
         ),
         webhooks=_build_webhooks(resources),
+        alerts=_build_alerts(resources),
+    )
+
+
+def _build_alerts(resources: Resources) -> Alerts | None:
+    settings = resources.settings
+    if not has_event_consumers(settings):
+        return None
+    return Alerts(
+        resources.store,
+        clock=resources.clock,
+        log=resources.log,
+        configured=alert_rules(settings),
+        channels=alert_channels(settings),
+        sender=AlertSender(resources.pool),
     )
 
 

@@ -20,6 +20,7 @@ from bluesminds.common.origins import read_origin
 from bluesminds.common.prices import RATE_FIELDS, read_day
 from bluesminds.common.server_headers import check_headers
 from bluesminds.common.server_urls import endpoint_in
+from bluesminds.config.alerts import check_alerts
 from bluesminds.config.billing import check_billing
 from bluesminds.config.fields import SERVERS, display
 from bluesminds.config.findings import Finding, Source
@@ -77,6 +78,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from check_billing(settings)
     yield from _check_keyless(settings)
     yield from check_routes(settings)
+    yield from check_alerts(settings)
     yield from _check_names(settings.servers)
     for index, server in enumerate(settings.servers):
         yield from _check_server((SERVERS, index), server)

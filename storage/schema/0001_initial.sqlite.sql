@@ -1026,6 +1026,18 @@ CREATE TABLE event_marks (
 
 CREATE INDEX event_marks_at ON event_marks (at);
 
+-- Alerts that administrators added, and the states of all alerts.
+CREATE TABLE alert_rules (
+    name TEXT NOT NULL PRIMARY KEY,
+    definition TEXT NOT NULL, -- JSON object
+    created_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE alert_states (
+    name TEXT NOT NULL PRIMARY KEY, -- of an alert, also of one in the settings
+    state TEXT NOT NULL -- JSON object
+) STRICT, WITHOUT ROWID;
+
 -- Endpoints that get events, with the secret that signs them.
 CREATE TABLE webhooks (
     id TEXT NOT NULL PRIMARY KEY,
