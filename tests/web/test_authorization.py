@@ -117,6 +117,7 @@ GET /dashboard/admin/codes/{batch_id}
 GET /dashboard/admin/drift
 GET /dashboard/admin/prompts
 GET /dashboard/admin/prompts/{request_id}
+GET /dashboard/admin/alerts
 GET /dashboard/admin/webhooks
 GET /dashboard/admin/webhooks/{webhook_id}
 GET /dashboard/admin/prompts/{request_id}/replay
@@ -251,6 +252,10 @@ POST /api/admin/webhooks/{webhook_id}/test
 GET /api/admin/webhooks/{webhook_id}/deliveries
 GET /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}
 POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
+GET /api/admin/alerts
+POST /api/admin/alerts
+DELETE /api/admin/alerts/{name}
+POST /api/admin/alerts/{name}/test
 GET /admin/monitor
 POST /api/admin/doctor
 POST /api/admin/reload

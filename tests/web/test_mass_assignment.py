@@ -128,6 +128,10 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"vendor": "openai", "api_key": "sk-new"},
     ),
     "PATCH /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}": (VENDOR_KEY, {"mode": "only"}),
+    "POST /api/admin/alerts": (
+        {"name", "kind", "above", "window", "hold", "quiet", "channels", "server"},
+        {"name": "new", "kind": "queue", "above": 1.0},
+    ),
     "POST /api/webhooks": (WEBHOOK, {"url": "https://hooks.example/"}),
     "PATCH /api/webhooks/{webhook_id}": (WEBHOOK | {"enabled"}, {"description": "new"}),
     "POST /api/webhooks/{webhook_id}/rotate": ({"overlap_seconds"}, {}),
@@ -156,6 +160,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     ),
 }
 WITHOUT_BODY = {
+    "POST /api/admin/alerts/{name}/test",
     "POST /api/mail/unsubscribe",
     "POST /api/admin/doctor",
     "POST /api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
