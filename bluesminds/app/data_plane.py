@@ -81,6 +81,7 @@ from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.entra import EntraTokens
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.gateway.upstream.shadow import ShadowTraffic
 from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
@@ -123,6 +124,7 @@ class DataPlaneParts(Struct, frozen=True):
     authentication: Authentication
     routing: Routing
     capacity_queue: CapacityQueue
+    shadow: ShadowTraffic
     idle_sweeper: IdleSweeper
     open_requests: OpenRequests
     prompts: PromptLog | None
@@ -147,13 +149,14 @@ def build_data_plane(
     authentication = _build_authentication(services, runtime.lease)
     routing = build_routing(services, configured)
     queue = _build_queue(services, routing, runtime.metrics)
+    timeouts = TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout)
     sender = Sender(
         services.pool,
         routing.health,
         routing.balancer.load,
         queue,
         routing.keys,
-        timeouts=TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout),
+        timeouts=timeouts,
         attempts=settings.upstream.attempts,
         backoff=backoff,
         metrics=runtime.metrics,
@@ -164,6 +167,16 @@ def build_data_plane(
     )
     responses = _build_responses(services, objects)
     bodies, stats = _build_body_memory(services), ListenerStats()
+    accounting = _build_accounting(services, runtime, routing.prices, routing.registry)
+    shadow = ShadowTraffic(
+        services.pool,
+        routing.balancer.load,
+        routing.keys,
+        accounting.estimator,
+        runtime.metrics,
+        timeouts=timeouts,
+        total_timeout=settings.upstream.total_timeout,
+    )
     gateway = Gateway(
         keys=authentication.keys,
         registry=routing.registry,
@@ -171,7 +184,8 @@ def build_data_plane(
         limiter=authentication.limiter,
         sender=sender,
         relay=Relay(sender, expose_server=settings.server.expose_server),
-        accounting=_build_accounting(services, runtime, routing.prices, routing.registry),
+        accounting=accounting,
+        shadow=shadow,
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
         refuse_unpriced=settings.limits.unpriced == "refuse",
@@ -232,6 +246,7 @@ def build_data_plane(
         authentication=authentication,
         routing=routing,
         capacity_queue=queue,
+        shadow=shadow,
         idle_sweeper=IdleSweeper(
             services.store, authentication.keys, authentication.limiter, runtime.recorder
         ),

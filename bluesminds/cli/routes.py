@@ -25,6 +25,10 @@ _OPTIONS: Final = (
     "hedge_after",
     "hedge_share",
     "hedge_daily_usd",
+    "shadow",
+    "shadow_model",
+    "shadow_share",
+    "shadow_daily_usd",
 )
 _LISTS: Final = ("tier", "key_tag", "region", "tag", "needs")
 _ID: Final = re.compile(r"[0-9a-z-]{1,64}")
@@ -62,6 +66,10 @@ def _route_options(command: Command) -> Command:
         ),
         click.option("--hedge-share", type=float, help="Share of requests for this, such as 0.05."),
         click.option("--hedge-daily-usd", help="Estimated cost of this in each day, in USD."),
+        click.option("--shadow", help="A server that gets copies of requests. `none`: no server."),
+        click.option("--shadow-model", help="The server's name of the model for copies."),
+        click.option("--shadow-share", type=float, help="Share of requests that are copied, such as 0.05."),
+        click.option("--shadow-daily-usd", help="Estimated cost of copies in each day, in USD."),
         click.option(
             "--fallback-on",
             multiple=True,
@@ -178,6 +186,8 @@ def _body(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in _OPTIONS:
         if given[name] is not None:
             body[name] = given[name]
+    if given["shadow"] == "none":
+        body["shadow"] = None
     if given["fallback"]:
         body["fallback"] = [] if given["fallback"] == ("none",) else list(given["fallback"])
     if given["fallback_on"]:

@@ -78,7 +78,9 @@ class RouteOptions(Struct, frozen=True):
     a request is sent again that a server may have accepted and may bill. `queue_timeout` and `queue_size`:
     how long requests wait for servers that are at their caps, and how many. `hedge_after`: if a stream has no
     content so long, the request is also sent to the next target; None: it is not. `hedge_share`: of requests,
-    at most. `hedge_daily_usd`: the estimated cost in each UTC day, at most.
+    at most. `hedge_daily_usd`: the estimated cost in each UTC day, at most. `shadow`: a server that gets
+    copies of requests; None: there are no copies. `shadow_model`: its name of the model, "" for the client's.
+    `shadow_share` and `shadow_daily_usd` bound them as those of hedged requests.
     """
 
     first_token_timeout: float | None = None
@@ -90,6 +92,10 @@ class RouteOptions(Struct, frozen=True):
     hedge_after: float | None = None
     hedge_share: float = 0.05
     hedge_daily_usd: str = "1"
+    shadow: str | None = None
+    shadow_model: str = ""
+    shadow_share: float = 0.05
+    shadow_daily_usd: str = "1"
 
 
 DEFAULT_OPTIONS: Final = RouteOptions()

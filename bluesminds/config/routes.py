@@ -49,6 +49,10 @@ def _route(row: RouteSettings) -> ModelRoute:
             hedge_after=row.hedge_after,
             hedge_share=row.hedge_share,
             hedge_daily_usd=row.hedge_daily_usd,
+            shadow=row.shadow,
+            shadow_model=row.shadow_model or "",
+            shadow_share=row.shadow_share,
+            shadow_daily_usd=row.shadow_daily_usd,
         ),
     )
 
@@ -96,7 +100,7 @@ def _check_empty(settings: Settings) -> Iterator[Finding]:
             message = f"targets in {_title(row.model)} is empty"
             remedy = "name at least one server, or remove targets to use every server that offers the model"
             yield Finding(((*source, "targets"), source), message, remedy)
-        elif row.targets is None and not row.fallback and row.policy == "priority":
+        elif _route(row) in (ModelRoute(row.model), ModelRoute(row.model, when=read_condition(row.when))):
             remedy = "add targets, a policy or a fallback, or remove the route"
             yield Finding((source,), f"{_title(row.model)} has no effect", remedy)
     for model, names in settings.routes_short.items():
@@ -124,6 +128,12 @@ def _check_targets(source: Source, route: ModelRoute, servers: set[str]) -> Iter
             remedy = "keep one of them, or give each a model of its own"
             yield Finding(about, f"{title} has the server {name} twice", remedy)
         seen.add((target.server, target.model))
+    shadow = route.options.shadow
+    if servers and shadow is not None and shadow not in servers:
+        close = nearest(shadow, servers)
+        remedy = f'did you mean "{close}"?' if close else f"add a [[servers]] entry named {display(shadow)}"
+        message = f"shadow in {_title(route.model)} has the server {display(shadow)}, which is not configured"
+        yield Finding(((*source, "shadow"), source), message, remedy)
 
 
 def _check_fallback(source: Source, route: ModelRoute) -> Iterator[Finding]:

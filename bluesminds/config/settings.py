@@ -686,6 +686,10 @@ class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     hedge_after: Annotated[Seconds, Meta(examples=[3.0])] | None = None
     hedge_share: Share = 0.05
     hedge_daily_usd: Budget = "1"
+    shadow: ServerName | None = None
+    shadow_model: Text | None = None
+    shadow_share: Share = 0.05
+    shadow_daily_usd: Budget = "1"
 
 
 Routes = Annotated[

@@ -110,6 +110,11 @@ class UsageEntry:
         price = estimator.price(target, call.model, call.context.at_ms)
         return 0 if price is None else price.max_cost(estimator.input_tokens(call), 0)
 
+    def note_shadow(self, target: Target, nano: int) -> None:
+        """A copy of the request is sent to a shadow target."""
+        if self.trail is not None:
+            self.trail.note_shadow(target, self.started, nano)
+
     def count_uncharged(self, target: Target, cost_class: str) -> int:
         """The input of an attempt is a cost that no account is charged for. Returns it in nano-USD."""
         nano = self.input_cost(target)

@@ -96,6 +96,7 @@ class Metrics(Collector):
         self.token_rate: defaultdict[str, _Histogram] = defaultdict(lambda: _Histogram(RATE_BUCKETS))
         self.unpriced: defaultdict[str, int] = defaultdict(int)
         self.uncharged: defaultdict[tuple[str, str], int] = defaultdict(int)  # nano-USD
+        self.shadow: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.meters: defaultdict[tuple[str, str], MeterSums] = defaultdict(MeterSums)
         self.quarantined: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.queue_refused: defaultdict[tuple[str], int] = defaultdict(int)
@@ -181,6 +182,12 @@ class Metrics(Collector):
             "Estimated cost of attempts that no account is charged for.",
             ("server", "class"),
             {labels: nano / 1e9 for labels, nano in self.uncharged.items()},
+        )
+        yield _counter(
+            "bluesminds_shadow_requests",
+            "Copies of requests to shadow targets.",
+            ("server", "outcome"),
+            self.shadow,
         )
         yield _counter(
             "bluesminds_usage_quarantined",

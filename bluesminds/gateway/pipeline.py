@@ -46,6 +46,7 @@ from bluesminds.gateway.routing.selection import caller_traits, select_candidate
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.attempt import Reply
 from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.gateway.upstream.shadow import ShadowTraffic, find_shadow
 from bluesminds.wire.conversation import NO_LINKS
 from bluesminds.wire.models import ModelRow
 
@@ -66,6 +67,7 @@ class Gateway(Struct, frozen=True):
     relay: Relay
     accounting: UsageAccounting
     links: RequestLinks
+    shadow: ShadowTraffic
     total_timeout: float
     refuse_unpriced: bool = False
     cache: ResponseCache | None = None
@@ -263,7 +265,10 @@ class Gateway(Struct, frozen=True):
         )
         if selection.groups:
             selection = selection.keep(self._choose(call, body, selection.targets()))
-        return RoutedTargets(route, selection, self.balancer, request)
+        routed = RoutedTargets(route, selection, self.balancer, request)
+        if route.options.shadow is not None and only is None and caller.own_keys is None:
+            routed.shadow = find_shadow(catalog, route.options, call, selection)
+        return routed
 
     def _choose(self, call: Call, body: CallBody, targets: Sequence[Target]) -> Sequence[Target]:
         forecast = partial(self.accounting.estimator.forecast, call)
@@ -415,6 +420,10 @@ class Gateway(Struct, frozen=True):
                 if not targets and isinstance(body, JsonBody):
                     await self.relay.send_estimate(body, entry, out)
                     return
+                if routed is not None and routed.shadow is not None and isinstance(body, JsonBody):
+                    nano = self.shadow.offer(routed.name, routed.options, routed.shadow, call, body)
+                    if nano is not None:
+                        entry.note_shadow(routed.shadow, nano)
                 reply = await self.sender.send(call, body, targets, entry, routed)
                 answered = True
                 if reply.endpoint.key:

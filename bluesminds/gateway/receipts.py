@@ -23,6 +23,7 @@ from bluesminds.gateway.routing.server_keys import AttemptKey
 
 FAILED: Final = "failed"  # the cost class of attempts that a vendor may bill
 HEDGED: Final = "hedged"  # the cost class of attempts that another one has overtaken
+SHADOW: Final = "shadow"  # the cost class, and the reason, of copies to a shadow target
 MAX_BYTES: Final = 2048  # of one receipt
 _SHORTER: Final = (8, 2, 0)  # entries of each list, if a receipt is too long
 _LONGEST_NAME: Final = 64  # characters of a model in a receipt that was too long
@@ -38,8 +39,8 @@ class ReceiptTarget(Struct, frozen=True, gc=False, omit_defaults=True):
 class ReceiptAttempt(Struct, frozen=True, gc=False, omit_defaults=True):
     """`at_ms` after the start of the request. `reason`: a status or a kind of failure; "" if it answered.
     `ms`: until it failed, or until the request ended. `keys`: those of a server with several. `cost_class`:
-    FAILED or HEDGED if the vendor may bill an attempt that no account is charged for, with its estimated
-    cost.
+    FAILED, HEDGED or SHADOW if the vendor may bill an attempt that no account is charged for, with its
+    estimated cost. A copy has the reason SHADOW, and its end is not known.
     """
 
     server: str
@@ -106,7 +107,7 @@ NOT_ROUTED: Final[_Outcome] = ("", "", (), ())  # a request to a given server
 class RequestTrail:
     """Collects what the receipt of one request needs."""
 
-    __slots__ = ("_attempts", "_current", "_decision", "_ended", "_keys", "queued")
+    __slots__ = ("_attempts", "_current", "_decision", "_ended", "_keys", "_shadow", "queued")
 
     def __init__(self) -> None:
         self.queued = 0.0  # seconds
@@ -115,6 +116,7 @@ class RequestTrail:
         self._current = -1  # the number of the attempt that began last, or that has answered
         # By the number of the attempt: time, reason, class and amount of the cost.
         self._ended: dict[int, tuple[float, str, str, int]] = {}
+        self._shadow: ReceiptAttempt | None = None
         self._keys: dict[int, tuple[AttemptKey, ...]] | None = None  # by the position of the attempt
 
     def decide(
@@ -133,6 +135,13 @@ class RequestTrail:
         self._attempts.append((target, trio.current_time()))
         self._current = len(self._attempts) - 1
         return self._current
+
+    def note_shadow(self, target: Target, started: float, nano: int) -> None:
+        """A copy of the request is sent. `nano`: the estimated cost of its input."""
+        at_ms = round((trio.current_time() - started) * 1000)
+        self._shadow = ReceiptAttempt(
+            target.server.name, at_ms, 0, target.model, SHADOW, cost_class=SHADOW, cost_nano=nano
+        )
 
     def select(self, number: int) -> None:
         """This attempt decides, although another one may have begun later."""
@@ -200,6 +209,8 @@ class RequestTrail:
             found.append(
                 ReceiptAttempt(target.server.name, begun_ms, ms, target.model, reason, keys, class_, nano)
             )
+        if self._shadow is not None:
+            found.append(self._shadow)
         return tuple(found)
 
 

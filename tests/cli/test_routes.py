@@ -60,6 +60,12 @@ def test_route_added_set_and_removed_by_its_model(user: User) -> None:
             route_id,
         ],
     ]
+    extra = "--hedge-after 3 --hedge-share 0.1 --hedge-daily-usd 2 --shadow one --shadow-share 0.2"
+    changed = json.loads(user.call("routes", "set", "gpt-5*", *extra.split(), "--json").stdout)
+    assert (changed["hedge_after"], changed["hedge_share"], changed["hedge_daily_usd"]) == (3, 0.1, "2")
+    assert (changed["shadow"], changed["shadow_share"]) == ("one", 0.2)
+    off = user.call("routes", "set", "gpt-5*", "--shadow", "none", "--json")
+    assert json.loads(off.stdout)["shadow"] is None
     changed = user.call("routes", "set", "gpt-5*", "--target", "any", "--fallback", "none", "--json")
     assert json.loads(changed.stdout)["targets"] is None
     assert json.loads(changed.stdout)["fallback"] == []
@@ -75,6 +81,7 @@ def test_route_added_set_and_removed_by_its_model(user: User) -> None:
         (("add", "x", "--when", "size=3"), exits.USAGE, "is not a condition"),
         (("add", "x", "--when", "prompt_tokens_over=x"), exits.USAGE, "is not a condition"),
         (("add", "x", "--target", "two"), exits.USAGE, "no server named two"),
+        (("add", "x", "--target", "one", "--shadow", "two"), exits.USAGE, "no server named two"),
         (("set", "alias"), exits.USAGE, "no option was given"),
         (("set", "alias", "--policy", "weighted"), exits.CONFLICT, "in the configuration"),
         (("remove", "no/model"), exits.NOT_FOUND, "there is no route for 'no/model'"),

@@ -123,6 +123,12 @@ ONE_PROBLEM = [
         'write it like "m" = "main"',
     ),
     (
+        '[[routes]]\nmodel = "m"\nshadow = "mian"\n',
+        'shadow in [[routes]] "m" has the server "mian", which is not configured',
+        3,
+        'did you mean "main"?',
+    ),
+    (
         '[[routes]]\nmodel = "m"\n',
         '[[routes]] "m" has no effect',
         1,

@@ -34,6 +34,7 @@ from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.gateway.upstream.shadow import ShadowTraffic
 from bluesminds.http.asgi import Disconnect, Message
 from bluesminds.web.data_plane import DataPlane
 from bluesminds.wire.base import RequestFacts
@@ -237,6 +238,7 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
         relay=Relay(cast(Sender, Broken()), expose_server=True),
         accounting=setup.accounting,
         links=cast(RequestLinks, NoLinks()),
+        shadow=cast(ShadowTraffic, None),
         total_timeout=5,
     )
     sent: list[Message] = []

@@ -15,7 +15,17 @@ class RoutedTargets:
     allows it. Targets are ordered when they are needed, so that a rotation counts only what is used.
     """
 
-    __slots__ = ("_balancer", "_context", "_groups", "_reasons", "_request", "name", "options", "selection")
+    __slots__ = (
+        "_balancer",
+        "_context",
+        "_groups",
+        "_reasons",
+        "_request",
+        "name",
+        "options",
+        "selection",
+        "shadow",
+    )
 
     def __init__(
         self, route: ModelRoute, selection: Selection, balancer: Balancer, request: RoutedRequest
@@ -28,6 +38,7 @@ class RoutedTargets:
         self._groups = list(selection.groups)
         self.name = route.model
         self.options = route.options
+        self.shadow: Target | None = None  # gets a copy of the request
         self._reasons = route.fallback_on
         self._balancer = balancer
         self._request = request

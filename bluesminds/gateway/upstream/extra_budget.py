@@ -14,8 +14,8 @@ _DAY_MS: Final = 86_400_000
 class _Account:
     __slots__ = ("day", "nano", "tokens")
 
-    def __init__(self) -> None:
-        self.tokens = 1.0
+    def __init__(self, tokens: float) -> None:
+        self.tokens = tokens
         self.day = 0
         self.nano = 0
 
@@ -29,8 +29,13 @@ class ExtraBudget:
         if account is None:
             if len(self._accounts) >= MAX_ROUTES:
                 del self._accounts[next(iter(self._accounts))]
-            account = self._accounts[route] = _Account()
+            account = self._accounts[route] = _Account(1.0 if share > 0 else 0.0)
         account.tokens = min(MOST, account.tokens + share)
+
+    def is_due(self, route: str) -> bool:
+        """Whether the share of the route allows another request."""
+        account = self._accounts.get(route)
+        return account is not None and account.tokens >= 1
 
     def take(self, route: str, at_ms: int, nano: int, daily: int) -> bool:
         """Whether an extra request of `nano` USD is allowed; it is then counted. `daily`: nano-USD."""
@@ -44,3 +49,9 @@ class ExtraBudget:
         account.tokens -= 1
         account.nano += nano
         return True
+
+    def correct(self, route: str, at_ms: int, nano: int) -> None:
+        """Add the difference between the actual and the estimated cost of an extra request of this day."""
+        account = self._accounts.get(route)
+        if account is not None and account.day == at_ms // _DAY_MS:
+            account.nano = max(0, account.nano + nano)

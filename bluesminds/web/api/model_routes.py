@@ -70,11 +70,15 @@ class NewRoute(Struct, forbid_unknown_fields=True):
     hedge_after: Seconds | None = None
     hedge_share: Share = 0.05
     hedge_daily_usd: Budget = "1"
+    shadow: ServerName | None = None
+    shadow_model: Annotated[str, Meta(max_length=256)] = ""
+    shadow_share: Share = 0.05
+    shadow_daily_usd: Budget = "1"
 
 
 class RoutePatch(Struct, forbid_unknown_fields=True):
     """Omitted fields stay the same. Null removes the conditions, sets a timeout to that of [upstream], or
-    turns hedging off.
+    turns hedging or shadow traffic off.
     """
 
     model: RouteModel | UnsetType = UNSET
@@ -92,6 +96,10 @@ class RoutePatch(Struct, forbid_unknown_fields=True):
     hedge_after: Seconds | UnsetType | None = UNSET
     hedge_share: Share | UnsetType = UNSET
     hedge_daily_usd: Budget | UnsetType = UNSET
+    shadow: ServerName | UnsetType | None = UNSET
+    shadow_model: Annotated[str, Meta(max_length=256)] | UnsetType = UNSET
+    shadow_share: Share | UnsetType = UNSET
+    shadow_daily_usd: Budget | UnsetType = UNSET
 
 
 class TargetView(Struct, frozen=True):
@@ -119,8 +127,9 @@ class ConditionView(Struct, frozen=True):
 
 class RouteView(Struct, frozen=True):
     """`targets` null: every server that offers the model. `when` null: no conditions. Timeouts and
-    `queue_size` null: those of [upstream]. `hedge_after` null: requests are not hedged. `origin`: file or
-    database. Routes of the file can only be changed in the file.
+    `queue_size` null: those of [upstream]. `hedge_after` null: requests are not hedged. `shadow` null:
+    there is no shadow traffic. `origin`: file or database. Routes of the file can only be changed in the
+    file.
     """
 
     id: str
@@ -139,6 +148,10 @@ class RouteView(Struct, frozen=True):
     hedge_after: float | None
     hedge_share: float
     hedge_daily_usd: str
+    shadow: str | None
+    shadow_model: str
+    shadow_share: float
+    shadow_daily_usd: str
     origin: str
 
 
@@ -208,6 +221,8 @@ class RouteHandlers(Struct, frozen=True):
             known |= VENDORS.keys()  # servers that the environment of the gateway defines
         if unknown := next((one.server for one in new.targets if one.server not in known), None):
             raise _invalid("targets", f"there is no server named {unknown}. Add the server first")
+        if new.options.shadow is not None and new.options.shadow not in known:
+            raise _invalid("shadow", f"there is no server named {new.options.shadow}. Add the server first")
         pairs = [(one.server, one.model) for one in new.targets]
         if len(set(pairs)) < len(pairs):
             raise _invalid("targets", "a server is there twice. Give each a model of its own, or remove one")
@@ -286,5 +301,9 @@ def _view(row: ModelRoute) -> RouteView:
         hedge_after=row.options.hedge_after,
         hedge_share=row.options.hedge_share,
         hedge_daily_usd=row.options.hedge_daily_usd,
+        shadow=row.options.shadow,
+        shadow_model=row.options.shadow_model,
+        shadow_share=row.options.shadow_share,
+        shadow_daily_usd=row.options.shadow_daily_usd,
         origin="database" if row.origin == "table" else row.origin,
     )

@@ -42,8 +42,9 @@ class AttemptView(Struct, frozen=True):
     """Times are milliseconds: `at_ms` after the start of the request, `ms` until the attempt failed or the
     request ended. `reason`: a status or a kind of failure, null if the server answered. `api_keys`: those of
     a server with several, in the order in which they were used; only for administrators. `cost_class`:
-    "failed" or "hedged" if the vendor may bill the attempt, which no account is charged for; `uncharged_usd`
-    is its estimated cost, null if the attempt is not billed. Both are only for administrators.
+    "failed", "hedged" or "shadow" if the vendor may bill the attempt, which no account is charged for;
+    `uncharged_usd` is its estimated cost, null if the attempt is not billed. Both are only for
+    administrators.
     """
 
     server: str | None
