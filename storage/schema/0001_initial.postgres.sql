@@ -724,6 +724,12 @@ CREATE TABLE referrals (
 
 CREATE INDEX referrals_referrer ON referrals (referrer_id);
 
+-- Plans that administrators have added to those of the configuration.
+CREATE TABLE plans (
+    name TEXT NOT NULL PRIMARY KEY,
+    fields TEXT NOT NULL -- JSON object
+);
+
 -- Events of providers that were handled.
 CREATE TABLE billing_events (
     provider TEXT NOT NULL,

@@ -281,6 +281,8 @@ GET /api/admin/ledger/export
 GET /api/admin/ledger/verify
 GET /api/admin/redeem-codes
 GET /api/admin/plans
+PUT /api/admin/plans/{name}
+DELETE /api/admin/plans/{name}
 GET /api/admin/invoices
 GET /api/admin/invoices/{invoice_id}/pdf
 GET /api/admin/orders
