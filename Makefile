@@ -7,6 +7,7 @@ STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 ARGS   ?=
 KILLS  ?= 100
+MINUTES ?= 30
 
 # The LiteLLM proxy that tests use as a real upstream has dependencies of its own.
 LITELLM_VENV ?= .venv-litellm
@@ -30,8 +31,12 @@ NEWEST := $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13*/bin/python) $(she
 BUILD_VENV ?= .venv-build
 BUILD      := $(BUILD_VENV)/.installed
 
+# The documentation site has a builder of its own.
+DOCS_VENV ?= .venv-docs
+SITE      := $(DOCS_VENV)/.installed
+
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-process search test-load test-crash test-agents lint types screenshots bench bench-usage prices binary deb selftest lock clean
+.PHONY: help setup run test test-process search test-load test-crash test-agents lint types screenshots bench soak bench-usage prices docs binary deb selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +77,9 @@ $(AGENTS): tests/process/agents/package-lock.json
 
 $(BUILD): packaging/locks/dev.lock
 	$(call install,$(BUILD_VENV),$(NEWEST),$<)
+
+$(SITE): packaging/locks/docs.lock
+	$(call install,$(DOCS_VENV),$(PYTHON),$<)
 
 run: $(SERVES) ## Run the gateway with the demo server on 127.0.0.1:3000
 	$(BIN)/python -m bluesminds demo $(ARGS)
@@ -118,8 +126,15 @@ prices: $(STAMP) ## Build the table of prices again and show what has changed
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --requirement packaging/locks/prices.lock --dest build/prices
 	$(BIN)/python packaging/prices.py build/prices/*.whl
 
+soak: $(STAMP) ## Run a mixed load for MINUTES, and fail if memory, descriptors or threads grow
+	$(BIN)/python -m bench.soak --minutes $(MINUTES)
+
 bench-usage: $(STAMP) ## Fill the usage tables with 10 million rows, and time the usage API
 	$(BIN)/python -m bench.usage $(ARGS)
+
+docs: $(STAMP) $(SITE) ## Build the documentation site in build/site
+	$(BIN)/python packaging/site.py
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --strict
 
 binary: ## Build dist/bluesminds and the tarball
 	@command -v objdump >/dev/null || { echo "error: objdump is missing: install binutils (apt install binutils)" >&2; exit 1; }
@@ -137,10 +152,11 @@ lock: ## Pin the versions of all dependencies again (needs uv and npm)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml --group dev --group build --group bench -c packaging/locks/run.lock -o packaging/locks/dev.lock
 	uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-annotate --group litellm -o packaging/locks/litellm.lock
 	uv pip compile -q --python-version 3.11 --generate-hashes --no-header --no-annotate --group langchain -o packaging/locks/langchain.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --group docs -o packaging/locks/docs.lock
 	uv pip compile -q --no-deps --python-version 3.11 --generate-hashes --no-header --no-annotate --group prices -c packaging/locks/litellm.lock -o packaging/locks/prices.lock
 	npm install --prefix $(NODE_CLIENTS) --package-lock-only
 	npm install --prefix tests/process/agents --package-lock-only
 
 clean: ## Remove all generated files
-	rm -rf $(VENV) $(LITELLM_VENV) $(LANGCHAIN_VENV) $(BUILD_VENV) $(NODE_CLIENTS)/node_modules tests/process/agents/node_modules .venv313 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LITELLM_VENV) $(LANGCHAIN_VENV) $(BUILD_VENV) $(DOCS_VENV) $(NODE_CLIENTS)/node_modules tests/process/agents/node_modules .venv313 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ tests and the packaged executable all call `serve`.
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import trio
 from argon2 import PasswordHasher
 from msgspec import Struct
 
+from bluesminds.accounts.weekly_usage import WeeklyUsage
 from bluesminds.app.data_plane import DataPlaneParts, Runtime, build_data_plane, restore_limits
 from bluesminds.app.discovery import configured_servers, start_demo
 from bluesminds.app.first_run import FirstRun, bootstrap, refuse_public_without_admin
@@ -24,6 +26,7 @@ from bluesminds.app.listeners import ensure_descriptors, listen_locally, listen_
 from bluesminds.app.malloc import fix_malloc_thresholds
 from bluesminds.app.reload import ConfigSource
 from bluesminds.app.services import Services, open_services
+from bluesminds.app.settings_map import has_event_consumers
 from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
@@ -165,6 +168,15 @@ def _start_tasks(
         background.start_soon(runtime.tasks.run, "webhooks", services.webhook_sender.run)
     if services.accounts.billing is not None:
         background.start_soon(runtime.tasks.run, "billing", services.accounts.billing.run)
+    alerts = services.accounts.alerts
+    if alerts is not None:
+        background.start_soon(
+            runtime.tasks.run, "alerts", partial(alerts.run, data_plane.alert_measures.measure)
+        )
+    if has_event_consumers(services.settings):
+        zone = services.settings.limits.time_zone
+        weekly = WeeklyUsage(services.store, clock=services.clock, zone=zone)
+        background.start_soon(runtime.tasks.run, "weekly_usage", weekly.run)
     if data_plane.usage_notices is not None:
         background.start_soon(runtime.tasks.run, "usage_notices", data_plane.usage_notices.run)
     if data_plane.server_notices is not None:

@@ -26,6 +26,14 @@ class SystemClock:
         return time.time_ns() // 1_000_000
 
 
+def zone_or_utc(name: str) -> tzinfo:
+    """UTC for a name that is unknown by now."""
+    try:
+        return zone_named(name)
+    except (KeyError, ValueError):
+        return UTC
+
+
 class Date(Struct, frozen=True, gc=False):
     """A day of a time zone, and its month. `begins` and `ends` are wall time; `ends` is exclusive."""
 

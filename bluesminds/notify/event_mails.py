@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from bluesminds.common.clock import zone_named
+from bluesminds.common.clock import zone_or_utc
 from bluesminds.notify.mail_groups import MailGroup, OptOutLinks
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
@@ -61,7 +61,7 @@ class EventMails:
         preferences = await select_mail_preferences(connection, user.id)
         if mail.group in preferences.turned_off or user.email is None:
             return
-        zone = _zone(preferences.time_zone or self._zone)
+        zone = zone_or_utc(preferences.time_zone or self._zone)
         values = mail.values(data, self._templates.base_url, lambda text: format_mail_time(text, zone))
         if values is None:
             return
@@ -99,13 +99,6 @@ def format_mail_usd(text: object) -> str:
 
 def _iso(ms: int) -> str:
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat()
-
-
-def _zone(name: str) -> tzinfo:
-    try:
-        return zone_named(name)
-    except (KeyError, ValueError):
-        return UTC
 
 
 def _nothing(data: Data, base_url: str, time: Callable[[object], str]) -> Values:
@@ -172,6 +165,16 @@ def _server(data: Data, base_url: str, time: Callable[[object], str]) -> Values:
     return {"server": data["server"], "reason": data.get("reason", ""), "at": time(data["at"])}
 
 
+def _week(data: Data, base_url: str, time: Callable[[object], str]) -> Values:
+    return {
+        **{name: data[name] for name in ("begins", "ends")},
+        **{name: f"{data[name]:,}" for name in ("requests", "failed", "tokens")},
+        "cost": format_mail_usd(data["cost_usd"]),
+        "cost_before": format_mail_usd(data["cost_before_usd"]),
+        "models": [(one["model"], format_mail_usd(one["cost_usd"])) for one in data["models"]],
+    }
+
+
 def _webhook(data: Data, base_url: str, time: Callable[[object], str]) -> Values:
     return {"url": data["url"], "reason": data["reason"]}
 
@@ -189,6 +192,7 @@ EVENT_MAILS: Final[Mapping[str, EventMail]] = MappingProxyType(
         "key.expiring": EventMail("key_expiring", "keys", _key),
         "sign_in.new": EventMail("new_sign_in", "sign_ins", _sign_in),
         "usage.threshold": EventMail("budget_alert", "usage", _limit),
+        "usage.weekly": EventMail("weekly_summary", "weekly_summary", _week),
         "budget.alert": EventMail("budget_alert", "usage", _limit),
         "credit.low": EventMail("credit_low", "usage", _credit),
         "payment.succeeded": EventMail("payment_succeeded", None, _payment),

@@ -24,6 +24,7 @@ EventKind = Literal[
     "user.created",
     "sign_in.new",
     "usage.threshold",
+    "usage.weekly",
     "budget.alert",
     "credit.low",
     "payment.succeeded",

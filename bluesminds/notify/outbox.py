@@ -56,7 +56,7 @@ class MailOutbox:
             kind=mail.kind,
             sealed=self._vault.seal_bytes(_encoder.encode(mail)),
             decoy=decoy,
-            priority=0,
+            priority=1 if mail.opt_out else 0,  # a token of a link expires
             attempts=0,
             due_at=now,
             expires_at=now + int(lifetime * 1000),

@@ -32,6 +32,16 @@ KEY = {"name": "laptop", "prefix": "bm_Ab12", "last4": "wxyz", "expires_at": END
 SIGN_IN = {"address": "203.0.113.7", "user_agent": "curl"}
 LIMIT = {"key_id": None, "limit_name": "usd_per_month", "period": "2027-01", "share": 80}
 PAYMENT = {"payment": "p", "provider": "stripe", "title": "starter", "amount": "29.00", "currency": "usd"}
+WEEK = {
+    "begins": "2027-01-04",
+    "ends": "2027-01-10",
+    "requests": 1234,
+    "failed": 5,
+    "tokens": 99,
+    "cost_usd": "12.34",
+    "cost_before_usd": "0",
+    "models": [{"model": "gpt-5", "cost_usd": "8"}],
+}
 ALERT = {"rule": "errors", "text": "12 % of requests failed", "since": None, "mail": True}
 
 
@@ -102,6 +112,7 @@ async def site(home: Path) -> AsyncIterator[Site]:
             "budget_alert",
             ("An API key of your account", "8,000", "10,000"),
         ),
+        ("usage.weekly", WEEK, "weekly_summary", ("1,234 requests", "$12.34", "gpt-5: $8.00", "2027-01-10")),
         ("credit.low", {"balance_usd": "1.5", "threshold_usd": "2"}, "credit_low", ("$1.50",)),
         ("payment.succeeded", PAYMENT, "payment_succeeded", ("29.00 USD", "starter")),
         ("payment.failed", {"plan": "starter", "reason": "unpaid"}, "payment_failed", ("starter",)),
