@@ -173,7 +173,9 @@ def api_routes(
         *doctor.routes(doctor.DoctorHandlers(controls.run_doctor)),
         *([] if accounts.webhooks is None else webhooks.routes(accounts.webhooks)),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
-        *mail.routes(mail.MailHandlers(accounts.mail_tests, accounts.mail_preferences)),
+        *mail.routes(
+            mail.MailHandlers(accounts.mail_tests, accounts.mail_preferences, accounts.mail_suppressions)
+        ),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 
