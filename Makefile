@@ -7,6 +7,7 @@ STAMP  := $(VENV)/.installed
 WORKERS ?= 2
 ARGS   ?=
 KILLS  ?= 100
+MINUTES ?= 30
 
 # The LiteLLM proxy that tests use as a real upstream has dependencies of its own.
 LITELLM_VENV ?= .venv-litellm
@@ -35,7 +36,7 @@ DOCS_VENV ?= .venv-docs
 SITE      := $(DOCS_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-process search test-load test-crash test-agents lint types screenshots bench bench-usage prices docs binary deb selftest lock clean
+.PHONY: help setup run test test-process search test-load test-crash test-agents lint types screenshots bench soak bench-usage prices docs binary deb selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -124,6 +125,9 @@ prices: $(STAMP) ## Build the table of prices again and show what has changed
 	rm -rf build/prices
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --requirement packaging/locks/prices.lock --dest build/prices
 	$(BIN)/python packaging/prices.py build/prices/*.whl
+
+soak: $(STAMP) ## Run a mixed load for MINUTES, and fail if memory, descriptors or threads grow
+	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
 bench-usage: $(STAMP) ## Fill the usage tables with 10 million rows, and time the usage API
 	$(BIN)/python -m bench.usage $(ARGS)

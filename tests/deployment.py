@@ -226,3 +226,8 @@ async def _create_keys(
 
 async def _expire(connection: Connection) -> None:
     await connection.execute("UPDATE api_keys SET expires_at = 1 WHERE name = 'expired'")
+
+
+def forget_changes(gateway: Gateway) -> None:
+    """For tests that make more changes than users may."""
+    gateway.services.accounts.throttle._changes._empty_at.clear()

@@ -90,9 +90,17 @@ class FederatedSignIn:
         return [client.policy for client in self._clients.values()]
 
     async def start(
-        self, provider: str, *, redirect_uri: str, next_page: str = "", session: ActiveSession | None = None
+        self,
+        provider: str,
+        *,
+        redirect_uri: str,
+        next_page: str = "",
+        user_id: str = "",
+        session_id: str = "",
     ) -> StartedSignIn:
-        """With `session`, the identity is linked to its account. Raises NotFound, UpstreamFailed."""
+        """With `user_id`, the identity is linked to the account of this session. Raises NotFound,
+        UpstreamFailed.
+        """
         client = self._client(provider)
         attempt = SignInAttempt(
             provider=provider,
@@ -102,13 +110,13 @@ class FederatedSignIn:
             redirect_uri=redirect_uri,
             started_at=self._clock.now_ms(),
             next=next_page,
-            user_id="" if session is None else session.user_id,
-            session_id="" if session is None else session.session_id,
+            user_id=user_id,
+            session_id=session_id,
         )
         try:
             url = await client.authorization_url(attempt)
         except ProviderUnavailable as exc:
-            raise self._unavailable(provider, exc) from exc
+            raise provider_unavailable(self._log, provider, exc) from exc
         return StartedSignIn(url, self._vault.seal_bytes(msgspec.json.encode(attempt)).decode())
 
     async def finish(
@@ -135,7 +143,7 @@ class FederatedSignIn:
             self._log.warning("identity_rejected", provider=provider, reason=exc.reason)
             raise invalid_identity() from exc
         except ProviderUnavailable as exc:
-            raise self._unavailable(provider, exc) from exc
+            raise provider_unavailable(self._log, provider, exc) from exc
         require_domain(client.policy, external)
         self._throttle.release_sign_in(actor.address)
         if attempt.user_id:
@@ -176,11 +184,6 @@ class FederatedSignIn:
         )
         return await self._identities.complete(request, waits.user_id)
 
-    def _unavailable(self, provider: str, exc: ProviderUnavailable) -> UpstreamFailed:
-        self._log.warning("identity_provider_failed", provider=provider, reason=exc.reason)
-        message = "The sign-in service does not respond as it should. Try again later."
-        return UpstreamFailed(502, "identity_provider_failed", message)
-
     def _client(self, provider: str) -> SignInClient:
         client = self._clients.get(provider)
         if client is None:
@@ -215,6 +218,13 @@ def require_domain(policy: ProviderPolicy, external: ExternalIdentity) -> None:
             "identity_not_allowed",
             f"Your account at {policy.title} is not allowed here. Use an account of your organisation.",
         )
+
+
+def provider_unavailable(log: Log, provider: str, exc: ProviderUnavailable) -> UpstreamFailed:
+    """The error for the client; the reason is logged."""
+    log.warning("identity_provider_failed", provider=provider, reason=exc.reason)
+    message = "The sign-in service does not respond as it should. Try again later."
+    return UpstreamFailed(502, "identity_provider_failed", message)
 
 
 def invalid_identity() -> Forbidden:

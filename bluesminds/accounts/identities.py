@@ -5,7 +5,7 @@ verified it, and the settings must allow links by address. An account with an un
 taken, so it loses the password that its creator chose.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import trio
@@ -18,12 +18,19 @@ from bluesminds.accounts.users import BOOTSTRAP, audit_fields, is_admin, new_use
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.emails import read_email
-from bluesminds.common.errors import Conflict, Forbidden, Unauthenticated
+from bluesminds.common.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from bluesminds.config import AccountSettings
 from bluesminds.identity.external import ExternalIdentity, ProviderPolicy
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, Store
-from storage.identities import IdentityRow, insert_identity, select_identity, touch_identity
+from storage.identities import (
+    IdentityRow,
+    delete_identity,
+    insert_identity,
+    select_identities,
+    select_identity,
+    touch_identity,
+)
 from storage.second_factors import select_second_factor
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting
@@ -92,6 +99,30 @@ class Identities:
         """Link an identity to an account. Raises Conflict if it belongs to another one."""
         return await self._store.write(self._link, actor, user_id, policy, external)
 
+    async def list(self, user_id: str) -> Sequence[IdentityRow]:
+        """In the order of their links."""
+        return await self._store.read(select_identities, user_id)
+
+    async def unlink(self, actor: Actor, user_id: str, identity_id: str) -> None:
+        """Raises NotFound, Conflict for the last way to sign in."""
+        await self._store.write(self._unlink, actor, user_id, identity_id)
+
+    async def _unlink(self, connection: Connection, actor: Actor, user_id: str, identity_id: str) -> None:
+        await lock_audit_head(connection)
+        user = await select_user(connection, user_id)
+        linked = await select_identities(connection, user_id)
+        found = next((row for row in linked if row.id == identity_id), None)
+        if user is None or found is None:
+            raise NotFound("identity_not_found", "Your account is not linked to this one.")
+        if user.password_hash is None and len(linked) == 1:
+            raise Conflict(
+                "last_sign_in",
+                "This is your only way to sign in. Set a password first: request a link for a new password.",
+            )
+        before = identity_audit_fields(found)
+        await insert_audit(connection, entry(self._clock, actor, "identity.unlink", user_id, before=before))
+        await delete_identity(connection, identity_id)
+
     async def _enter(
         self, connection: Connection, request: SignInRequest, external: ExternalIdentity
     ) -> tuple[UserRow, UserRow, NewSession | None]:
@@ -142,7 +173,7 @@ class Identities:
         """The account with the address of a new identity, or a new account."""
         email = None if external.email is None else read_email(external.email)
         if email is None:
-            raise email_not_verified(policy)
+            return await self._account_without_email(connection, actor, policy, external)
         known = await select_user_by_email(connection, email)
         if known is not None and known.disabled_at is not None:
             raise user_disabled()
@@ -168,6 +199,27 @@ class Identities:
         owned = replace(user, email=email, full_name=external.name or user.full_name, password_hash=None)
         await delete_sessions(connection, owned.id)
         return await self._verification.confirm(connection, actor, "email.verify", user, owned)
+
+    async def _account_without_email(
+        self, connection: Connection, actor: Actor, policy: ProviderPolicy, external: ExternalIdentity
+    ) -> UserRow:
+        """A new account that only its identity opens. Raises Forbidden."""
+        if policy.needs_email:
+            raise email_not_verified(policy)
+        await self._require_signup(connection, actor, policy, "")
+        user = new_user(
+            self._clock,
+            "user",
+            email=None,
+            password_hash=None,
+            full_name=external.name,
+            tier=self._settings.default_tier,
+        )
+        await insert_audit(
+            connection, entry(self._clock, actor, "user.signup", user.id, after=audit_fields(user))
+        )
+        await insert_user(connection, user)
+        return user
 
     async def _require_signup(
         self, connection: Connection, actor: Actor, policy: ProviderPolicy, email: str

@@ -7,6 +7,7 @@ correct password. A login or a password change creates a session; a password cha
 
 from contextlib import suppress
 from dataclasses import replace
+from typing import Final
 
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.accounts.second_factors import SecondFactors, code_required
@@ -14,7 +15,7 @@ from bluesminds.accounts.sessions import NewSession, Sessions
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.common.clock import Clock
 from bluesminds.common.emails import read_email
-from bluesminds.common.errors import GatewayError, RateLimited, Unauthenticated
+from bluesminds.common.errors import Forbidden, GatewayError, RateLimited, Unauthenticated
 from bluesminds.common.log import Log
 from bluesminds.identity.password import Passwords
 from bluesminds.notify.mail_templates import MailTemplates
@@ -24,6 +25,8 @@ from storage.base import Connection, StorageError, Store
 from storage.sessions import delete_session, delete_sessions
 from storage.single_use_tokens import delete_tokens
 from storage.users import UserRow, select_user, select_user_by_email, set_password_hash, update_user
+
+RECENT_MS: Final = 900_000
 
 
 class Login:
@@ -115,6 +118,24 @@ class Login:
         self._throttle.count_login_attempt(user_id, actor.address)
         user = await self._store.read(select_user, user_id)
         return await self._check_password(actor, user_id, user, password)
+
+    async def require_recent(
+        self, actor: Actor, user_id: str, session_id: str, password: str | None
+    ) -> UserRow:
+        """The logged-in user, after checking the password again. Without one, the session must have begun in
+        the last RECENT_MS. Raises Forbidden, Unauthenticated, RateLimited.
+        """
+        if password is not None:
+            return await self.reauthenticate(actor, user_id, password)
+        sessions = await self._sessions.list(user_id)
+        begun = next((row.created_at for row in sessions if row.id == session_id), 0)
+        user = await self._store.read(select_user, user_id)
+        if user is None or self._clock.now_ms() - begun > RECENT_MS:
+            raise Forbidden(
+                "recent_sign_in_required",
+                "Send your password, or sign in again and repeat this within 15 minutes.",
+            )
+        return user
 
     async def _check_password(
         self, actor: Actor, account: str, user: UserRow | None, password: str

@@ -2,6 +2,7 @@
 
 from msgspec import Struct
 
+from bluesminds.accounts.alerts import Alerts
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.billing import Billing
 from bluesminds.accounts.chats import Chats
@@ -22,6 +23,7 @@ from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
+from bluesminds.accounts.privy_sign_in import PrivySignIn
 from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.repricing import Repricing
@@ -50,6 +52,7 @@ class AccountServices(Struct, frozen=True):
     local_sign_in: LocalSignIn
     identities: Identities
     federated: FederatedSignIn | None
+    privy: PrivySignIn | None
     signup: SignUp
     email_verification: EmailVerification
     email_change: EmailChange
@@ -75,3 +78,4 @@ class AccountServices(Struct, frozen=True):
     mail_preferences: MailPreferences
     mail_suppressions: MailSuppressions
     webhooks: Webhooks | None
+    alerts: Alerts | None

@@ -21,7 +21,7 @@ from bluesminds.dashboard import (
     usage,
     webhooks,
 )
-from bluesminds.dashboard.admin import codes, drift, mail, prices, servers, system, users
+from bluesminds.dashboard.admin import alerts, codes, drift, mail, prices, servers, system, users
 from bluesminds.dashboard.admin import routes as model_routes
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
@@ -77,6 +77,7 @@ def build_dashboard(
         *_user_pages(services, frame, routing, controls),
         *_admin_pages(services, frame, controls, state),
         *_webhook_pages(services, frame),
+        *([] if services.accounts.alerts is None else alerts.routes(frame, services.accounts.alerts)),
         *_billing_pages(services, frame),
     ]
     return Dashboard(routes, BrowserPages(HOME, frame.error))
@@ -99,6 +100,7 @@ def _left_out(services: Services) -> frozenset[str]:
     enabled = {
         "prompts": services.settings.prompt_log.retention_days > 0,
         "webhooks": services.accounts.webhooks is not None,
+        "alerts": services.accounts.alerts is not None,
         "subscription": services.accounts.billing is not None,
         "sales": services.accounts.billing is not None,
         "mail": services.settings.mail.configured,
@@ -150,6 +152,8 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 accounts.sessions,
                 accounts.vendor_keys,
                 accounts.second_factors,
+                accounts.identities,
+                accounts.federated,
                 accounts.mail_preferences,
             )
         ),

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.notices import UsageNotices
 from bluesminds.accounts.ranking import ModelRanking
+from bluesminds.app.alert_measures import AlertMeasures
 from bluesminds.app.dashboard import SystemState, build_dashboard
 from bluesminds.app.doctor_process import DoctorProcess
 from bluesminds.app.identity import provider_links, sign_in_routes
@@ -134,6 +135,7 @@ class DataPlaneParts(Struct, frozen=True):
     keep_alive: KeepAlive | None
     traffic: TrafficMonitor
     usage_notices: UsageNotices | None
+    alert_measures: AlertMeasures
     server_notices: ServerNotices | None
     reloader: ConfigReloader
     stats: ListenerStats
@@ -174,6 +176,7 @@ def build_data_plane(
         routing.keys,
         accounting.estimator,
         runtime.metrics,
+        services.log,
         timeouts=timeouts,
         total_timeout=settings.upstream.total_timeout,
     )
@@ -256,6 +259,9 @@ def build_data_plane(
         heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         traffic=traffic,
+        alert_measures=AlertMeasures(
+            traffic, routing, services.accounts.limits, services.accounts.usage, lambda: queue.length
+        ),
         usage_notices=_build_usage_notices(services, runtime, authentication.limiter),
         server_notices=_build_server_notices(services, routing),
         reloader=reloader,

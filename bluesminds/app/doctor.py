@@ -27,7 +27,7 @@ from bluesminds.app.operator import NoDatabase, operator_client
 from bluesminds.app.outbound import outbound
 from bluesminds.app.secrets import MASTER_KEY, PEPPER
 from bluesminds.app.services import BadDatabaseURL, database_url
-from bluesminds.app.settings_map import configured_mailer, mail_backend
+from bluesminds.app.settings_map import alert_channels, configured_mailer, mail_backend
 from bluesminds.app.state_dir import BadState, StateBusy
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
@@ -48,6 +48,7 @@ CLOCK_SECONDS: Final = 60  # how far the clock may be behind an entry of the aud
 REQUEST_SECONDS: Final = 120.0  # a ledger or a slow server takes its time
 UNREACHABLE: Final = (StateBusy, BadState, BadDatabaseURL, ConfigError, StorageError, httpx.HTTPError)
 """Why neither a running gateway nor its database can be used."""
+CHANNEL_SECONDS: Final = 10.0
 _SYNCS: Final = 5
 _DAY_MS: Final = 86_400_000
 
@@ -83,6 +84,7 @@ async def diagnose(loaded: Loaded, *, offline: bool, clock: Clock, log: Log) -> 
         ]
     if not offline:
         found.append(await _mail(settings, clock))
+        found += await _alert_channels(settings)
     found.append(_backup(settings, clock))
     hosts = ", ".join(outbound(settings))
     return [*found, Diagnosis("outbound", "ok", f"connects to {hosts}")]
@@ -312,6 +314,28 @@ async def _mail(settings: Settings, clock: Clock) -> Diagnosis:
         except (MailFailed, MailRefused) as exc:
             found = Diagnosis("mail", "failed", str(exc), "correct [mail]")
         nursery.cancel_scope.cancel()
+    return found
+
+
+async def _alert_channels(settings: Settings) -> list[Diagnosis]:
+    """Connects to each channel and sends nothing."""
+    found = []
+    pool = Pool(tls=tls_context(settings.upstream.ca_file))
+    for channel in alert_channels(settings):
+        name = f"alert channel {channel.name}"
+        try:
+            origin, _ = channel.target()
+        except ValueError as exc:
+            found.append(Diagnosis(name, "failed", str(exc), "correct its url in [alerts]"))
+            continue
+        error: str | None = "the connection took too long"
+        with trio.move_on_after(CHANNEL_SECONDS):
+            steps = await pool.diagnose(origin)
+            error = next((step.error for step in steps if step.error is not None), None)
+        if error is not None:
+            found.append(Diagnosis(name, "failed", error, "correct its url in [alerts]"))
+        else:
+            found.append(Diagnosis(name, "ok", f"{origin.host} accepts the connection"))
     return found
 
 

@@ -1,5 +1,9 @@
 """Builds sign-in at other services from the settings: the clients, the routes and the buttons."""
 
+from urllib.parse import quote
+
+from msgspec import structs
+
 from bluesminds.accounts.services import AccountServices
 from bluesminds.common.clock import Clock
 from bluesminds.config import Settings
@@ -8,14 +12,28 @@ from bluesminds.http.client.pool import Pool
 from bluesminds.identity.external import ProviderPolicy, SignInClient
 from bluesminds.identity.github import GITHUB, GitHubClient, GitHubRow
 from bluesminds.identity.oidc import GOOGLE_ISSUER, OidcClient, OidcRow
-from bluesminds.web.api import federated
+from bluesminds.identity.privy import KEYS_URL, PrivyRow, PrivyVerifier
+from bluesminds.web.api import federated, identities, privy
 from bluesminds.web.pages.account_pages import ProviderLink
 from bluesminds.web.routes import Route
 
 
 def sign_in_clients(settings: IdentitySettings, pool: Pool, clock: Clock) -> dict[str, SignInClient]:
     """By name, in the order of the settings."""
-    return {row.name: _client(row, pool, clock) for row in settings.providers}
+    return {row.name: _client(row, pool, clock) for row in settings.providers if row.kind != "privy"}
+
+
+def privy_verifier(settings: IdentitySettings, pool: Pool, clock: Clock) -> PrivyVerifier | None:
+    """None if the settings do not name Privy. Raises OSError if the key cannot be read."""
+    row = next((row for row in settings.providers if row.kind == "privy"), None)
+    if row is None:
+        return None
+    keys_url = row.keys_url or KEYS_URL.format(app_id=quote(row.client_id, safe=""))
+    key = None if row.key_file is None else row.key_file.read_bytes()
+    policy = structs.replace(_policy(row, "Privy"), needs_email=False)
+    return PrivyVerifier(
+        pool, clock, PrivyRow(policy=policy, app_id=row.client_id, key=key, keys_url=keys_url)
+    )
 
 
 def _client(row: IdentityProviderSettings, pool: Pool, clock: Clock) -> SignInClient:
@@ -72,12 +90,20 @@ def _policy(row: IdentityProviderSettings, title: str) -> ProviderPolicy:
 
 def sign_in_routes(accounts: AccountServices, settings: Settings) -> list[Route]:
     """Without routes if the settings name no provider."""
+    tokens = [] if accounts.privy is None else privy.routes(privy.PrivyHandlers(accounts.privy))
     if accounts.federated is None:
-        return []
+        return tokens
     home = "/dashboard" if settings.dashboard.enabled else "/docs"
-    return federated.routes(
-        federated.FederatedHandlers(accounts.federated, accounts.sessions, settings.server.public_url, home)
-    )
+    public_url = settings.server.public_url
+    return [
+        *tokens,
+        *federated.routes(
+            federated.FederatedHandlers(accounts.federated, accounts.sessions, public_url, home)
+        ),
+        *identities.routes(
+            identities.IdentityHandlers(accounts.identities, accounts.federated, accounts.login, public_url)
+        ),
+    ]
 
 
 def provider_links(accounts: AccountServices) -> list[ProviderLink]:

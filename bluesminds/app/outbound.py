@@ -8,6 +8,7 @@ from bluesminds.app.services import BadDatabaseURL, database_url
 from bluesminds.config import ConfigError, Settings
 from bluesminds.gateway.error_reports import SentryAddress
 from bluesminds.http.client.pool import UpstreamOrigin
+from bluesminds.notify.alert_channels import AlertChannel
 from bluesminds.providers.vendors import from_environment
 from storage import sqlite_path
 
@@ -40,6 +41,10 @@ def outbound(settings: Settings) -> Iterator[str]:
         yield from _host(settings.stripe.url, "payments")
     if settings.creem.api_key is not None:
         yield from _host(settings.creem.url or "https://api.creem.io", "payments")
+    for channel in settings.alerts.channels:
+        with contextlib.suppress(ConfigError, ValueError):
+            origin, _ = AlertChannel(channel.name, channel.kind, channel.url.reveal()).target()
+            yield f"{origin.host}:{origin.port} (alert channel {channel.name})"
     if settings.webhooks.enabled:
         yield "the URLs of webhooks"
     with contextlib.suppress(BadDatabaseURL, ConfigError):

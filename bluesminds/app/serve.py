@@ -10,6 +10,7 @@ tests and the packaged executable all call `serve`.
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,11 @@ def _start_tasks(
         background.start_soon(runtime.tasks.run, "webhooks", services.webhook_sender.run)
     if services.accounts.billing is not None:
         background.start_soon(runtime.tasks.run, "billing", services.accounts.billing.run)
+    alerts = services.accounts.alerts
+    if alerts is not None:
+        background.start_soon(
+            runtime.tasks.run, "alerts", partial(alerts.run, data_plane.alert_measures.measure)
+        )
     if has_event_consumers(services.settings):
         zone = services.settings.limits.time_zone
         weekly = WeeklyUsage(services.store, clock=services.clock, zone=zone)

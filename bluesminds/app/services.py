@@ -12,6 +12,7 @@ import trio
 from argon2 import PasswordHasher
 from msgspec import Struct, structs
 
+from bluesminds.accounts.alerts import Alerts
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.billing import Billing
 from bluesminds.accounts.chats import Chats
@@ -34,6 +35,7 @@ from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
 from bluesminds.accounts.prices import Prices
+from bluesminds.accounts.privy_sign_in import PrivySignIn
 from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.repricing import Repricing
@@ -50,13 +52,16 @@ from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.accounts.webhooks import WebhookPolicy, Webhooks
 from bluesminds.app.backup import Backups
-from bluesminds.app.identity import sign_in_clients
+from bluesminds.app.identity import privy_verifier, sign_in_clients
 from bluesminds.app.payments import payment_providers
 from bluesminds.app.secrets import load_secrets
 from bluesminds.app.settings_map import (
+    alert_channels,
+    alert_rules,
     billing_policy,
     billing_rules,
     configured_mailer,
+    has_event_consumers,
     public_url,
     sends_notifications,
     tier_budgets,
@@ -72,6 +77,7 @@ from bluesminds.config import Settings
 from bluesminds.config.settings import Tier
 from bluesminds.http.client.pool import AddressPolicy, Pool, tls_context
 from bluesminds.identity.password import PASSWORD_HASHER, Passwords
+from bluesminds.notify.alert_channels import AlertSender
 from bluesminds.notify.event_mails import EventMails
 from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer
@@ -344,6 +350,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
         identities=identities,
+        privy=_build_privy(resources, identities, second_factors, throttle),
         federated=_build_federated(resources, identities, second_factors, throttle),
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
         limits=_build_limits(resources),
@@ -369,6 +376,21 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
             enabled=sends_notifications(resources.settings),
         ),
         webhooks=_build_webhooks(resources),
+        alerts=_build_alerts(resources),
+    )
+
+
+def _build_alerts(resources: Resources) -> Alerts | None:
+    settings = resources.settings
+    if not has_event_consumers(settings):
+        return None
+    return Alerts(
+        resources.store,
+        clock=resources.clock,
+        log=resources.log,
+        configured=alert_rules(settings),
+        channels=alert_channels(settings),
+        sender=AlertSender(resources.pool),
     )
 
 
@@ -392,6 +414,21 @@ def _build_webhooks(resources: Resources) -> Webhooks | None:
         clock=resources.clock,
         policy=WebhookPolicy(settings.webhooks.allow_http, webhook_addresses(settings)),
         waiting=sender.notify,
+    )
+
+
+def _build_privy(
+    resources: Resources, identities: Identities, second_factors: SecondFactors, throttle: Throttle
+) -> PrivySignIn | None:
+    verifier = privy_verifier(resources.settings.identity, resources.pool, resources.clock)
+    if verifier is None:
+        return None
+    return PrivySignIn(
+        verifier=verifier,
+        identities=identities,
+        second_factors=second_factors,
+        throttle=throttle,
+        log=resources.log,
     )
 
 

@@ -10,6 +10,7 @@ from bluesminds.accounts.notices import NoticePolicy
 from bluesminds.accounts.plans import BillingPlan, PlanBook
 from bluesminds.accounts.settlement import CENT, BillingRules
 from bluesminds.accounts.subscription_states import DunningPolicy
+from bluesminds.common.alerts import AlertRule
 from bluesminds.common.clock import Clock
 from bluesminds.common.money import read_usd
 from bluesminds.common.origins import read_origin
@@ -31,6 +32,7 @@ from bluesminds.gateway.sockets.session import SessionSettings
 from bluesminds.http.client.pool import Pool, Timeouts, UpstreamOrigin
 from bluesminds.http.server.serve import ListenerLimits
 from bluesminds.http.websocket import WebSocketLimits
+from bluesminds.notify.alert_channels import AlertChannel
 from bluesminds.notify.mail import MailFailed, SmtpAccount, SmtpMailer, smtp_tls_context
 from bluesminds.notify.resend import ResendAccount, ResendMailer
 from bluesminds.providers.vendors import resolve
@@ -294,7 +296,29 @@ def public_url(server: ListenSettings) -> str:
 
 def has_event_consumers(settings: Settings) -> bool:
     """Whether anything does something with events that only tell about use and health."""
-    return settings.webhooks.enabled or sends_notifications(settings)
+    alerts = settings.alerts
+    has_alerts = bool(alerts.rules or alerts.channels)
+    return settings.webhooks.enabled or sends_notifications(settings) or has_alerts
+
+
+def alert_rules(settings: Settings) -> list[AlertRule]:
+    return [
+        AlertRule(
+            name=rule.name,
+            kind=rule.kind,
+            above=rule.above,
+            window=rule.window,
+            hold=rule.hold,
+            quiet=rule.quiet,
+            channels=rule.channels,
+            server=rule.server,
+        )
+        for rule in settings.alerts.rules
+    ]
+
+
+def alert_channels(settings: Settings) -> list[AlertChannel]:
+    return [AlertChannel(one.name, one.kind, one.url.reveal()) for one in settings.alerts.channels]
 
 
 def sends_notifications(settings: Settings) -> bool:

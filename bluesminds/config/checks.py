@@ -20,6 +20,7 @@ from bluesminds.common.origins import read_origin
 from bluesminds.common.prices import RATE_FIELDS, read_day
 from bluesminds.common.server_headers import check_headers
 from bluesminds.common.server_urls import endpoint_in
+from bluesminds.config.alerts import check_alerts
 from bluesminds.config.billing import check_billing
 from bluesminds.config.fields import SERVERS, display
 from bluesminds.config.findings import Finding, Source
@@ -77,6 +78,7 @@ def check(settings: Settings) -> Iterator[Finding]:
     yield from check_billing(settings)
     yield from _check_keyless(settings)
     yield from check_routes(settings)
+    yield from check_alerts(settings)
     yield from _check_names(settings.servers)
     for index, server in enumerate(settings.servers):
         yield from _check_server((SERVERS, index), server)
@@ -268,19 +270,24 @@ def _check_provider(path: Source, row: IdentityProviderSettings) -> Iterator[Fin
     if row.kind == "oidc" and row.issuer is None:
         message = f"issuer {title} is missing"
         yield Finding((path,), message, 'add issuer = "https://login.example.com"')
-    elif row.kind == "google" and row.issuer is not None:
-        yield Finding((issuer,), f"issuer {title} is not used: Google has one", "remove issuer")
+    elif row.kind in ("google", "privy") and row.issuer is not None:
+        yield Finding((issuer,), f"issuer {title} is not used with this kind", "remove issuer")
     elif row.issuer is not None:
         yield from _check_url(issuer, f"issuer {title}", row.issuer)
         if row.issuer.startswith("http://"):
             message = f"issuer {title} is not encrypted"
             yield Finding((issuer,), message, "use https, except for tests", warning=True)
-    for kind in ("google", "github"):
+    for kind in ("google", "github", "privy"):
         if (row.name == kind) != (row.kind == kind):
             about = ((*path, "name"), (*path, "kind"))
             message = f'name {title}: "{kind}" is the name of the one provider of this kind'
             yield Finding(about, message, f'set name and kind to "{kind}", or neither')
-    if row.kind != "oidc" and row.client_secret is None:
+    if row.key_file is not None and not _readable(row.key_file):
+        message = f"key_file {title} cannot be read: {row.key_file}"
+        yield Finding(((*path, "key_file"),), message, "name a readable PEM file with the verification key")
+    if row.keys_url is not None:
+        yield from _check_url((*path, "keys_url"), f"keys_url {title}", row.keys_url)
+    if row.kind in ("google", "github") and row.client_secret is None:
         yield Finding((path,), f"client_secret {title} is missing", 'add client_secret = {env="NAME"}')
     if row.kind == "oidc" and "openid" not in row.scopes:
         yield Finding(((*path, "scopes"),), f'scopes {title} must contain "openid"', 'add "openid"')

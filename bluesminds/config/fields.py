@@ -155,7 +155,7 @@ def convert(field: FieldSpec, value: object, base: Path) -> object:
             if field.is_money:
                 return msgspec.convert(_as_amount(value), field.type)
             if (item := field.item) is not None and isinstance(value, list):
-                return tuple(_convert_item(field, item, one, at) for at, one in enumerate(value))
+                return tuple(_convert_item(field, item, one, at, base) for at, one in enumerate(value))
             if field.is_table and isinstance(value, dict):
                 return dict(_convert_entry(field, key, one) for key, one in value.items())
             return msgspec.convert(value, field.type)
@@ -166,7 +166,7 @@ def convert(field: FieldSpec, value: object, base: Path) -> object:
     raise UnsuitableError(f"must be {field.expected}, not {display(value)}")
 
 
-def _convert_item(field: FieldSpec, item: type[msgspec.Struct], value: object, at: int) -> object:
+def _convert_item(field: FieldSpec, item: type[msgspec.Struct], value: object, at: int, base: Path) -> object:
     """One table of an array of tables. Raises UnsuitableError, which names the key."""
     header = f"[[{field.name}]]"
     if not isinstance(value, dict):
@@ -184,7 +184,7 @@ def _convert_item(field: FieldSpec, item: type[msgspec.Struct], value: object, a
     for key, one in fields.items():
         if key in known:
             try:
-                known[key] = convert(one, known[key], Path())
+                known[key] = convert(one, known[key], base)
             except UnsuitableError as error:
                 remedy = f"write it like {key} = {toml_value(one.example)}"
                 raise UnsuitableError(str(error), remedy, f"{key} in {label}", (at, key)) from None

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
+from bluesminds.common.alerts import AlertKind, ChannelKind
 from bluesminds.common.redaction import RedactionName
 from bluesminds.common.routes import FALLBACK_ON, FallbackReason, Need, Policy, Prefill, Recovery
 from bluesminds.common.values import ServerMode
@@ -329,7 +330,7 @@ Domains = Annotated[
     tuple[Annotated[str, Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+\Z")], ...],
     Meta(description="a list of domains in lower case", examples=[["example.com"]]),
 ]
-ProviderKind = Literal["oidc", "google", "github"]
+ProviderKind = Literal["oidc", "google", "github", "privy"]
 
 
 class IdentityProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -348,6 +349,8 @@ class IdentityProviderSettings(Struct, frozen=True, kw_only=True, forbid_unknown
     signup: Literal["open", "invite", "closed"] | None = None
     link_by_email: bool = True
     trusted_emails: bool = False
+    key_file: Path | None = None
+    keys_url: Url | None = None
 
 
 IdentityProviders = Annotated[
@@ -485,6 +488,67 @@ class NoticeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     credit_low_usd: Usd = "5"
     key_expiry: Duration = 7 * DAY
     server_down: Seconds = 60.0
+
+
+AlertName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,63}\Z",
+        description='1 to 64 of a-z, 0-9, "-" and "_"',
+        examples=["errors"],
+    ),
+]
+AlertThreshold = Annotated[float, Meta(ge=0, le=1e9, description="a number, 0 or more", examples=[5.0])]
+AlertSeconds = Annotated[
+    float, Meta(ge=0, le=7 * DAY, description='seconds from 0 to 604800, or text like "1h"')
+]
+AlertWindow = Annotated[float, Meta(ge=60, le=900, description='seconds from 60 to 900, or text like "5m"')]
+
+
+class AlertRuleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[[alerts.rules]]: fires if a figure is above `above` for `hold`. The figure is taken over `window`."""
+
+    name: AlertName
+    kind: AlertKind
+    above: AlertThreshold
+    window: AlertWindow = 300.0
+    hold: AlertSeconds = 60.0
+    quiet: AlertSeconds = 3_600.0
+    channels: tuple[Text, ...] = ("mail",)
+    server: str = ""
+
+
+class AlertChannelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[[alerts.channels]]: an incoming webhook, which gets the messages of alerts."""
+
+    name: AlertName
+    kind: ChannelKind
+    url: Secret
+
+
+AlertRules = Annotated[
+    tuple[AlertRuleSettings, ...],
+    Meta(
+        description="tables with name, kind, above and more keys: see docs/configure.md",
+        examples=[[{"name": "errors", "kind": "error_share", "above": 5.0}]],
+        max_length=100,
+    ),
+]
+AlertChannels = Annotated[
+    tuple[AlertChannelSettings, ...],
+    Meta(
+        description="tables with name, kind and url: see docs/configure.md",
+        examples=[[{"name": "team", "kind": "slack", "url": {"env": "NAME"}}]],
+        max_length=20,
+    ),
+]
+
+
+class AlertSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[alerts]: messages when a figure of the gateway is too high."""
+
+    rules: AlertRules = ()
+    channels: AlertChannels = ()
 
 
 class UsageSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -843,6 +907,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     vendor_keys: VendorKeySettings = VendorKeySettings()
     webhooks: WebhookSettings = WebhookSettings()
     notices: NoticeSettings = NoticeSettings()
+    alerts: AlertSettings = AlertSettings()
     usage: UsageSettings = UsageSettings()
     backup: BackupSettings = BackupSettings()
     cache: CacheSettings = CacheSettings()

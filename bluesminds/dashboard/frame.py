@@ -63,6 +63,7 @@ ADMIN_PAGES: Final = (
     (f"{HOME}/admin/drift", "drift", "Drift"),
     (f"{HOME}/admin/prompts", "prompts", "Prompts of all"),
     (f"{HOME}/admin/webhooks", "webhooks", "Webhooks of all"),
+    (f"{HOME}/admin/alerts", "alerts", "Alerts"),
     (f"{HOME}/admin/audit", "audit", "Audit log"),
     (f"{HOME}/admin/mail", "mail", "Mail"),
     (f"{HOME}/admin/system", "system", "System"),

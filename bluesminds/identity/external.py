@@ -9,7 +9,9 @@ CLOCK_SKEW = 60  # seconds that the clocks of gateway and provider may differ
 
 
 class ProviderPolicy(Struct, frozen=True, kw_only=True):
-    """A row of [[identity.providers]]: whom it lets in. `signup` None: as [accounts] says."""
+    """A row of [[identity.providers]]: which users it lets in. `signup` None: as [accounts] says. Without
+    `needs_email`, users without a verified address get accounts without one.
+    """
 
     name: str
     title: str
@@ -17,6 +19,7 @@ class ProviderPolicy(Struct, frozen=True, kw_only=True):
     admin_groups: frozenset[str] = frozenset()
     signup: str | None = None
     link_by_email: bool = True
+    needs_email: bool = True
 
 
 class ExternalIdentity(Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@
 
 CREATE TABLE users (
     id TEXT NOT NULL PRIMARY KEY,
-    email TEXT, -- NULL: the user cannot log in
+    email TEXT, -- NULL: no login with a password
     full_name TEXT NOT NULL,
     role TEXT NOT NULL CHECK (role IN ('user', 'admin')),
     password_hash TEXT, -- NULL: no login with a password
@@ -732,6 +732,12 @@ CREATE TABLE referrals (
 
 CREATE INDEX referrals_referrer ON referrals (referrer_id);
 
+-- Plans that administrators have added to those of the configuration.
+CREATE TABLE plans (
+    name TEXT NOT NULL PRIMARY KEY,
+    fields TEXT NOT NULL -- JSON object
+);
+
 -- Events of providers that were handled.
 CREATE TABLE billing_events (
     provider TEXT NOT NULL,
@@ -768,6 +774,18 @@ CREATE TABLE event_marks (
 );
 
 CREATE INDEX event_marks_at ON event_marks (at);
+
+-- Alerts that administrators added, and the states of all alerts.
+CREATE TABLE alert_rules (
+    name TEXT NOT NULL PRIMARY KEY,
+    definition TEXT NOT NULL, -- JSON object
+    created_at BIGINT NOT NULL
+);
+
+CREATE TABLE alert_states (
+    name TEXT NOT NULL PRIMARY KEY, -- of an alert, also of one in the settings
+    state TEXT NOT NULL -- JSON object
+);
 
 -- Endpoints that get events, with the secret that signs them.
 CREATE TABLE webhooks (

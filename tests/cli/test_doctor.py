@@ -91,6 +91,15 @@ def test_doctor_reports_resend_that_cannot_be_reached(home: Path) -> None:
     assert "127.0.0.1:9 (mail)" in found["outbound"]["message"]
 
 
+def test_doctor_reports_channel_of_alerts_that_cannot_be_reached(home: Path) -> None:
+    channel = '[[alerts.channels]]\nname = "team"\nkind = "slack"\nurl = "http://127.0.0.1:9/hidden"\n'
+    (home / "gateway.toml").write_text(FREE + channel)
+    _, found = checks(User(home).prepare())
+    assert found["alert channel team"]["verdict"] == "failed"
+    assert "127.0.0.1:9 (alert channel team)" in found["outbound"]["message"]
+    assert "hidden" not in str(found)
+
+
 def test_doctor_reports_damaged_database(home: Path) -> None:
     (home / "gateway.toml").write_text(FREE)
     user = User(home).prepare()

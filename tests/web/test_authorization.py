@@ -26,7 +26,7 @@ from bluesminds.web.routes import Route, route
 from storage.prompt_log import PromptRow, insert_prompts
 from storage.usage import insert_batch
 from tests import gateways
-from tests.deployment import KEYS, Callers, anonymous_client
+from tests.deployment import KEYS, Callers, anonymous_client, forget_changes
 from tests.fakes.resend_server import WEBHOOK_SECRET
 from tests.gateways import Gateway
 from tests.storage.samples import usage
@@ -126,6 +126,7 @@ GET /dashboard/admin/codes/{batch_id}
 GET /dashboard/admin/drift
 GET /dashboard/admin/prompts
 GET /dashboard/admin/prompts/{request_id}
+GET /dashboard/admin/alerts
 GET /dashboard/admin/webhooks
 GET /dashboard/admin/webhooks/{webhook_id}
 GET /dashboard/admin/prompts/{request_id}/replay
@@ -260,6 +261,10 @@ POST /api/admin/webhooks/{webhook_id}/test
 GET /api/admin/webhooks/{webhook_id}/deliveries
 GET /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}
 POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
+GET /api/admin/alerts
+POST /api/admin/alerts
+DELETE /api/admin/alerts/{name}
+POST /api/admin/alerts/{name}/test
 GET /admin/monitor
 POST /api/admin/doctor
 POST /api/admin/reload
@@ -287,6 +292,8 @@ GET /api/admin/ledger/export
 GET /api/admin/ledger/verify
 GET /api/admin/redeem-codes
 GET /api/admin/plans
+PUT /api/admin/plans/{name}
+DELETE /api/admin/plans/{name}
 GET /api/admin/invoices
 GET /api/admin/invoices/{invoice_id}/pdf
 GET /api/admin/orders
@@ -637,6 +644,7 @@ async def test_control_routes_with_each_credential_allow_or_reject(callers: Call
     async with anonymous_client(callers.gateway) as client:
         for credential in CREDENTIALS:
             carried = await credential.make(callers)
+            forget_changes(callers.gateway)
             for name in CONTROL:
                 answer = await call(client, name, carried)
                 if rejection_of(answer) not in credential.expected(name):
@@ -669,6 +677,7 @@ async def test_change_from_another_site_is_rejected(callers: Callers) -> None:
         csrf_headers, cookies, _ = await session("admin", cookie=True, csrf="own")(callers)
         for number, headers in enumerate(FOREIGN):
             sent = {name: value.replace("HOST", host) for name, value in headers.items()}
+            forget_changes(callers.gateway)
             for name in CONTROL if number == 0 else CONTROL[number :: len(FOREIGN)]:
                 answer = await call(client, name, (csrf_headers | sent, cookies, {}))
                 if rejection_of(answer) != (None if name.startswith("GET") else (403, "cross_site_request")):

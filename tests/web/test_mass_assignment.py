@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from bluesminds.common.prices import RATE_FIELDS
-from tests.deployment import PASSWORD, Callers, anonymous_client, create_callers
+from tests.deployment import PASSWORD, Callers, anonymous_client, create_callers, forget_changes
 from tests.gateways import Gateway
 
 LIMITS = {
@@ -128,6 +128,10 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"vendor": "openai", "api_key": "sk-new"},
     ),
     "PATCH /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}": (VENDOR_KEY, {"mode": "only"}),
+    "POST /api/admin/alerts": (
+        {"name", "kind", "above", "window", "hold", "quiet", "channels", "server"},
+        {"name": "new", "kind": "queue", "above": 1.0},
+    ),
     "POST /api/webhooks": (WEBHOOK, {"url": "https://hooks.example/"}),
     "PATCH /api/webhooks/{webhook_id}": (WEBHOOK | {"enabled"}, {"description": "new"}),
     "POST /api/webhooks/{webhook_id}/rotate": ({"overlap_seconds"}, {}),
@@ -156,6 +160,7 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     ),
 }
 WITHOUT_BODY = {
+    "POST /api/admin/alerts/{name}/test",
     "POST /api/mail/unsubscribe",
     "POST /api/admin/doctor",
     "POST /api/webhooks/{webhook_id}/deliveries/{delivery_id}/resend",
@@ -235,7 +240,7 @@ async def test_write_routes_reject_column_names(callers: Callers) -> None:
             client = operator if name in OF_THE_OPERATOR else others
             method, _, path = name.partition(" ")
             headers = bearers["admin" if path.startswith("/api/admin/") else "user"]
-            gateway.services.accounts.throttle._changes._empty_at.clear()  # more than the limit allows
+            forget_changes(gateway)
             for column in sorted(columns - fields):
                 sent = body | {column: "admin"}
                 answer = await client.request(

@@ -13,6 +13,11 @@ for (const form of document.querySelectorAll("form[data-codes]")) {
   });
 }
 
+// The service asks the user, and sends the browser back to this page.
+for (const form of document.querySelectorAll("form[data-link-start]")) {
+  form.addEventListener("sent", ({ detail }) => location.assign(detail.url));
+}
+
 document.querySelector("[data-zone]").addEventListener("change", (event) => {
   keep("zone", event.target.value);
   leave("", "The time zone is changed.");

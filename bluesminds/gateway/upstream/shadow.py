@@ -9,6 +9,7 @@ from typing import Final, Literal
 import trio
 from msgspec import Struct
 
+from bluesminds.common.log import Log
 from bluesminds.common.money import read_usd
 from bluesminds.common.routes import RouteOptions
 from bluesminds.common.values import NO_USAGE, Server, Usage, server_label
@@ -63,6 +64,7 @@ class ShadowTraffic:
         keys: ServerKeyRegistry,
         estimator: Estimator,
         metrics: Metrics,
+        log: Log,
         *,
         timeouts: TimeoutTable,
         total_timeout: float,
@@ -72,6 +74,7 @@ class ShadowTraffic:
         self._keys = keys
         self._estimator = estimator
         self._metrics = metrics
+        self._log = log
         self._timeouts = timeouts
         self._total_timeout = total_timeout
         self._budget = ExtraBudget()
@@ -125,6 +128,8 @@ class ShadowTraffic:
                     outcome, usage = "answered", found
         except (UpstreamError, EventTooLarge):
             pass
+        except Exception as exc:  # a bug in the reader of a response must not end the task for all copies
+            self._log.exception("shadow_failed", exc, server=copy.target.server.name, model=copy.model)
         finally:
             slot.end()
             self._bytes -= len(copy.data)

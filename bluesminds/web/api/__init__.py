@@ -18,6 +18,7 @@ from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.gateway.routing.server_keys import ServerKeyStatus
 from bluesminds.gateway.server_test import ServerTest
 from bluesminds.web.api import (
+    alerts,
     audit,
     auth,
     backup,
@@ -172,6 +173,7 @@ def api_routes(
         ),
         *doctor.routes(doctor.DoctorHandlers(controls.run_doctor)),
         *([] if accounts.webhooks is None else webhooks.routes(accounts.webhooks)),
+        *([] if accounts.alerts is None else alerts.routes(accounts.alerts)),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
         *mail.routes(
             mail.MailHandlers(accounts.mail_tests, accounts.mail_preferences, accounts.mail_suppressions)

@@ -74,8 +74,10 @@ class SignInLink(Struct, forbid_unknown_fields=True):
     token: Token
 
 
-class PasswordRequest(Struct, forbid_unknown_fields=True):
-    password: Password
+class DeleteAccountRequest(Struct, forbid_unknown_fields=True):
+    """`password` is required if the account has one. Otherwise the session must be at most 15 minutes old."""
+
+    password: Password | None = None
 
 
 class AcceptedResponse(Struct, frozen=True):
@@ -100,10 +102,20 @@ class CurrentUser(UserView, frozen=True):
     csrf_token: str
 
 
+class LinkedIdentity(Struct, frozen=True):
+    """An account at a sign-in service."""
+
+    provider: str
+    issuer: str
+    subject: str
+    email: str | None
+
+
 class AccountExport(Struct, frozen=True):
     """What is stored about an account, without the single requests. `usage` has each day with requests."""
 
     user: UserView
+    identities: list[LinkedIdentity]
     keys: list[KeyView]
     vendor_keys: list[VendorKeyView]
     sessions: list[SessionView]
@@ -168,9 +180,11 @@ class AuthHandlers(Struct, frozen=True):
         )
         return _current_user(principal, user)
 
-    async def delete_me(self, principal: Principal, body: PasswordRequest) -> HandlerResponse[None]:
+    async def delete_me(self, principal: Principal, body: DeleteAccountRequest) -> HandlerResponse[None]:
         """Delete your account with its keys and sessions. Usage and audit log are kept."""
-        await self.accounts.login.reauthenticate(principal.actor, principal.user_id, body.password)
+        user = await self.accounts.users.get(principal.user_id)
+        password = body.password if user.password_hash is None else body.password or ""
+        await self.accounts.login.require_recent(principal.actor, user.id, principal.session_id, password)
         await self.accounts.users.delete(principal.actor, principal.user_id)
         return HandlerResponse(None, headers=(("set-cookie", session_cookie(principal, "", 0)),))
 
@@ -181,8 +195,12 @@ class AuthHandlers(Struct, frozen=True):
         keys = await self.accounts.keys.list(user.id, limit=MAX_EXPORTED_KEYS)
         days = await self.accounts.usage.totals_of_user(user.id, days=MAX_DAYS)
         sessions = await self.accounts.sessions.list(user.id)
+        identities = await self.accounts.identities.list(user.id)
         return AccountExport(
             user=view(user),
+            identities=[
+                LinkedIdentity(row.provider, row.issuer, row.subject, row.email) for row in identities
+            ],
             keys=[key_view(row) for row in keys],
             vendor_keys=[vendor_key_view(vendor_keys, row) for row in await vendor_keys.list(user.id)],
             sessions=[session_view(row, principal) for row in sessions],

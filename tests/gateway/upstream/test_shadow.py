@@ -89,6 +89,26 @@ async def test_failing_shadow_changes_nothing_for_the_client(start: Start, secon
     assert {row["outcome"] for row in rows} == {"ok"}
 
 
+async def test_bug_in_one_copy_does_not_end_the_others(
+    start: Start, second: ModelServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object) -> None:
+        raise ValueError("a bug")
+
+    gateway = await start()
+    with monkeypatch.context() as patch:
+        patch.setattr(shadow, "_read_usage", fail)
+        assert (await gateway.chat()).status_code == 200
+        await eventually(lambda: len(gateway.events("shadow_failed")) == 1)
+    assert (await gateway.chat()).status_code == 200
+
+    async def is_answered() -> bool:
+        return await copies(gateway, "answered") == await copies(gateway, "failed") == 1
+
+    await eventually(is_answered)
+    assert gateway.events("background_task_failed") == []
+
+
 async def test_copies_without_room_are_dropped(
     start: Start, second: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
