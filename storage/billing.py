@@ -342,3 +342,32 @@ async def has_billing_event(connection: Connection, provider: str, event_id: str
         event_id=event_id,
     )
     return found is not None
+
+
+async def select_plans(connection: Connection) -> Sequence[str]:
+    """The plans of administrators as JSON objects, in the order of their names."""
+    return [row[0] for row in await connection.all("SELECT fields FROM plans ORDER BY name")]
+
+
+async def put_plan(connection: Connection, name: str, fields: str) -> None:
+    await connection.execute(
+        """
+        INSERT INTO plans (name, fields) VALUES (:name, :fields)
+        ON CONFLICT (name) DO UPDATE SET fields = excluded.fields
+        """,
+        name=name,
+        fields=fields,
+    )
+
+
+async def delete_plan(connection: Connection, name: str) -> bool:
+    """False: there is no such plan."""
+    return await connection.execute("DELETE FROM plans WHERE name = :name", name=name) > 0
+
+
+async def has_subscribers(connection: Connection, plan: str) -> bool:
+    found = await connection.value(
+        "SELECT 1 FROM subscriptions WHERE (plan = :plan OR next_plan = :plan) AND state <> 'ended' LIMIT 1",
+        plan=plan,
+    )
+    return found is not None

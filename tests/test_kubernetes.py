@@ -2,6 +2,8 @@
 
 import hashlib
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,13 @@ def test_pod_is_single_restricted_and_stops_gracefully(source: str) -> None:
     labels = found["Service"]["spec"]["selector"]
     assert labels.items() <= spec["template"]["metadata"]["labels"].items()
     assert {one["name"] for one in gateway["volumeMounts"]} == {"config", "tmp", "data"}
+
+
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("helm") is None, reason="needs helm")
+def test_chart_has_no_fault_that_helm_finds() -> None:
+    done = subprocess.run(["helm", "lint", "--strict", CHART], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 def test_chart_passes_its_values_on() -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Final
 
 import trio
-from msgspec import Struct
+from msgspec import Struct, json
 
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.accounts.invoices import Invoices
@@ -41,9 +41,12 @@ from storage.billing import (
     PaymentRow,
     SubscriptionRow,
     count_subscribers,
+    delete_plan,
     has_billing_event,
+    has_subscribers,
     insert_order,
     put_customer,
+    put_plan,
     select_customer_user,
     select_customer_users_after,
     select_customers,
@@ -53,6 +56,7 @@ from storage.billing import (
     select_orders,
     select_payment,
     select_payments,
+    select_plans,
     select_subscriptions,
     set_order,
 )
@@ -132,6 +136,7 @@ class Billing:
         self.trials = trials
         self.referrals = referrals
         self._changed = changed
+        self._plans_loaded = False
         self._locks: dict[str, trio.Lock] = {}
         self._calls = trio.CapacityLimiter(_CALLS)
 
@@ -139,12 +144,50 @@ class Billing:
     def plans(self) -> PlanBook:
         return self._rules.plans
 
+    async def all_plans(self) -> PlanBook:
+        await self._load_plans()
+        return self.plans
+
+    async def _load_plans(self, *, again: bool = False) -> None:
+        if again or not self._plans_loaded:
+            rows = await self._store.read(select_plans)
+            self.plans.set_stored([json.decode(row, type=BillingPlan) for row in rows])
+            self._plans_loaded = True
+
+    async def put_plan(self, actor: Actor, plan: BillingPlan) -> None:
+        """Add or change a plan. Raises Conflict for a plan of the configuration, and for a product of another
+        plan.
+        """
+        await self._require_stored(plan.name)
+        for provider, product in plan.products.items():
+            other = self.plans.of_product(provider, product)
+            if other is not None and other.name != plan.name:
+                raise Conflict("product_in_use", f"The plan `{other.name}` has this product at {provider}.")
+        fields = json.encode(plan).decode()
+        audit = entry(self._clock, actor, "plan.put", plan.name, after={"plan": fields})
+        await self._store.write(_put_plan, plan.name, fields, audit)
+        await self._load_plans(again=True)
+
+    async def delete_plan(self, actor: Actor, name: str) -> None:
+        """Raises NotFound, and Conflict for a plan of the configuration or one with subscriptions."""
+        await self._require_stored(name)
+        plan = self.plans.get(name)
+        audit = entry(self._clock, actor, "plan.delete", name, before={"plan": json.encode(plan).decode()})
+        await self._store.write(_delete_plan, name, audit)
+        await self._load_plans(again=True)
+
+    async def _require_stored(self, name: str) -> None:
+        await self._load_plans()
+        if self.plans.is_configured(name):
+            raise Conflict("plan_configured", "This plan is in the configuration. Change it there.")
+
     async def subscribers(self) -> Mapping[str, int]:
         """The number of accounts with each plan, by its name."""
         return await self._store.read(count_subscribers)
 
     async def own_plan(self, user_id: str) -> OwnPlan:
         """Raises NotFound."""
+        await self._load_plans()
         user = await self._user(user_id)
         rows = await self._store.read(select_subscriptions, user_id)
         current = next((row for row in rows if row.state != "ended" or row.tier), None)
@@ -175,6 +218,7 @@ class Billing:
         """Order a plan, or credit of `cents`. Raises NotFound, Conflict, InvalidRequest, and Unavailable if
         the provider cannot be asked.
         """
+        await self._load_plans()
         user = await self._user(user_id)
         name = self._provider_name(provider, as_admin=as_admin)
         if (plan is None) == (cents is None):
@@ -221,8 +265,18 @@ class Billing:
         if known is not None:
             return known
         customer = await provider.create_customer(BillingCustomer(user.id, user.email or "", user.full_name))
-        await self._store.write(put_customer, provider.name, customer, user.id, self._clock.now_ms())
+        if await self._link(provider.name, customer, user.id) != user.id:
+            raise Conflict(
+                "customer_taken",
+                "The payment provider knows the address of the account as that of another account. Ask your"
+                " administrator.",
+            )
         return customer
+
+    async def _link(self, provider: str, customer: str, user_id: str) -> str | None:
+        """Give a customer to a user, unless it belongs to another one. Returns its user."""
+        await self._store.write(put_customer, provider, customer, user_id, self._clock.now_ms())
+        return await self._store.read(select_customer_user, provider, customer)
 
     async def _known_customer(self, user_id: str, provider: str) -> str | None:
         found = await self._store.read(select_customers, user_id)
@@ -306,7 +360,7 @@ class Billing:
                     row.provider_id, row.order_id, row.plan, "ended", row.period_start, row.period_end
                 )
                 states.append(ended)
-        plan = self.plans.get(order.plan)
+        plan = (await self.all_plans()).get(order.plan)
         end = period_end(start, plan.period)
         states.append(SubscriptionState(id_, order.id, order.plan, "active", start, end, paid=True))
         payment = PaymentState(order.id, order.amount_cents, "usd", now, checkout=order.id, subscription=id_)
@@ -326,7 +380,7 @@ class Billing:
         """A dearer plan is in force at once, a cheaper one from the next period. Raises NotFound,
         Conflict.
         """
-        plan, row = self.plans.get(name), await self._live(user_id)
+        plan, row = (await self.all_plans()).get(name), await self._live(user_id)
         if row.provider == MANUAL or row.provider not in plan.products or not plan.price_cents:
             raise Conflict("plan_not_sold", "The subscription cannot change to this plan. Order it instead.")
         old = self.plans.find(row.plan)
@@ -426,8 +480,7 @@ class Billing:
         customer = await provider.customer_of(order.checkout_id)
         if not customer:
             return None
-        await self._store.write(put_customer, provider.name, customer, order.user_id, self._clock.now_ms())
-        return await self._store.read(select_customer_user, provider.name, customer)
+        return await self._link(provider.name, customer, order.user_id)
 
     async def refresh(self, user_id: str, actor: Actor | None = None) -> None:
         """Read the state of a user from all providers. Raises Unavailable."""
@@ -453,6 +506,10 @@ class Billing:
             checkouts = [
                 one.checkout_id for one in orders if one.provider == provider.name and one.checkout_id
             ]
+            if event is None:  # the customer may have paid with another address
+                for checkout in checkouts:
+                    if customer := await provider.customer_of(checkout):
+                        await self._link(provider.name, customer, user_id)
             state = CustomerState()
             for name, customer in await self._store.read(select_customers, user_id):
                 if name == provider.name:
@@ -463,6 +520,7 @@ class Billing:
             )
 
     async def _settle(self, asked: Settlement) -> Settled:
+        await self._load_plans()
         with trio.CancelScope(shield=True):  # a committed change must invalidate the caches
             settled = await self._ledger.post_entries(settle, asked, self._rules, self._clock)
             if settled.tier_changed:
@@ -547,3 +605,15 @@ def _joined(one: CustomerState, other: CustomerState) -> CustomerState:
 async def _insert_order(connection: Connection, row: OrderRow, audit: AuditRow) -> None:
     await insert_audit(connection, audit)
     await insert_order(connection, row)
+
+
+async def _put_plan(connection: Connection, name: str, fields: str, audit: AuditRow) -> None:
+    await insert_audit(connection, audit)
+    await put_plan(connection, name, fields)
+
+
+async def _delete_plan(connection: Connection, name: str, audit: AuditRow) -> None:
+    await insert_audit(connection, audit)
+    if await has_subscribers(connection, name):
+        raise Conflict("plan_in_use", "There are subscriptions of this plan. Wait until they have ended.")
+    await delete_plan(connection, name)

@@ -28,15 +28,25 @@ class BillingPlan(Struct, frozen=True):
 
 
 class PlanBook:
-    """All plans, in the order of the settings."""
+    """All plans: those of the configuration in their order, then those of administrators."""
 
-    def __init__(self, plans: Sequence[BillingPlan]) -> None:
+    def __init__(self, configured: Sequence[BillingPlan]) -> None:
+        self._configured = configured
+        self.set_stored(())
+
+    def set_stored(self, stored: Sequence[BillingPlan]) -> None:
+        """Replace the plans of administrators. Those with the name of a configured plan do not count."""
+        names = {plan.name for plan in self._configured}
+        plans = [*self._configured, *(plan for plan in stored if plan.name not in names)]
         self._plans = {plan.name: plan for plan in plans}
         self._products = {
             (provider, product): plan
             for plan in plans
             for provider, product in (*plan.products.items(), (MANUAL, plan.name))
         }
+
+    def is_configured(self, name: str) -> bool:
+        return any(plan.name == name for plan in self._configured)
 
     def __iter__(self) -> Iterator[BillingPlan]:
         return iter(self._plans.values())

@@ -416,8 +416,9 @@ def _at_time(work: _Work, row: SubscriptionRow) -> SubscriptionRow:
     policy = work.rules.dunning
     row = at_time(row, work.now, policy)
     plan = work.rules.plans.find(row.plan)
-    in_force = plan is not None and is_in_force(row, work.now, policy)
-    tier = plan.tier if plan is not None and in_force else None
+    in_force = is_in_force(row, work.now, policy)
+    known = row.tier if plan is None else plan.tier  # a plan that was removed stays as it was
+    tier = known if in_force else None
     return replace(row, tier=tier, due_at=next_due(row, work.now, policy))
 
 
@@ -427,10 +428,13 @@ def _new_tier(work: _Work, before: Mapping[str, SubscriptionRow], user: UserRow)
         row.id: row.tier for row in work.subscriptions.values() if row.tier
     }:
         return user.tier
-    in_force = [work.rules.plans.find(row.plan) for row in work.subscriptions.values() if row.tier]
-    found = [plan for plan in in_force if plan is not None]
-    best = max(found, key=lambda plan: plan.price_cents, default=None)
-    return work.rules.free_tier if best is None else best.tier
+    found = [
+        (plan.price_cents if plan is not None else 0, row.tier)
+        for row in work.subscriptions.values()
+        if row.tier
+        for plan in (work.rules.plans.find(row.plan),)
+    ]
+    return max(found)[1] if found else work.rules.free_tier
 
 
 async def _store(

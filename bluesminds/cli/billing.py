@@ -1,12 +1,15 @@
-"""billing plans, orders, order, paid, payments, refund, sync."""
+"""billing plans, set-plan, delete-plan, orders, order, paid, payments, refund, sync."""
 
 from pathlib import Path
+from typing import get_args
+from urllib.parse import quote
 
 import click
 
 from bluesminds.cli.api_client import call, call_paged, echo_json, json_option, show
 from bluesminds.cli.exits import FAILURE
 from bluesminds.cli.options import config_option
+from bluesminds.config.settings import Tier
 
 
 @click.group("billing")
@@ -26,6 +29,33 @@ def plans(config: Path | None, as_json: bool) -> None:
     rows = [row["plan"] | {"subscribers": row["subscribers"]} for row in found]
     columns = ("name", "title", "tier", "price_usd", "period", "included_usd", "overage", "subscribers")
     show(rows, as_json=False, columns=columns)
+
+
+@billing_group.command("set-plan")
+@click.argument("name")
+@click.option("--tier", required=True, type=click.Choice(get_args(Tier)), help="Tier of the accounts.")
+@click.option("--title", help="Name on pages and invoices.")
+@click.option("--price", "price_usd", help="USD for a period.")
+@click.option("--period", type=click.Choice(("month", "year")), help="Default: month.")
+@click.option("--included", "included_usd", help="USD of credit for each period.")
+@click.option("--stripe-price", help="Id of the price at Stripe.")
+@click.option("--creem-product", help="Id of the product at Creem.")
+@click.option("--overage/--no-overage", default=True, help="Accounts may buy credit as well.")
+@config_option
+def set_plan(name: str, config: Path | None, **given: str | bool | None) -> None:
+    """Add or change a plan that is not in the configuration."""
+    body = {key: value for key, value in given.items() if value is not None}
+    made = call(config, "PUT", f"/plans/{quote(name, safe='')}", body)
+    click.echo(f"{made['name']} costs {made['price_usd']} USD a {made['period']}")
+
+
+@billing_group.command("delete-plan")
+@click.argument("name")
+@config_option
+def delete_plan(name: str, config: Path | None) -> None:
+    """Delete a plan that has no subscriptions."""
+    call(config, "DELETE", f"/plans/{quote(name, safe='')}")
+    click.echo(f"deleted the plan {name}")
 
 
 @billing_group.command()

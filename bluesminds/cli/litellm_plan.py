@@ -5,51 +5,27 @@ The names are those of LiteLLM's documentation: docs.litellm.ai/docs/proxy/confi
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from msgspec import Struct
 
+from bluesminds.cli.litellm_values import (
+    LOCAL,
+    REFERENCE,
+    VENDORS,
+    per_million,
+    plain_number,
+    read_seconds,
+    read_secret,
+    server_caps,
+    split_model,
+)
+
 Lines = Mapping[tuple[str | int, ...], int]
 """Line numbers by path, such as ("model_list", 0) and ("router_settings", "timeout")."""
 
-VENDORS: Final = {
-    "openai": ("openai", "OPENAI_API_KEY"),
-    "text-completion-openai": ("openai", "OPENAI_API_KEY"),
-    "custom_openai": ("openai", "OPENAI_API_KEY"),
-    "azure": ("azure", "AZURE_API_KEY"),
-    "anthropic": ("anthropic", "ANTHROPIC_API_KEY"),
-    "openrouter": ("openrouter", "OPENROUTER_API_KEY"),
-    "groq": ("groq", "GROQ_API_KEY"),
-    "together_ai": ("together", "TOGETHERAI_API_KEY"),
-    "fireworks_ai": ("fireworks", "FIREWORKS_AI_API_KEY"),
-    "mistral": ("mistral", "MISTRAL_API_KEY"),
-    "deepseek": ("deepseek", "DEEPSEEK_API_KEY"),
-    "xai": ("xai", "XAI_API_KEY"),
-    "cerebras": ("cerebras", "CEREBRAS_API_KEY"),
-    "perplexity": ("perplexity", "PERPLEXITYAI_API_KEY"),
-    "cohere": ("cohere", "COHERE_API_KEY"),
-    "cohere_chat": ("cohere", "COHERE_API_KEY"),
-    "gemini": ("gemini", "GEMINI_API_KEY"),
-    "github": ("github", "GITHUB_API_KEY"),
-    "nvidia_nim": ("nvidia", "NVIDIA_NIM_API_KEY"),
-    "featherless_ai": ("featherless", "FEATHERLESS_AI_API_KEY"),
-    "ollama": ("ollama", ""),
-    "ollama_chat": ("ollama", ""),
-    "hosted_vllm": ("vllm", ""),
-    "vllm": ("vllm", ""),
-    "lm_studio": ("lmstudio", ""),
-    "litellm_proxy": ("litellm", "LITELLM_PROXY_API_KEY"),
-}
-"""By LiteLLM's provider: the vendor here, and the variable in which LiteLLM looks for its key."""
-_WITHOUT_PREFIX: Final = (
-    (re.compile(r"(gpt-|o\d|chatgpt-|text-embedding-|dall-e|whisper|tts-|omni-moderation)"), "openai"),
-    (re.compile(r"claude-"), "anthropic"),
-    (re.compile(r"gemini-"), "gemini"),
-)
-_LOCAL: Final = ("ollama", "vllm", "lmstudio", "litellm")
-_REFERENCE: Final = "os.environ/"
 _POLICIES: Final = {
     "simple-shuffle": "weighted",
     "latency-based-routing": "least_latency",
@@ -142,7 +118,7 @@ class _Planner:
             self._leave_out("a model without model_name or litellm_params.model", *where)
             return
         title = f'model "{name}"'
-        provider, model = _split(str(params["model"]), params)
+        provider, model = split_model(str(params["model"]), params)
         vendor, variable = VENDORS.get(provider, ("", ""))
         if not vendor:
             self._leave_out(f'{title}: its provider "{provider or model}" has no vendor here', *where)
@@ -180,26 +156,26 @@ class _Planner:
             server = {"dialect": "litellm"}
         if url:
             server["url"] = url.rstrip("/")
-            if vendor in _LOCAL and vendor != "litellm" and not re.search(r"/v\d+$", server["url"]):
+            if vendor in LOCAL and vendor != "litellm" and not re.search(r"/v\d+$", server["url"]):
                 server["url"] += "/v1"
-        key = params.get("api_key") or (f"{_REFERENCE}{variable}" if variable else None)
+        key = params.get("api_key") or (f"{REFERENCE}{variable}" if variable else None)
         if key is not None and not (url and vendor == "openai" and str(key).lower() in ("none", "")):
-            server["api_key"] = _secret(str(key))
+            server["api_key"] = read_secret(str(key))
         if vendor == "azure" and (version := self._value(params.get("api_version"))):
             server["api_version"] = version
         headers = {
-            str(one): _secret(str(value)) for one, value in (params.get("extra_headers") or {}).items()
+            str(one): read_secret(str(value)) for one, value in (params.get("extra_headers") or {}).items()
         }
         if organization := params.get("organization"):
-            headers["OpenAI-Organization"] = _secret(str(organization))
-        return server | ({"headers": headers} if headers else {}) | _caps(params)
+            headers["OpenAI-Organization"] = read_secret(str(organization))
+        return server | ({"headers": headers} if headers else {}) | server_caps(params)
 
     def _value(self, text: Any) -> str | None:  # noqa: ANN401
         """ "" if it is not given, None if its variable is not set."""
         if text is None:
             return ""
         text = str(text)
-        return self._environ.get(text.removeprefix(_REFERENCE)) if text.startswith(_REFERENCE) else text
+        return self._environ.get(text.removeprefix(REFERENCE)) if text.startswith(REFERENCE) else text
 
     def _place(self, server: dict[str, Any], model: str) -> dict[str, Any]:
         """The planned server that equals this one, with the model. A server with caps has one model."""
@@ -224,14 +200,14 @@ class _Planner:
         base = re.sub(r"[^a-z0-9_-]+", "-", (label or server.get("vendor", "") or "server").lower()).strip(
             "-"
         )
-        if server.get("vendor") in _LOCAL:
+        if server.get("vendor") in LOCAL:
             base = server["vendor"]
         taken = {one["name"] for one in self._plan.servers}
         names = (base if number == 1 else f"{base}-{number}" for number in range(1, len(taken) + 2))
         return next(name for name in names if name not in taken)
 
     def _add_price(self, model: str, server: str, params: Mapping[str, Any]) -> None:
-        rates = {ours: _per_million(params[theirs]) for theirs, ours in _RATES.items() if theirs in params}
+        rates = {ours: per_million(params[theirs]) for theirs, ours in _RATES.items() if theirs in params}
         row = {"model": model, "server": server} | {name: rate for name, rate in rates.items() if rate}
         if len(row) > 2 and row not in self._plan.prices and not model.endswith("*"):
             self._plan.prices.append(row)
@@ -328,15 +304,15 @@ class _Planner:
         router, library = self._settings("router_settings"), self._settings("litellm_settings")
         upstream: dict[str, Any] = {}
         if (timeout := router.get("timeout", library.get("request_timeout"))) is not None:
-            upstream["total_timeout"] = _seconds(timeout)
+            upstream["total_timeout"] = read_seconds(timeout)
         if (stream := router.get("stream_timeout")) is not None:
-            upstream["first_token_timeout"] = _seconds(stream)
+            upstream["first_token_timeout"] = read_seconds(stream)
         if (retries := router.get("num_retries", library.get("num_retries"))) is not None:
             upstream["attempts"] = min(20, int(retries) + 1)
         if (fails := router.get("allowed_fails", library.get("allowed_fails"))) is not None:
             upstream["eject_after"] = int(fails) + 1
         if (cooldown := router.get("cooldown_time", library.get("cooldown_time"))) is not None:
-            upstream["eject_seconds"] = _seconds(cooldown)
+            upstream["eject_seconds"] = read_seconds(cooldown)
         if upstream:
             self._plan.sections["upstream"] = upstream
 
@@ -349,7 +325,7 @@ class _Planner:
         duration = given.get("budget_duration", library.get("internal_user_budget_duration"))
         tier: dict[str, Any] = {}
         if budget is not None and duration in _BUDGETS:
-            tier[_BUDGETS[duration]] = _plain(Decimal(str(budget)))
+            tier[_BUDGETS[duration]] = plain_number(Decimal(str(budget)))
         elif budget is not None:
             key = "default_internal_user_params"
             self._leave_out(f'a budget of {budget} USD for "{duration}"', "litellm_settings", key)
@@ -366,7 +342,7 @@ class _Planner:
             params = library.get("cache_params")
             params = params if isinstance(params, dict) else {}
             if "ttl" in params:
-                cache["ttl"] = max(60.0, _seconds(params["ttl"]))
+                cache["ttl"] = max(60.0, read_seconds(params["ttl"]))
             if params.get("type", "local") != "local":
                 text = f"the cache is in memory, not in {params['type']}"
                 self._leave_out(text, "litellm_settings", "cache_params")
@@ -414,41 +390,6 @@ def _rows(value: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401
     yield from (row for row in (value if isinstance(value, list) else ()) if isinstance(row, dict))
 
 
-def _split(model: str, params: Mapping[str, Any]) -> tuple[str, str]:
-    """The provider and the name that it has for the model. "": the provider is not known."""
-    provider, slash, rest = model.partition("/")
-    if given := params.get("custom_llm_provider"):
-        return str(given), rest if slash and provider == given else model
-    if slash and provider in VENDORS:
-        return provider, rest
-    guess = next((vendor for pattern, vendor in _WITHOUT_PREFIX if pattern.match(model)), "")
-    if guess:
-        return guess, model
-    if model == "*" or (not slash and params.get("api_base")):
-        return "openai", model
-    return (provider, rest) if slash else ("", model)
-
-
-def _secret(text: str) -> str | dict[str, str]:
-    return {"env": text.removeprefix(_REFERENCE)} if text.startswith(_REFERENCE) else text
-
-
-def _caps(params: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for theirs, ours in (("rpm", "rpm"), ("max_parallel_requests", "max_concurrency")):
-        if params.get(theirs):
-            found[ours] = int(params[theirs])
-    if params.get("timeout"):
-        found["total_timeout"] = _seconds(params["timeout"])
-    if params.get("stream_timeout"):
-        found["first_token_timeout"] = _seconds(params["stream_timeout"])
-    if region := re.sub(r"[^a-z0-9_-]", "-", str(params.get("region_name") or "").lower()):
-        found["region"] = region
-    if tags := params.get("tags"):
-        found["tags"] = [re.sub(r"[^a-z0-9_-]", "-", str(tag).lower()) for tag in tags]
-    return found
-
-
 def _weighted(targets: Sequence[Mapping[str, Any]]) -> list[Any]:
     """Weights as whole numbers. A target with nothing but a server is its name."""
     scale = 1 if all(float(target["weight"]) >= 1 for target in targets) else 100
@@ -460,20 +401,3 @@ def _weighted(targets: Sequence[Mapping[str, Any]]) -> list[Any]:
             row["weight"] = weight
         found.append(row["server"] if len(row) == 1 else row)
     return found
-
-
-def _seconds(value: Any) -> float:  # noqa: ANN401
-    return min(86_400.0, max(0.1, float(value)))
-
-
-def _per_million(rate: Any) -> str:  # noqa: ANN401
-    """USD for a million tokens, "" for what is not a number."""
-    try:
-        return _plain(Decimal(str(rate)) * 1_000_000)
-    except InvalidOperation:
-        return ""
-
-
-def _plain(amount: Decimal) -> str:
-    text = f"{amount:f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -1,6 +1,7 @@
 """/plans, /user/plan, /api/billing and the administration of orders and payments. Only with [billing]."""
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -27,6 +28,16 @@ CentAmount = Annotated[
 ]
 
 
+Cents = Annotated[
+    str,
+    Meta(
+        pattern=r"^[0-9]{1,6}(\.[0-9]{1,2})?\Z",
+        description='an amount of USD with at most two decimals in text, such as "29"',
+    ),
+]
+_PLAN_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
+
+
 class CheckoutInput(Struct, frozen=True, forbid_unknown_fields=True):
     """A plan, or an amount to buy credit. Without `provider`: the first one of the settings."""
 
@@ -41,6 +52,19 @@ class OrderInput(Struct, frozen=True, forbid_unknown_fields=True):
     user_id: UserId
     plan: Name | None = None
     amount_usd: CentAmount | None = None
+
+
+class StoredPlanInput(Struct, frozen=True, forbid_unknown_fields=True):
+    """As in [[plans]] of the settings. Without `title`: the name."""
+
+    tier: Literal["free", "starter", "pro", "enterprise"]
+    title: Name | None = None
+    price_usd: Cents = "0"
+    period: Literal["month", "year"] = "month"
+    included_usd: Cents = "0"
+    overage: bool = True
+    stripe_price: Name | None = None
+    creem_product: Name | None = None
 
 
 class PlanInput(Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,7 +176,7 @@ class BillingHandlers(Struct, frozen=True):
 
     async def plans(self) -> Page[PlanView]:
         """List the plans."""
-        return Page([plan_view(plan) for plan in self.billing.plans])
+        return Page([plan_view(plan) for plan in await self.billing.all_plans()])
 
     async def own_plan(self, principal: Principal) -> OwnPlanView:
         """Get your plan and subscription."""
@@ -226,9 +250,33 @@ class BillingHandlers(Struct, frozen=True):
         return Page(
             [
                 AdminPlanView(plan_view(plan), dict(plan.products), counts.get(plan.name, 0))
-                for plan in self.billing.plans
+                for plan in await self.billing.all_plans()
             ]
         )
+
+    async def put_plan(self, principal: Principal, name: str, body: StoredPlanInput) -> PlanView:
+        """Add or change a plan. Plans of the configuration are changed there."""
+        if not _PLAN_NAME.fullmatch(name):
+            raise InvalidRequest(
+                "invalid_value", 'name must be 1 to 32 of a-z, 0-9, "-" and "_".', param="name"
+            )
+        products = {"stripe": body.stripe_price, "creem": body.creem_product}
+        plan = BillingPlan(
+            name=name,
+            title=body.title or name.capitalize(),
+            tier=body.tier,
+            price_cents=_cents(body.price_usd),
+            period=body.period,
+            included_nano=read_usd(body.included_usd),
+            overage=body.overage,
+            products={key: product for key, product in products.items() if product},
+        )
+        await self.billing.put_plan(principal.actor, plan)
+        return plan_view(plan)
+
+    async def delete_plan(self, principal: Principal, name: str) -> None:
+        """Delete a plan that has no subscriptions."""
+        await self.billing.delete_plan(principal.actor, name)
 
     async def orders(self, query: Paging) -> Page[OrderView]:
         """List open orders, oldest first."""
@@ -292,6 +340,8 @@ def routes(handlers: BillingHandlers) -> list[Route]:
         route("POST", f"{own}/refresh", Access.SESSION, handlers.refresh, tag=tag),
         route("GET", f"{own}/payments", Access.SESSION, handlers.payments, tag=tag),
         route("GET", f"{admin}/plans", Access.ADMIN, handlers.admin_plans, tag=tag),
+        route("PUT", admin + "/plans/{name}", Access.ADMIN, handlers.put_plan, tag=tag),
+        route("DELETE", admin + "/plans/{name}", Access.ADMIN, handlers.delete_plan, tag=tag),
         route("GET", f"{admin}/orders", Access.ADMIN, handlers.orders, tag=tag),
         route("POST", f"{admin}/orders", Access.ADMIN, handlers.create_order, tag=tag, status=201),
         route("POST", admin + "/orders/{order_id}/paid", Access.ADMIN, handlers.mark_paid, tag=tag),

@@ -52,6 +52,32 @@ async def limits_of(client: httpx.AsyncClient, headers: dict[str, str]) -> tuple
     return found["tier"], found["rpm"]["limit"]
 
 
+async def test_plan_of_an_administrator_is_sold_and_kept(nursery: trio.Nursery, home: Path) -> None:
+    billing = {"enabled": True, "manual": True}
+    callers = await create_callers(await gateways.start(nursery, home, servers=[], billing=billing))
+    gateway, user_id = callers.gateway, callers.users["user"]
+    team = {"tier": "pro", "price_usd": "49", "stripe_price": "price_1"}
+    async with gateway.operator() as operator:
+        assert code_of(await operator.put("/api/admin/plans/pro", json=team)) == "plan_configured"
+        assert code_of(await operator.put("/api/admin/plans/A", json=team)) == "invalid_value"
+        made = await operator.put("/api/admin/plans/team", json=team)
+        assert (made.json()["title"], made.json()["price_usd"]) == ("Team", "49")
+        assert code_of(await operator.put("/api/admin/plans/crew", json=team)) == "product_in_use"
+        placed = await operator.post("/api/admin/orders", json={"user_id": user_id, "plan": "team"})
+        paid = await operator.post(f"/api/admin/orders/{placed.json()['order_id']}/paid")
+        assert paid.json()["amount_usd"] == "49"
+        assert code_of(await operator.delete("/api/admin/plans/team")) == "plan_in_use"
+        assert code_of(await operator.delete("/api/admin/plans/none")) == "plan_not_found"
+    await gateway.stop()
+    again = await gateways.start(nursery, home, servers=[], billing=billing)
+    async with again.operator() as operator:
+        plans = (await operator.get("/api/admin/plans")).json()["data"]
+        assert [one["plan"]["name"] for one in plans][-1] == "team"
+        assert plans[-1]["subscribers"] == 1
+        await operator.put("/api/admin/plans/spare", json={"tier": "free"})
+        assert (await operator.delete("/api/admin/plans/spare")).status_code == 204
+
+
 async def test_gateway_without_billing_has_no_plans(nursery: trio.Nursery, home: Path) -> None:
     gateway = await gateways.start(nursery, home, servers=[])
     assert (await gateway.get("/plans")).status_code == 404
