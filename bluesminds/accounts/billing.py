@@ -265,8 +265,18 @@ class Billing:
         if known is not None:
             return known
         customer = await provider.create_customer(BillingCustomer(user.id, user.email or "", user.full_name))
-        await self._store.write(put_customer, provider.name, customer, user.id, self._clock.now_ms())
+        if await self._link(provider.name, customer, user.id) != user.id:
+            raise Conflict(
+                "customer_taken",
+                "The payment provider knows the address of the account as that of another account. Ask your"
+                " administrator.",
+            )
         return customer
+
+    async def _link(self, provider: str, customer: str, user_id: str) -> str | None:
+        """Give a customer to a user, unless it belongs to another one. Returns its user."""
+        await self._store.write(put_customer, provider, customer, user_id, self._clock.now_ms())
+        return await self._store.read(select_customer_user, provider, customer)
 
     async def _known_customer(self, user_id: str, provider: str) -> str | None:
         found = await self._store.read(select_customers, user_id)
@@ -470,8 +480,7 @@ class Billing:
         customer = await provider.customer_of(order.checkout_id)
         if not customer:
             return None
-        await self._store.write(put_customer, provider.name, customer, order.user_id, self._clock.now_ms())
-        return await self._store.read(select_customer_user, provider.name, customer)
+        return await self._link(provider.name, customer, order.user_id)
 
     async def refresh(self, user_id: str, actor: Actor | None = None) -> None:
         """Read the state of a user from all providers. Raises Unavailable."""
@@ -497,6 +506,10 @@ class Billing:
             checkouts = [
                 one.checkout_id for one in orders if one.provider == provider.name and one.checkout_id
             ]
+            if event is None:  # the customer may have paid with another address
+                for checkout in checkouts:
+                    if customer := await provider.customer_of(checkout):
+                        await self._link(provider.name, customer, user_id)
             state = CustomerState()
             for name, customer in await self._store.read(select_customers, user_id):
                 if name == provider.name:

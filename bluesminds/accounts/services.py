@@ -18,6 +18,7 @@ from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
 from bluesminds.accounts.mail_preferences import MailPreferences
+from bluesminds.accounts.mail_suppressions import MailSuppressions
 from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
@@ -75,5 +76,6 @@ class AccountServices(Struct, frozen=True):
     vendor_keys: VendorKeys
     mail_tests: MailTests
     mail_preferences: MailPreferences
+    mail_suppressions: MailSuppressions
     webhooks: Webhooks | None
     alerts: Alerts | None

@@ -262,7 +262,11 @@ def _admin_pages(
                 vendor_keys=accounts.vendor_keys,
             )
         ),
-        *mail.routes(mail.MailPages(frame, services.templates, mail_backend(services.settings.mail))),
+        *mail.routes(
+            mail.MailPages(
+                frame, services.templates, mail_backend(services.settings.mail), accounts.mail_suppressions
+            )
+        ),
         *codes.routes(codes.CodesPages(frame, accounts.redeem_codes, accounts.users, services.clock)),
         *drift.routes(drift.DriftPage(frame, accounts.usage)),
         *system.routes(

@@ -30,6 +30,7 @@ from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.local_sign_in import LocalSignIn
 from bluesminds.accounts.login import Login
 from bluesminds.accounts.mail_preferences import MailPreferences
+from bluesminds.accounts.mail_suppressions import MailSuppressions
 from bluesminds.accounts.mail_tests import MailTests
 from bluesminds.accounts.model_routes import StoredRoutes
 from bluesminds.accounts.password_reset import PasswordReset
@@ -367,6 +368,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
         mail_tests=MailTests(store=store, clock=clock, mailer=resources.mailer, templates=templates),
+        mail_suppressions=_build_suppressions(resources),
         mail_preferences=MailPreferences(
             store=store,
             clock=clock,
@@ -389,6 +391,16 @@ def _build_alerts(resources: Resources) -> Alerts | None:
         configured=alert_rules(settings),
         channels=alert_channels(settings),
         sender=AlertSender(resources.pool),
+    )
+
+
+def _build_suppressions(resources: Resources) -> MailSuppressions:
+    secret = resources.settings.mail.webhook_secret
+    return MailSuppressions(
+        store=resources.store,
+        clock=resources.clock,
+        log=resources.log,
+        secret=None if secret is None else secret.reveal,
     )
 
 

@@ -1,4 +1,4 @@
-"""mail preview, mail test."""
+"""mail preview, mail test, mail suppressions, mail unsuppress."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import click
 
 from bluesminds.app.settings_map import public_url
 from bluesminds.cli import exits
-from bluesminds.cli.api_client import call, echo_json, json_option
+from bluesminds.cli.api_client import call, call_paged, echo_json, json_option, show
 from bluesminds.cli.options import config_option, load_settings
 from bluesminds.config.fields import nearest
 from bluesminds.notify.mail_samples import SAMPLES
@@ -51,3 +51,25 @@ def test(address: str, config: Path | None, as_json: bool) -> None:
         echo_json({"email": address, "sent": True})
     else:
         click.echo(f"sent a test mail to {address}")
+
+
+@mail_group.command()
+@config_option
+@json_option
+def suppressions(config: Path | None, as_json: bool) -> None:
+    """List the addresses that get no mail, because a mail bounced or was reported as spam."""
+    found = call_paged(config, "/mail/suppressions")
+    show(found, as_json=as_json, columns=("email", "reason", "created_at", "id"))
+
+
+@mail_group.command()
+@click.argument("address")
+@config_option
+def unsuppress(address: str, config: Path | None) -> None:
+    """Send mail to ADDRESS again."""
+    rows = call_paged(config, "/mail/suppressions", {"email": address})["data"]
+    if not rows:
+        problem = f"mail to {address} is not suppressed"
+        raise exits.Failure(problem, exits.NOT_FOUND, "list them: bluesminds mail suppressions")
+    call(config, "DELETE", f"/mail/suppressions/{rows[0]['id']}")
+    click.echo(f"mail is sent to {address} again")

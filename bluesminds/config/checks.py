@@ -328,10 +328,22 @@ def _check_resend(mail: MailSettings) -> Iterator[Finding]:
     if mail.backend == "smtp" and mail.api_key is not None:
         text = "api_key in [mail] is only for Resend"
         yield Finding((api_key, backend), text, 'set backend = "resend", or remove api_key')
+    if mail.backend == "resend" and mail.webhook_secret is None:
+        about = (("mail", "webhook_secret"), backend)
+        text = "webhook_secret in [mail] is not set, so mail is still sent to addresses that bounced"
+        yield Finding(about, text, "add a webhook at Resend, and its secret here", warning=True)
+    if isinstance(mail.webhook_secret, Secret) and not isinstance(mail.webhook_secret, DeferredSecret):
+        yield from _check_webhook_secret(mail.webhook_secret)
     if mail.backend == "resend" and mail.host is not None:
         text = 'host in [mail] is not used with backend = "resend"'
         yield Finding((("mail", "host"), backend), text, "remove host, or set another backend")
     yield from _check_url(("mail", "url"), "url in [mail]", mail.url)
+
+
+def _check_webhook_secret(secret: Secret) -> Iterator[Finding]:
+    if not re.fullmatch(r"whsec_[A-Za-z0-9+/]{22,}={0,2}", secret.reveal()):
+        text = "webhook_secret in [mail] is not a secret of Resend"
+        yield Finding((("mail", "webhook_secret"),), text, "copy it from the webhook at Resend: whsec_...")
 
 
 def _check_limits(settings: Settings) -> Iterator[Finding]:

@@ -391,6 +391,7 @@ class MailSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     timeout: Seconds = 10.0
     api_key: Secret | None = None
     url: Url = "https://api.resend.com"
+    webhook_secret: Secret | None = None
     notifications: bool = True
 
     @property

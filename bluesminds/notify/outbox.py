@@ -21,6 +21,7 @@ from bluesminds.common.log import Log
 from bluesminds.notify.mail import Mail, Mailer, MailFailed, MailRefused
 from storage.base import Connection, StorageBroken, StorageUnavailable, Store
 from storage.mail_outbox import OutboxRow, claim_mail, count_mails, delay_mail, delete_mail, insert_mail
+from storage.mail_suppressions import is_suppressed
 
 MAX_WAITING: Final = 10_000
 PAUSES: Final = (5, 30, 120, 600, 3600, 14_400, 43_200)  # seconds before each retry
@@ -121,7 +122,9 @@ class MailOutbox:
 
     async def _send(self, row: OutboxRow, mail: Mail, now: int) -> bool:
         """False if the mail will be retried."""
-        if row.expires_at <= now:
+        if await self._store.read(is_suppressed, mail.to):
+            self._log_dropped(mail, "the address bounced or complained")
+        elif row.expires_at <= now:
             self._log_dropped(mail, "it is too old")
         elif row.attempts > len(PAUSES):
             self._log_dropped(mail, "the last attempt was interrupted")

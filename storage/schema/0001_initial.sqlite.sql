@@ -79,6 +79,14 @@ CREATE TABLE mail_outbox (
 
 CREATE INDEX mail_outbox_due ON mail_outbox (due_at);
 
+-- Addresses that get no mail
+CREATE TABLE mail_suppressions (
+    id TEXT NOT NULL PRIMARY KEY,
+    email TEXT NOT NULL UNIQUE, -- in lower case
+    reason TEXT NOT NULL CHECK (reason IN ('bounced', 'complained')),
+    created_at INTEGER NOT NULL
+) STRICT;
+
 -- Optional mails that users have turned off, and the time zone of their mails
 CREATE TABLE mail_preferences (
     user_id TEXT NOT NULL PRIMARY KEY REFERENCES users (id),

@@ -220,6 +220,36 @@ async def test_lost_events_are_found_by_the_reconciliation(shop: Shop) -> None:
     assert await shop.site.proven()
 
 
+async def test_payment_with_another_address_is_found_without_its_event(shop: Shop) -> None:
+    """Some providers make another customer for it."""
+    for lost in (True, False):
+        checkout = await shop.order(cents=2500)
+        shop.server.checkouts[checkout]["customer"] = f"cust_other_{lost}"
+        shop.server.pay(checkout)
+        if lost:
+            shop.server.events.clear()
+            await shop.site.billing.sync()
+        await shop.deliver()
+        assert await shop.site.balance() == (25 if lost else 50) * USD
+
+
+async def test_customer_of_another_user_is_not_taken_over(tmp_path: Path) -> None:
+    """Creem has one customer for an address, which may have belonged to another account."""
+    async with open_shop(tmp_path, "creem") as shop:
+        await shop.buy(cents=2500)
+        other = user(9, "bob@example.com")
+        await shop.site.store.write(insert_user, other)
+        known = next(iter(shop.creem.customers))
+
+        async def same(_: object) -> str:
+            return known
+
+        shop.site.billing.providers["creem"].create_customer = same  # type: ignore[method-assign]
+        with pytest.raises(Conflict) as refused:
+            await shop.site.billing.order(OPERATOR, other.id, plan=None, cents=500, provider="creem")
+        assert refused.value.code == "customer_taken"
+
+
 async def test_events_in_any_order_leave_the_same_state(shop: Shop) -> None:
     await shop.buy("starter")
     await shop.site.billing.change_plan(OPERATOR, shop.site.member.id, "pro")

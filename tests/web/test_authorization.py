@@ -27,6 +27,7 @@ from storage.prompt_log import PromptRow, insert_prompts
 from storage.usage import insert_batch
 from tests import gateways
 from tests.deployment import KEYS, Callers, anonymous_client, forget_changes
+from tests.fakes.resend_server import WEBHOOK_SECRET
 from tests.gateways import Gateway
 from tests.storage.samples import usage
 
@@ -37,6 +38,13 @@ UNKNOWN_ID = "00000000-0000-7000-8000-000000000000"
 BILLING: dict[str, Any] = {
     "billing": {"enabled": True, "manual": True},
     "creem": {"api_key": "creem_test_x", "webhook_secret": "secret"},
+    "mail": {
+        "backend": "resend",
+        "api_key": "re_x",
+        "url": "http://127.0.0.1:9",
+        "sender": "a@example.com",
+        "webhook_secret": WEBHOOK_SECRET,
+    },
 }
 
 PUBLIC = """
@@ -48,6 +56,7 @@ GET /models
 GET /models/providers
 GET /plans
 GET /api/mail/unsubscribe
+POST /api/mail/webhook/resend
 POST /api/mail/unsubscribe
 POST /api/billing/webhook
 POST /api/billing/webhook/{provider}
@@ -260,6 +269,8 @@ GET /admin/monitor
 POST /api/admin/doctor
 POST /api/admin/reload
 POST /api/admin/mail/test
+GET /api/admin/mail/suppressions
+DELETE /api/admin/mail/suppressions/{suppression_id}
 GET /api/admin/audit
 GET /api/admin/audit/verify
 GET /api/admin/servers

@@ -4,6 +4,7 @@ from typing import Final
 
 from msgspec import Struct
 
+from bluesminds.accounts.mail_suppressions import MailSuppressions
 from bluesminds.common.errors import NotFound
 from bluesminds.dashboard.frame import HOME, HTML, Frame
 from bluesminds.notify.mail_samples import SAMPLES
@@ -12,6 +13,7 @@ from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 
+SUPPRESSED: Final = 200
 # A mail has inline styles, and needs nothing else.
 PREVIEW_POLICY: Final = (
     "sandbox; default-src 'none'; style-src 'unsafe-inline'; form-action 'none'; base-uri 'none';"
@@ -25,11 +27,12 @@ _PREVIEW_HEADERS: Final = (
 
 
 class MailPages(Struct, frozen=True):
-    """`backend` says how mail is sent."""
+    """`backend` says how mail is sent. The page shows at most SUPPRESSED suppressed addresses."""
 
     frame: Frame
     templates: MailTemplates
     backend: str
+    suppressions: MailSuppressions
 
     async def show(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
         """All mails with their texts."""
@@ -39,6 +42,7 @@ class MailPages(Struct, frozen=True):
             principal,
             mails=[self.templates.preview(name) for name in SAMPLES],
             backend=self.backend,
+            suppressed=await self.suppressions.list(email=None, after="", limit=SUPPRESSED),
             email=principal.email or "",
         )
 

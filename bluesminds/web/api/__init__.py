@@ -175,7 +175,9 @@ def api_routes(
         *([] if accounts.webhooks is None else webhooks.routes(accounts.webhooks)),
         *([] if accounts.alerts is None else alerts.routes(accounts.alerts)),
         *config_reload.routes(config_reload.ReloadHandlers(controls.reload)),
-        *mail.routes(mail.MailHandlers(accounts.mail_tests, accounts.mail_preferences)),
+        *mail.routes(
+            mail.MailHandlers(accounts.mail_tests, accounts.mail_preferences, accounts.mail_suppressions)
+        ),
         *audit.routes(audit.AuditHandlers(accounts.audit)),
     ]
 

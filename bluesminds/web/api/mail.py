@@ -6,14 +6,18 @@ from typing import Annotated, Final
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from bluesminds.accounts.mail_preferences import MailPreferences
+from bluesminds.accounts.mail_suppressions import MailSuppressions
 from bluesminds.accounts.mail_tests import MailTests
+from bluesminds.common.clock import format_time
 from bluesminds.notify.mail_groups import MAIL_GROUP_TITLES, MAIL_GROUPS, OPT_OUT_PATH
 from bluesminds.web.browser_request import BrowserRequest
-from bluesminds.web.fields import Email
+from bluesminds.web.fields import AddressFilter, Email
 from bluesminds.web.guard import Access, Principal
-from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
+from bluesminds.web.routes import HandlerResponse, Page, RawBody, RawInput, Route, route
 from storage.mail_preferences import MailPreferencesRow
+from storage.mail_suppressions import SuppressionReason, SuppressionRow
 
+RESEND_PATH: Final = "/api/mail/webhook/resend"
 HTML: Final = "text/html; charset=utf-8"
 _HEADERS: Final = (
     (
@@ -65,9 +69,25 @@ class NewTestMail(Struct, forbid_unknown_fields=True):
     email: Email
 
 
+class SuppressionView(Struct, frozen=True):
+    """An address that gets no mail, and why."""
+
+    id: str
+    email: str
+    reason: SuppressionReason
+    created_at: str
+
+
+class ReceivedMailEvent(Struct, frozen=True):
+    """The event was stored."""
+
+    received: bool = True
+
+
 class MailHandlers(Struct, frozen=True):
     tests: MailTests
     preferences: MailPreferences
+    suppressions: MailSuppressions
 
     async def get(self, principal: Principal) -> MailPreferencesView:
         """Which optional mails you get."""
@@ -97,19 +117,40 @@ class MailHandlers(Struct, frozen=True):
             "Done", "<p>You will not get these mails any more. You can change this in the settings.</p>"
         )
 
+    async def receive(self, raw: RawInput) -> ReceivedMailEvent:
+        """Receive an event of Resend, with its signature. No more mail is sent to an address that bounced or
+        complained.
+        """
+        await self.suppressions.receive(raw.headers, raw.content)
+        return ReceivedMailEvent()
+
+    async def list_suppressed(self, query: AddressFilter) -> Page[SuppressionView]:
+        """List the addresses that get no mail, oldest first. With `email`, only this address."""
+        rows = await self.suppressions.list(email=query.address, after=query.after, limit=query.limit + 1)
+        return Page.of(rows, query.limit, _suppression, cursor=lambda row: row.id)
+
+    async def unsuppress(self, principal: Principal, suppression_id: str) -> None:
+        """Send mail to an address again."""
+        await self.suppressions.remove(principal.actor, suppression_id)
+
     async def test(self, principal: Principal, body: NewTestMail) -> None:
         """Send a test mail and wait for the answer of the mail server."""
         await self.tests.send(principal.actor, email=body.email)
 
 
 def routes(handlers: MailHandlers) -> list[Route]:
-    session, public = Access.SESSION, Access.PUBLIC
+    session, public, admin = Access.SESSION, Access.PUBLIC, Access.ADMIN
+    suppressed = "/api/admin/mail/suppressions"
+    events = [route("POST", RESEND_PATH, public, handlers.receive, tag="Mail")]
     return [
+        *([] if handlers.suppressions.secret is None else events),
+        route("GET", suppressed, admin, handlers.list_suppressed, tag="Mail"),
+        route("DELETE", f"{suppressed}/{{suppression_id}}", admin, handlers.unsuppress, tag="Mail"),
         route("GET", "/api/auth/mail", session, handlers.get, tag="Mail"),
         route("PATCH", "/api/auth/mail", session, handlers.change, tag="Mail"),
         route("GET", OPT_OUT_PATH, public, handlers.ask, tag="Mail", media=HTML),
         route("POST", OPT_OUT_PATH, public, handlers.opt_out, tag="Mail", media=HTML),
-        route("POST", "/api/admin/mail/test", Access.ADMIN, handlers.test, tag="Mail"),
+        route("POST", "/api/admin/mail/test", admin, handlers.test, tag="Mail"),
     ]
 
 
@@ -117,6 +158,10 @@ def _view(row: MailPreferencesRow) -> MailPreferencesView:
     return MailPreferencesView(
         **{name: name not in row.turned_off for name in MAIL_GROUPS}, time_zone=row.time_zone
     )
+
+
+def _suppression(row: SuppressionRow) -> SuppressionView:
+    return SuppressionView(row.id, row.email, row.reason, format_time(row.created_at))
 
 
 def _page(title: str, content: str) -> HandlerResponse[RawBody]:

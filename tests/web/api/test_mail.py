@@ -1,14 +1,26 @@
 """Mail preferences, and links that turn mails off without a sign-in."""
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import pytest
 import trio
 
 from tests.deployment import PASSWORD, Deployment, anonymous_client, code_of, deploy
+from tests.fakes import resend_server
+from tests.fakes.resend_server import (
+    API_KEY,
+    WEBHOOK_SECRET,
+    ResendServer,
+    bounced,
+    complained,
+    signed_webhook,
+)
+from tests.gateways import eventually
 
-ADA = "ada@example.com"
+ADA, BOB = "ada@example.com", "bob@example.com"
 
 
 @pytest.fixture
@@ -67,3 +79,58 @@ async def test_new_key_and_sign_in_are_mailed(nursery: trio.Nursery, home: Path)
     ]
     assert mail.message["list-unsubscribe-post"] == "List-Unsubscribe=One-Click"
     assert PASSWORD not in mail.text
+
+
+async def test_bounced_address_gets_no_more_mail(nursery: trio.Nursery, home: Path) -> None:
+    resend: ResendServer = await nursery.start(resend_server.serve)
+    mail = {
+        "backend": "resend",
+        "api_key": API_KEY,
+        "url": resend.url,
+        "sender": "gateway@example.com",
+        "webhook_secret": WEBHOOK_SECRET,
+        "notifications": False,
+    }
+    site = await deploy(nursery, home, signup="open", sections={"mail": mail})
+    clock = site.gateway.services.clock
+    await site.create_user("boss@example.com", "admin")
+
+    async def post(client: httpx.AsyncClient, event: dict[str, Any], **more: Any) -> httpx.Response:
+        body, headers = signed_webhook(event, now=clock.now_ms() // 1000, **more)
+        return await client.post("/api/mail/webhook/resend", content=body, headers=headers)
+
+    async with site.browser() as eve, site.browser() as boss:
+        await eve.sign_up(ADA)
+        await eventually(lambda: len(resend.sent) == 1)
+        assert resend.sent[0]["to"] == [ADA]
+        forged = await post(eve.client, bounced(ADA), secret="whsec_" + "A" * 44)
+        assert code_of(forged) == "invalid_signature"
+        for event in (
+            bounced(ADA, "Transient"),
+            bounced("Ada@Example.com"),
+            bounced(ADA),
+            complained("x@y.zz"),
+        ):
+            assert (await post(eve.client, event)).json() == {"received": True}
+        await eve.send("POST", "/api/auth/email/resend", {"email": ADA})
+        await eventually(lambda: len(site.gateway.events("mail_dropped")) == 1)
+        assert site.gateway.events("mail_dropped")[0]["reason"] == "the address bounced or complained"
+        await boss.login("boss@example.com")
+        found = (await boss.send("GET", "/api/admin/mail/suppressions")).json()["data"]
+        assert [(row["email"], row["reason"]) for row in found] == [
+            (ADA, "bounced"),
+            ("x@y.zz", "complained"),
+        ]
+        path = f"/api/admin/mail/suppressions/{found[0]['id']}"
+        assert (await boss.send("DELETE", path)).status_code == 204
+        assert code_of(await boss.send("DELETE", path)) == "suppression_not_found"
+        await eve.send("POST", "/api/auth/email/resend", {"email": ADA})
+        await eventually(lambda: len(resend.sent) == 2)
+    assert ADA not in site.gateway.log
+
+
+async def test_webhook_of_resend_without_a_secret_does_not_exist(sqlite_site: Deployment) -> None:
+    async with anonymous_client(sqlite_site.gateway) as client:
+        body, headers = signed_webhook(bounced(ADA), now=0)
+        answer = await client.post("/api/mail/webhook/resend", content=body, headers=headers)
+    assert answer.status_code == 404
