@@ -13,7 +13,7 @@ UNITS: Final[dict[AlertKind, str]] = {
     "budget": "% of a shared budget are used",
     "error_share": "% of the requests fail",
     "latency": " seconds is the average duration of requests",
-    "server": " servers are down",
+    "server": " server(s) down",
     "drift": "% is the difference between reported and own costs",
     "queue": " requests wait for a server",
 }

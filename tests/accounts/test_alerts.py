@@ -267,7 +267,7 @@ async def test_gateway_sends_an_alert_about_a_server_that_is_down(
     sections = {"alerts": {"channels": [channel], "rules": rules}}
     gateway = await gateways.start(nursery, home, servers=servers, **sections)
     await gateways.eventually(lambda: bool(chats.got))
-    assert chats.got == [("/services/x", {"text": "Alert servers: 1 servers are down; the limit is 0."})]
+    assert chats.got == [("/services/x", {"text": "Alert servers: 1 server(s) down; the limit is 0."})]
     async with gateway.operator() as operator:
         listed = (await operator.get("/api/admin/alerts")).json()["data"]
         states = {row["name"]: row["state"] for row in listed}

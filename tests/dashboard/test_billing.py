@@ -4,9 +4,13 @@ import json
 import re
 from pathlib import Path
 
+import pytest
 import trio
+from playwright.sync_api import Page, expect
 
 from tests import gateways
+from tests.browser import Chromium
+from tests.dashboard.test_in_browser import violations
 from tests.dashboard.test_pages import check_page
 from tests.dashboard.visitors import DashboardSite
 from tests.deployment import create_callers
@@ -56,3 +60,46 @@ async def test_dashboard_without_billing_has_no_pages_of_it(nursery: trio.Nurser
     async with site.visitor("admin") as admin:
         assert "/dashboard/admin/plans" not in (await admin.get("/dashboard")).text
         assert (await admin.get("/dashboard/billing")).status_code == 404
+
+
+@pytest.mark.process
+async def test_pages_of_billing_are_accessible_and_take_an_order(
+    nursery: trio.Nursery, home: Path, chromium: Chromium
+) -> None:
+    billing = {"enabled": True, "manual": True, "instructions": "Transfer it to IBAN DE02."}
+    gateway = await gateways.start(nursery, home, servers=[], billing=billing)
+    site = DashboardSite(await create_callers(gateway, ("user", "admin")))
+
+    def order(page: Page) -> None:
+        for size in ({"width": 1280, "height": 800}, {"width": 360, "height": 740}):
+            page.set_viewport_size(size)  # type: ignore[arg-type]
+            page.goto(f"{gateway.url}/dashboard/billing")
+            assert violations(page) == []
+            assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
+        page.get_by_label("Lines instead of your name").fill("Example Ltd\n1 Main Street, Dublin")
+        page.get_by_role("button", name="Save the lines").click()
+        expect(page.get_by_text("Your next invoices have these lines.")).to_be_visible()
+        expect(page.get_by_label("Lines instead of your name")).to_have_value(
+            "Example Ltd\n1 Main Street, Dublin"
+        )
+        page.get_by_role("button", name="Buy Pro").click()
+        expect(page.get_by_text("Transfer it to IBAN DE02.")).to_be_visible()
+        assert violations(page) == []
+
+    def confirm(page: Page) -> None:
+        page.goto(f"{gateway.url}/dashboard/admin/plans")
+        assert violations(page) == []
+        page.get_by_role("button", name=re.compile("Mark the order")).click()
+        expect(page.get_by_text("The order is paid.")).to_be_visible()
+
+    def look(page: Page) -> None:
+        page.goto(f"{gateway.url}/dashboard/billing")
+        expect(page.get_by_text("You are on Pro.")).to_be_visible()
+        assert violations(page) == []
+        page.get_by_role("link", name="INV-000001", exact=True).click()
+        expect(page.get_by_text("1 Main Street, Dublin")).to_be_visible()
+        assert violations(page) == []
+
+    await site.look(chromium, "user", order, bypass_csp=True)
+    await site.look(chromium, "admin", confirm, bypass_csp=True)
+    await site.look(chromium, "user", look, bypass_csp=True)

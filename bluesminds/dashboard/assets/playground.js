@@ -2,7 +2,6 @@
 // need is loaded then: sending, images and programs.
 
 import { ask, copy } from "./app.js";
-import { render } from "./answers.js";
 
 export const find = (selector, from = document) => from.querySelector(selector);
 export const [messages, prompt, model, key, settings] = [".messages", "#prompt", "#model", "#key", "#parameters"].map(
@@ -147,13 +146,15 @@ if (prompt) {
   if (!find(".starters")) prompt.focus();
 }
 
-for (const node of document.querySelectorAll(".messages .turn")) {
+const stored = document.querySelectorAll(".messages .turn");
+const answers = stored.length ? await import("./answers.js") : null;
+for (const node of stored) {
   const text = find(".user .body", node).textContent;
   const turn = { node, text, images: [], answers: [], position: Number(node.dataset.position) };
   for (const one of node.lastElementChild.children) {
     const text = find(".body", one).textContent;
     turn.answers.push({ model: one.dataset.model, text });
-    render(find(".body", one), text);
+    answers.render(find(".body", one), text);
   }
   chat.turns.push(turn);
 }

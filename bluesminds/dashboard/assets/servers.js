@@ -1,4 +1,6 @@
-// Results of actions of administrators, shown on the page: a test of a server, a link, a verification.
+// Pages of administrators: results of actions, the health of servers, and forms that are sent after a second look.
+
+import { ask } from "./app.js";
 
 const results = document.querySelector("[data-results]");
 
@@ -51,3 +53,59 @@ document.addEventListener("sent", ({ target, detail }) => {
     else show("bad", `The log is damaged: ${detail.problem ?? detail.damage}.`);
   }
 });
+
+const WORDS = { up: ["good", "Up"], down: ["bad", "Down"], unusable: ["bad", "Unusable"], unknown: ["warn", "Not checked yet"] };
+const MODES = ["Draining", "Off"]; // these change on this page only
+
+// The health of servers and their running requests, changed in place while the page is visible.
+async function follow() {
+  if (document.hidden) return;
+  const found = await ask("GET", "/api/admin/health").catch(() => null);
+  if (!found) return;
+  const down = found.servers.filter((server) => server.state === "down").length;
+  for (const note of document.querySelectorAll("[data-down]")) {
+    note.textContent = `${down} down`;
+    note.hidden = !down;
+  }
+  for (const server of found.servers) {
+    const name = CSS.escape(server.name);
+    const [tone, word] = WORDS[server.state];
+    for (const mark of document.querySelectorAll(`[data-state="${name}"]`)) {
+      if (MODES.includes(mark.textContent) || mark.textContent === word) continue;
+      mark.className = `state ${tone}`;
+      mark.textContent = word;
+    }
+    for (const cell of document.querySelectorAll(`[data-running="${name}"]`)) {
+      cell.textContent = `${server.running} of ${server.capacity}`;
+    }
+  }
+}
+
+if (document.querySelector("[data-state]")) setInterval(follow, 5000);
+
+// The first press shows in one sentence what will be done.
+for (const form of document.querySelectorAll("form[data-confirm]")) {
+  const question = form.querySelector("[data-question]");
+  const button = form.querySelector("[data-yes]");
+  const first = button.textContent;
+
+  // Any change needs a new look.
+  function again() {
+    question.hidden = true;
+    button.textContent = first;
+  }
+
+  form.addEventListener("submit", (event) => {
+    if (!question.hidden) return;
+    event.preventDefault();
+    event.stopPropagation();
+    form.querySelectorAll(".wrong").forEach((one) => one.remove());
+    const asks = form.elements.kind.selectedOptions[0].dataset.asks;
+    question.textContent = asks.replace("AMOUNT", `${form.elements.amount_usd.value.trim()} USD`);
+    question.hidden = false;
+    button.textContent = button.dataset.yes;
+    question.focus();
+  });
+  form.addEventListener("input", again);
+  form.closest("dialog").addEventListener("close", again);
+}
