@@ -14,7 +14,7 @@ from msgspec import Struct
 from bluesminds.accounts.audit import Actor, entry
 from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.sessions import NewSession, Sessions
-from bluesminds.accounts.users import BOOTSTRAP, audit_fields, is_admin, new_user
+from bluesminds.accounts.users import BOOTSTRAP, audit_fields, created_event, is_admin, new_user
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.emails import read_email
@@ -23,6 +23,7 @@ from bluesminds.config import AccountSettings
 from bluesminds.identity.external import ExternalIdentity, ProviderPolicy
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, Store
+from storage.events import insert_event
 from storage.identities import (
     IdentityRow,
     delete_identity,
@@ -219,6 +220,7 @@ class Identities:
             connection, entry(self._clock, actor, "user.signup", user.id, after=audit_fields(user))
         )
         await insert_user(connection, user)
+        await insert_event(connection, created_event(user.created_at, user))
         return user
 
     async def _require_signup(

@@ -60,7 +60,7 @@ class Trials:
         self._ledger = ledger
         self._clock = clock
         self.nano = nano
-        self._length = length
+        self.length = length
 
     async def find(self, user_id: str) -> TrialRow | None:
         return await self._store.read(select_trial, user_id)
@@ -70,7 +70,7 @@ class Trials:
         if not self.nano:
             raise NotFound("trial_not_available", "This gateway has no trials.")
         now = self._clock.now_ms()
-        end = now + self._length
+        end = now + self.length
         audit = entry(self._clock, actor, "trial.start", user_id, after={"trial_ends_at": end})
         return await self._ledger.post_entries(_start, user_id, self.nano, now, end, audit)
 

@@ -315,7 +315,7 @@ def audit_fields(user: UserRow) -> dict[str, object]:
 
 
 def created_event(at_ms: int, user: UserRow) -> EventRow:
-    """The event of an account whose address is confirmed for the first time."""
+    """The event of an account that can be used from now on."""
     data = {"user_id": user.id, "email": user.email, "full_name": user.full_name, "tier": user.tier}
     return new_event(at_ms, "user.created", user.id, data)
 

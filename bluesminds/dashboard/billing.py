@@ -10,6 +10,7 @@ from bluesminds.accounts.plans import MANUAL
 from bluesminds.accounts.settlement import CENT
 from bluesminds.accounts.users import Users
 from bluesminds.common.money import write_usd
+from bluesminds.dashboard import words
 from bluesminds.dashboard.frame import HOME, HTML, Frame
 from bluesminds.web.api.billing import own_plan_view, payment_view, plan_view
 from bluesminds.web.browser_request import BrowserRequest
@@ -72,6 +73,7 @@ class BillingPages(Struct, frozen=True):
             has_returned=query != BillingQuery(ref=query.ref),
             trial=await billing.trials.find(user_id),
             trial_usd=write_usd(billing.trials.nano),
+            trial_lasts=words.lasting(billing.trials.length),
             referral=await billing.referrals.own(user_id),
             link=f"{policy.return_url}?ref=",
             ref=query.ref,

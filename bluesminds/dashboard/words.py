@@ -63,6 +63,14 @@ def size(count: int) -> str:
     return f"{count / 1024**power:.1f} {'KMGT'[power - 1]}iB"
 
 
+def lasting(ms: int) -> str:
+    """A period in its largest whole unit: 3 days, 1 hour, 90 minutes."""
+    for unit, name in ((24 * _HOUR, "day"), (_HOUR, "hour")):
+        if ms % unit == 0:
+            return f"{ms // unit} {name}{'' if ms == unit else 's'}"
+    return f"{ms // _MINUTE} minutes"
+
+
 def span(ms: int | None) -> str:
     """A duration: 812 ms, 3.70 s, 2 min 5 s."""
     if ms is None:

@@ -57,6 +57,14 @@ def test_span_uses_the_fitting_unit(ms: int | None, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("minutes", "text"),
+    [(4320, "3 days"), (1440, "1 day"), (60, "1 hour"), (2160, "36 hours"), (90, "90 minutes")],
+)
+def test_lasting_uses_the_largest_whole_unit(minutes: int, text: str) -> None:
+    assert words.lasting(minutes * 60_000) == text
+
+
+@pytest.mark.parametrize(
     ("part", "whole", "text"),
     [(0, 0, words.NO_VALUE), (0, 5, "0.0%"), (1, 10_000, "<0.1%"), (1, 60, "1.7%"), (1, 2, "50%")],
 )
