@@ -134,7 +134,7 @@ bench-usage: $(STAMP) ## Fill the usage tables with 10 million rows, and time th
 
 docs: $(STAMP) $(SITE) ## Build the documentation site in build/site
 	$(BIN)/python packaging/site.py
-	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --strict
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --strict --config-file packaging/mkdocs.yml
 
 binary: ## Build dist/bluesminds and the tarball
 	@command -v objdump >/dev/null || { echo "error: objdump is missing: install binutils (apt install binutils)" >&2; exit 1; }

@@ -10,7 +10,7 @@ import yaml
 
 from tests.terminal import ROOT
 
-CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+CONFIG = yaml.safe_load((ROOT / "packaging" / "mkdocs.yml").read_text())
 
 
 def site() -> ModuleType:
