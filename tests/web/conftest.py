@@ -24,6 +24,7 @@ async def callers(
     vendor_keys = {"urls": {"openai": "http://127.0.0.1:9/v1"}}  # no test calls a real vendor
     billing = {"enabled": True, "manual": True}
     creem = {"api_key": "creem_test_x", "webhook_secret": "secret"}
+    mail = {"webhook_secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
     return await create_callers(
         await gateways.start(
             nursery,
@@ -33,5 +34,6 @@ async def callers(
             vendor_keys=vendor_keys,
             billing=billing,
             creem=creem,
+            mail=mail,
         )
     )
