@@ -41,11 +41,10 @@ def upgrade_file(path: Path, migrations: Sequence[Migration]) -> None:
     """
     trial = Path(f"{path}.upgrade")
     _remove(trial)
+    plan = plan_file(path, migrations)  # a connection that may write would do a checkpoint when it closes
+    if not plan.schema or not plan.pending:
+        return
     with closing(_open(path)) as raw:
-        applied = applied_migrations(raw)
-        waiting = pending(migrations, applied, "sqlite")
-        if not applied or not waiting:
-            return
         _empty_log(raw)
         _copy(raw, trial)
     with closing(_open(trial)) as copy:
@@ -54,7 +53,7 @@ def upgrade_file(path: Path, migrations: Sequence[Migration]) -> None:
         _check(copy, migrations)
     _sync(trial)
     _require_closed(path)
-    _keep(path, snapshot_path(path, len(applied)))
+    _keep(path, snapshot_path(path, plan.schema))
     trial.replace(path)
     _sync(path.parent)
 

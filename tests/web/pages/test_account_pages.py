@@ -52,7 +52,8 @@ def mail_texts(gateway: Gateway) -> list[str]:
     """The texts of all mail so far, the oldest first."""
     files = sorted((gateway.settings.state_dir / "outbox").glob("*.eml"))
     read = [email.message_from_bytes(file.read_bytes(), policy=email.policy.default) for file in files]
-    return [message.get_content() for message in read]
+    texts = (message.get_body(("plain",)) for message in read)
+    return [text.get_content() for text in texts if text is not None]
 
 
 async def link_of(gateway: Gateway, path: str, count: int = 1) -> str:
