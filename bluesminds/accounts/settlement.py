@@ -12,6 +12,7 @@ from typing import Final
 from msgspec import Struct, json
 
 from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.invoices import write_number
 from bluesminds.accounts.ledger import CreditMoves
 from bluesminds.accounts.plans import PlanBook
 from bluesminds.accounts.subscription_states import (
@@ -68,7 +69,8 @@ GATEWAY: Final = Actor(name="gateway", address="local")
 
 
 class BillingRules(Struct, frozen=True):
-    """`free_tier`: of accounts without a plan in force. `seller`: lines of each invoice.
+    """`free_tier`: of accounts without a plan in force. `seller`: lines of each invoice, `invoice_prefix` of
+    its number.
     `referrer_nano` and `referred_nano`: rewards after the first payment of a user who was invited.
     """
 
@@ -76,6 +78,7 @@ class BillingRules(Struct, frozen=True):
     dunning: DunningPolicy
     free_tier: str
     seller: Sequence[str] = ()
+    invoice_prefix: str = ""
     referrer_nano: int = 0
     referred_nano: int = 0
 
@@ -352,8 +355,14 @@ async def _invoice(work: _Work, payment: PaymentRow, total_cents: int, tax_cents
         buyer=json.encode(await select_buyer(work.connection, payment.user_id)).decode(),
     )
     await insert_invoice(work.connection, row)
-    total = {"invoice": row.id, "number": row.number, "total_cents": total_cents, "currency": row.currency}
-    work.tell("invoice.created", total)
+    data = {
+        "invoice": row.id,
+        "kind": "invoice" if row.of_number is None else "credit_note",
+        "number": write_number(work.rules.invoice_prefix, row.number),
+        "total_cents": total_cents,
+        "currency": row.currency,
+    }
+    work.tell("invoice.created", data)
 
 
 def _amount(cents: int) -> str:
