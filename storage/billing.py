@@ -28,9 +28,10 @@ class OrderRow:
 @dataclass(frozen=True, slots=True)
 class SubscriptionRow:
     """`next_plan`: in force from the next period; "" for no change. `is_paid`: the first payment matches the
-    order. `granted_nano`: included credit of this period. `reminders`: sent since `past_due_since`.
-    `ends_at`: of an ended one, until when it is in force. `tier`: what the account has because of it.
-    `due_at`: when something changes without an event.
+    order. `granted_nano`: how much of the included credit of this period is granted, or is not granted
+    because the plan changed inside the period. `reminders`: sent since `past_due_since`. `ends_at`: of an
+    ended one, until when it is in force. `tier`: what the account has because of it. `due_at`: when something
+    changes without an event.
     """
 
     id: str

@@ -175,9 +175,10 @@ async def delete_unconfirmed_users(connection: Connection, before: int) -> int:
 async def delete_user(connection: Connection, user_id: str) -> None:
     """Delete a user with everything that belongs to the account alone: sessions, identities, second factor,
     tokens, API keys, keys for vendors, stored responses, chats, logged prompts, events, webhooks, billing
-    details and the referral code.
+    details, customers at payment providers and the referral code.
 
-    Usage rows, payments and invoices are kept. Objects at servers stay there, and belong to no account.
+    Usage rows, orders, payments and invoices are kept. Subscriptions end. Objects at servers stay there, and
+    belong to no account.
     """
     for statement in (
         "DELETE FROM stored_responses WHERE user_id = :user_id",
@@ -190,6 +191,8 @@ async def delete_user(connection: Connection, user_id: str) -> None:
         "UPDATE server_objects SET user_id = NULL WHERE user_id = :user_id",
         "DELETE FROM billing_details WHERE user_id = :user_id",
         "DELETE FROM referral_codes WHERE user_id = :user_id",
+        "DELETE FROM billing_customers WHERE user_id = :user_id",
+        "UPDATE subscriptions SET state = 'ended', tier = NULL, due_at = NULL WHERE user_id = :user_id",
         "DELETE FROM sessions WHERE user_id = :user_id",
         "DELETE FROM identities WHERE user_id = :user_id",
         "DELETE FROM recovery_codes WHERE user_id = :user_id",

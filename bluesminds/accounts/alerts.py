@@ -4,6 +4,7 @@ A notification is written with the new state in one transaction, as an event, wh
 Channels that have not got the message yet are part of the state, so that a restart loses none.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Literal
 
@@ -122,17 +123,15 @@ class Alerts:
         results: dict[str, str] = {}
         async with trio.open_nursery() as nursery:
             for channel in rule.channels:
-                nursery.start_soon(self._test, channel, message, results)
-        return {channel: results[channel] for channel in rule.channels}
+                if channel != MAIL:
+                    nursery.start_soon(self._test, channel, message, results)
+        if MAIL in rule.channels:
+            data = write_data(message) | {"mail": True, "test": True}
+            await self._store.write(insert_event, new_event(now, "alert.firing", None, data))
+        return {channel: results.get(channel, "") for channel in rule.channels}
 
     async def _test(self, channel: str, message: AlertMessage, results: dict[str, str]) -> None:
-        if channel == MAIL:
-            data = write_data(message) | {"mail": True, "test": True}
-            event = new_event(message.at, "alert.firing", None, data)
-            await self._store.write(insert_event, event)
-            results[channel] = ""
-        else:
-            results[channel] = await self._send(channel, message)
+        results[channel] = await self._send(channel, message)
 
     async def _send(self, name: str, message: AlertMessage) -> str:
         channel = self._channels.get(name)
@@ -176,7 +175,8 @@ class Alerts:
             left = ()
         if left != state.unsent:
             encoded = msgspec.json.encode(structs.replace(state, unsent=left)).decode()
-            await self._store.write(put_alert_state, name, encoded)
+            with contextlib.suppress(StorageUnavailable, StorageBroken):  # then it is sent again
+                await self._store.write(put_alert_state, name, encoded)
 
 
 def step(rule: AlertRule, state: AlertState, value: float, now: int) -> AlertState:

@@ -28,6 +28,7 @@ from bluesminds.payments.port import (
     Checkout,
     CheckoutRequest,
     CustomerState,
+    PaymentDeclined,
     PaymentFailed,
     PaymentProvider,
     PaymentState,
@@ -240,7 +241,11 @@ class Billing:
         )
         if name == MANUAL:
             return PlacedOrder(row, "")
-        placed = await self._checkout(row, chosen, user)
+        try:
+            placed = await self._checkout(row, chosen, user)
+        except (Unavailable, Conflict):  # it cannot be paid
+            await self._store.write(set_order, replace(row, state="expired"))
+            raise
         row = replace(row, checkout_id=placed.id)
         await self._store.write(set_order, row)
         return PlacedOrder(row, placed.url)
@@ -422,11 +427,13 @@ class Billing:
         return row
 
     async def _state_of(self, row: SubscriptionRow) -> SubscriptionState:
-        customer = await self._known_customer(row.user_id, row.provider)
-        state = await self.providers[row.provider].read(customer or "", ())
-        for one in state.subscriptions:
-            if one.id == row.provider_id:
-                return one
+        for name, customer in await self._store.read(select_customers, row.user_id):
+            if name != row.provider:
+                continue
+            state = await self.providers[name].read(customer, ())
+            for one in state.subscriptions:
+                if one.id == row.provider_id:
+                    return one
         raise PaymentFailed("the provider does not know the subscription")
 
     async def refund(self, actor: Actor, payment_id: str) -> PaymentRow:
@@ -436,6 +443,8 @@ class Billing:
         row = await self._store.read(select_payment, payment_id) if is_uuid(payment_id) else None
         if row is None:
             raise NotFound("payment_not_found", "There is no payment with this id.")
+        if row.reversed_cents >= row.paid_cents:
+            return row
         provider = self.providers.get(row.provider)
         if provider is None:
             state = PaymentState(
@@ -477,6 +486,8 @@ class Billing:
         order = await self._store.read(select_order, event.order_id) if is_uuid(event.order_id) else None
         if order is None or order.provider != provider.name or not order.checkout_id:
             return None
+        if await self._store.read(select_user, order.user_id) is None:
+            return None  # a customer of a deleted account can be that of a new one
         customer = await provider.customer_of(order.checkout_id)
         if not customer:
             return None
@@ -577,6 +588,10 @@ class Billing:
     def _asking(self) -> Iterator[None]:
         try:
             yield
+        except PaymentDeclined as exc:
+            raise Conflict(
+                "payment_declined", "The payment was declined. Check the payment method, and try again."
+            ) from exc
         except PaymentFailed as exc:
             self._log.warning("payment_provider_failed", reason=str(exc))
             raise Unavailable(

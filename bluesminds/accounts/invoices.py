@@ -70,16 +70,18 @@ class Invoices:
         return Invoice(
             row=row,
             title="Invoice" if row.of_number is None else "Credit note",
-            number=self._number(row.number),
-            of_number=None if row.of_number is None else self._number(row.of_number),
+            number=write_number(self._prefix, row.number),
+            of_number=None if row.of_number is None else write_number(self._prefix, row.of_number),
             day=format_time(row.issued_at)[:10],
             seller=json.decode(row.seller, type=list[str]),
             buyer=json.decode(row.buyer, type=list[str]),
             rows=[(label, f"{write_cents(cents)} {currency}") for label, cents in rows],
         )
 
-    def _number(self, number: int) -> str:
-        return f"{self._prefix}{number:06}"
+
+def write_number(prefix: str, number: int) -> str:
+    """Such as INV-000012."""
+    return f"{prefix}{number:06}"
 
 
 def write_cents(cents: int) -> str:

@@ -12,9 +12,11 @@ from typing import Final
 from msgspec import Struct, json
 
 from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.invoices import write_number
 from bluesminds.accounts.ledger import CreditMoves
-from bluesminds.accounts.plans import PlanBook
+from bluesminds.accounts.plans import BillingPlan, PlanBook
 from bluesminds.accounts.subscription_states import (
+    HOUR,
     DunningPolicy,
     advanced,
     at_time,
@@ -68,7 +70,8 @@ GATEWAY: Final = Actor(name="gateway", address="local")
 
 
 class BillingRules(Struct, frozen=True):
-    """`free_tier`: of accounts without a plan in force. `seller`: lines of each invoice.
+    """`free_tier`: of accounts without a plan in force. `seller`: lines of each invoice, `invoice_prefix` of
+    its number.
     `referrer_nano` and `referred_nano`: rewards after the first payment of a user who was invited.
     """
 
@@ -76,6 +79,7 @@ class BillingRules(Struct, frozen=True):
     dunning: DunningPolicy
     free_tier: str
     seller: Sequence[str] = ()
+    invoice_prefix: str = ""
     referrer_nano: int = 0
     referred_nano: int = 0
 
@@ -352,8 +356,14 @@ async def _invoice(work: _Work, payment: PaymentRow, total_cents: int, tax_cents
         buyer=json.encode(await select_buyer(work.connection, payment.user_id)).decode(),
     )
     await insert_invoice(work.connection, row)
-    total = {"invoice": row.id, "number": row.number, "total_cents": total_cents, "currency": row.currency}
-    work.tell("invoice.created", total)
+    data = {
+        "invoice": row.id,
+        "kind": "invoice" if row.of_number is None else "credit_note",
+        "number": write_number(work.rules.invoice_prefix, row.number),
+        "total_cents": total_cents,
+        "currency": row.currency,
+    }
+    work.tell("invoice.created", data)
 
 
 def _amount(cents: int) -> str:
@@ -380,6 +390,19 @@ async def _reverse(work: _Work, row: PaymentRow, reversed_cents: int) -> None:
     work.notes.append(f"payment {row.id} refunded")
     if reversed_cents >= row.paid_cents and row.state == "paid":
         await _end_reward(work, row)
+        await _end_included(work, row)
+
+
+async def _end_included(work: _Work, payment: PaymentRow) -> None:
+    """The payment of the current period was reversed in full: what is left of its included credit ends."""
+    row = work.subscriptions.get(payment.subscription_id)
+    if row is None or payment.at < row.period_start - HOUR:
+        return
+    wallet = await select_wallet(work.connection, payment.user_id)
+    for one in wallet.grants if wallet else ():
+        if one.id.startswith(f"grant:plan:{row.id}:{row.period_start}:"):
+            account = wallet_account(payment.user_id)
+            work.post("expiry", one.id, account, "expired", one.left_nano, one.id)
 
 
 def _advance(work: _Work, state: SubscriptionState) -> None:
@@ -387,8 +410,10 @@ def _advance(work: _Work, state: SubscriptionState) -> None:
     new = work.rules.plans.of_product(work.asked.provider, state.product)
     if row is None or new is None:
         return
-    row = advanced(row, state, work.rules.plans.find(row.plan), new, work.now)
+    before, row = row, advanced(row, state, work.rules.plans.find(row.plan), new, work.now)
     plan = work.rules.plans.find(row.plan)
+    if plan is not None and before.is_paid and before.plan != row.plan:
+        row = replace(row, granted_nano=_not_included(before, row, plan, work.now))
     if plan is not None and row.state == "active" and state.paid and plan.included_nano > row.granted_nano:
         work.post(
             "grant",
@@ -401,6 +426,17 @@ def _advance(work: _Work, state: SubscriptionState) -> None:
         )
         row = replace(row, granted_nano=plan.included_nano)
     work.subscriptions[row.id] = row
+
+
+def _not_included(before: SubscriptionRow, row: SubscriptionRow, plan: BillingPlan, now: int) -> int:
+    """How much of the included credit is not granted after a change of the plan: a change inside a period is
+    paid for the rest of the period, and gives credit for the rest of it.
+    """
+    length, more = row.period_end - row.period_start, plan.included_nano - row.granted_nano
+    if row.period_start > before.period_start or length <= 0 or more <= 0:
+        return row.granted_nano
+    left = min(max(row.period_end - now, 0), length)
+    return plan.included_nano - more * left // length
 
 
 async def _expire_orders(work: _Work) -> None:

@@ -5,7 +5,7 @@ Referrals are rewarded by settlement.py, after the first payment.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct, json
@@ -16,6 +16,7 @@ from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.crypto import token_digest
 from bluesminds.common.emails import person_of
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound
+from bluesminds.common.money import write_usd
 from bluesminds.notify.events import EventKind, new_event
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, Store
@@ -126,7 +127,7 @@ async def _start(
     )
     wallets = await post(connection, [grant], ends_at=end)
     await insert_audit(connection, audit)
-    await _tell(connection, "trial.started", row, now)
+    await _tell(connection, "trial.started", row, now, {"credit_usd": write_usd(nano)})
     return row, {user_id: (nano, wallets[user_id].revision)}
 
 
@@ -136,11 +137,12 @@ async def _report(connection: Connection, row: TrialRow, now: int) -> None:
         await _tell(connection, "trial.ended" if has_ended else "trial.ending", row, now)
 
 
-async def _tell(connection: Connection, kind: EventKind, row: TrialRow, now: int) -> None:
+async def _tell(
+    connection: Connection, kind: EventKind, row: TrialRow, now: int, more: Mapping[str, str] | None = None
+) -> None:
     if await select_user(connection, row.user_id) is not None:
-        await insert_event(
-            connection, new_event(now, kind, row.user_id, {"ends_at": format_time(row.ends_at)})
-        )
+        data = {"ends_at": format_time(row.ends_at), **(more or {})}
+        await insert_event(connection, new_event(now, kind, row.user_id, data))
 
 
 async def _own(connection: Connection, user_id: str, code: str) -> OwnReferral:

@@ -157,6 +157,7 @@ def billing_rules(settings: Settings) -> BillingRules:
         dunning,
         free,
         billing.seller,
+        billing.invoice_prefix,
         referrer_nano=read_usd(billing.referrer_usd),
         referred_nano=read_usd(billing.referred_usd),
     )

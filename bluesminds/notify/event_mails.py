@@ -158,7 +158,12 @@ def _trial(data: Data, base_url: str, time: Callable[[object], str]) -> Values:
 def _invoice(data: Data, base_url: str, time: Callable[[object], str]) -> Values:
     cents, currency = data.get("total_cents"), str(data.get("currency", "")).upper()
     amount = "" if cents is None else f"{Decimal(cents) / 100:,.2f} {currency}".strip()
-    return {"number": data.get("number", ""), "amount": amount, "link": f"{base_url}/dashboard/billing"}
+    return {
+        "title": "Credit note" if data.get("kind") == "credit_note" else "Invoice",
+        "number": data.get("number", ""),
+        "amount": amount,
+        "link": f"{base_url}/dashboard/billing",
+    }
 
 
 def _server(data: Data, base_url: str, time: Callable[[object], str]) -> Values:

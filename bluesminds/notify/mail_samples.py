@@ -22,7 +22,7 @@ SAMPLES: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
         "credit_low": {"balance": "$1.50"},
         "email_changed": {},
         "invite": {},
-        "invoice": {"number": "2026-000123", "amount": "$29.00"},
+        "invoice": {"title": "Invoice", "number": "2026-000123", "amount": "$29.00"},
         "key_created": {**_KEY, "at": _AT},
         "key_expiring": {**_KEY, "expires_at": "2026-12-05 09:30 UTC"},
         "new_sign_in": {"browser": "Firefox on Linux", "address": "203.0.113.7", "at": _AT},

@@ -88,7 +88,7 @@ def signed_headers(
 
 def verify(secret: str, webhook_id: str, timestamp: str, signature: str, body: bytes, *, now: int) -> None:
     """What a receiver does. `now` is in seconds. Raises BadSignature; ValueError for an invalid secret."""
-    if not (timestamp.isascii() and timestamp.isdigit()):
+    if not (timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12):
         raise BadSignature("webhook-timestamp is missing or is not a number")
     if abs(now - int(timestamp)) > TOLERANCE:
         raise BadSignature(f"webhook-timestamp differs from this clock by more than {TOLERANCE} seconds")

@@ -8,9 +8,10 @@ import msgspec
 from msgspec import Struct
 
 from bluesminds.http.client.pool import Pool, Timeouts, UpstreamError, UpstreamOrigin
-from bluesminds.payments.port import PaymentFailed
+from bluesminds.payments.port import PaymentDeclined, PaymentFailed
 
 ANSWER_BYTES: Final = 4_194_304
+PAYMENT_REQUIRED: Final = 402
 _TIMEOUTS: Final = Timeouts(connect=5.0, pool=5.0, write=10.0, first_byte=30.0, between_chunks=10.0)
 
 Json = dict[str, Any]
@@ -54,6 +55,8 @@ class ProviderApi(Struct, frozen=True):
                 response.close()
         except UpstreamError as exc:
             raise PaymentFailed(f"{self.origin.host}: {type(exc).__name__}") from exc
+        if response.status == PAYMENT_REQUIRED:
+            raise PaymentDeclined(f"{self.origin.host} answered {response.status} to {method} {_plain(path)}")
         if response.status >= 300:
             raise PaymentFailed(f"{self.origin.host} answered {response.status} to {method} {_plain(path)}")
         try:

@@ -17,6 +17,10 @@ class PaymentFailed(Exception):
     """A provider could not be asked, or refused a call. The message contains no secret."""
 
 
+class PaymentDeclined(PaymentFailed):
+    """The customer's payment method was declined."""
+
+
 class SignatureInvalid(Exception):
     """An event is not from the provider, or too old."""
 

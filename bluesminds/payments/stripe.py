@@ -95,10 +95,12 @@ class StripeProvider:
     async def change_product(self, subscription: SubscriptionState, product: str, *, upgrade: bool) -> None:
         path = _path("/v1/subscriptions", subscription.id)
         items = _items(await self._api.get(path))
-        fields = {
+        fields: Json = {
             "items": [{"id": _text(items[0], "id") if items else "", "price": product}],
             "proration_behavior": "always_invoice" if upgrade else "none",
         }
+        if upgrade:  # without a payment the plan stays as it is
+            fields["payment_behavior"] = "error_if_incomplete"
         await self._post(path, fields)
 
     async def cancel_at_end(self, subscription_id: str, *, cancel: bool) -> None:

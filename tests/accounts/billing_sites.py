@@ -88,7 +88,13 @@ async def billing_site(
             clock=clock,
             log=Log(clock, level="info", json=True, write=lines.append),
             rules=BillingRules(
-                PlanBook(PLANS), DunningPolicy(7 * DAY, 2 * DAY), "free", ("Example Ltd",), 5 * USD, 4 * USD
+                PlanBook(PLANS),
+                DunningPolicy(7 * DAY, 2 * DAY),
+                "free",
+                ("Example Ltd",),
+                "INV-",
+                5 * USD,
+                4 * USD,
             ),
             policy=BillingPolicy(500, 50_000, "https://ai.example.com/dashboard/billing", manual=True),
             providers=providers or {},

@@ -18,6 +18,7 @@ from bluesminds.common.log import Log
 from bluesminds.http.client.pool import Pool
 from bluesminds.notify.alert_channels import AlertChannel, AlertSender
 from storage import Store
+from storage.base import StorageUnavailable
 from storage.events import select_new_events
 from tests import gateways
 from tests.fakes import raw_upstream
@@ -227,6 +228,26 @@ async def test_test_of_an_alert_says_what_is_wrong_with_each_channel(site: Site)
     assert [data["test"] for _, data in await site.events()] == [True, True]
     with pytest.raises(NotFound):
         await site.alerts.test("unknown")
+
+
+async def test_database_that_fails_while_alerts_are_sent_is_no_other_error(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in a group of tasks would be another error than that of the database."""
+    await site.after(0, 9.0)
+    site.chats.failing = True
+    await site.after(1, 9.0)
+    site.chats.failing = False
+
+    async def fails(*args: object) -> None:
+        raise StorageUnavailable
+
+    with monkeypatch.context() as patched:
+        patched.setattr(site.store, "write", fails)
+        assert await site.after(1, 9.0) == 3
+        with pytest.raises(StorageUnavailable):
+            await site.alerts.test("errors")
+    assert await site.after(1, 9.0) == 9  # three for the test, and three that were sent again
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import stripe
 import trio
 
 from bluesminds.accounts.audit import OPERATOR
+from bluesminds.accounts.billing import MAX_OPEN_ORDERS
 from bluesminds.accounts.users import Users
 from bluesminds.common.errors import Conflict, Unavailable
 from bluesminds.common.networks import Networks
@@ -21,6 +22,7 @@ from bluesminds.payments.creem import CreemProvider
 from bluesminds.payments.http import ProviderApi
 from bluesminds.payments.port import SignatureInvalid
 from bluesminds.payments.stripe import StripeProvider, stripe_headers
+from storage.billing import select_customer_user, select_due_users
 from storage.users import insert_user, update_user
 from tests.accounts.billing_sites import USD, BillingSite, billing_site
 from tests.fakes import payment_server
@@ -387,6 +389,77 @@ async def test_account_with_a_subscription_is_not_deleted(shop: Shop) -> None:
     shop.site.clock.now = shop.server.now * 1000
     await shop.deliver()
     assert await shop.site.proven()
+
+
+async def test_deleted_account_is_not_asked_about_and_frees_its_customer(shop: Shop) -> None:
+    site, member = shop.site, shop.site.member
+    await shop.buy("starter")
+    await site.billing.cancel(OPERATOR, member.id, cancel=True)
+    await Users(site.store, clock=site.clock).delete(OPERATOR, member.id)
+    shop.server.events.clear()
+    shop.server.renew(shop.server.last_subscription())
+    site.clock.now = shop.server.now * 1000
+    await shop.deliver()
+    site.clock.now += 7_200_000
+    calls = shop.server.calls
+    await site.billing.settle_due()
+    report = await site.billing.sync()
+    assert (shop.server.calls, report.users) == (calls, 0)
+    assert await site.billing.subscribers() == {}
+    assert await site.store.read(select_due_users, site.clock.now, 10) == []
+    customer = next(iter(shop.server.customers))
+    assert await site.store.read(select_customer_user, shop.name, customer) is None
+
+
+async def test_order_whose_checkout_fails_does_not_stay_open(shop: Shop) -> None:
+    shop.server.down = True
+    for _ in range(MAX_OPEN_ORDERS + 1):
+        with pytest.raises(Unavailable) as failed:
+            await shop.order(cents=2500)
+        assert failed.value.code == "payment_provider_unavailable"
+    assert await shop.site.billing.open_orders(after="", limit=100) == []
+    shop.server.down = False
+    await shop.buy(cents=2500)
+    assert await shop.site.balance() == 25 * USD
+
+
+async def test_upgrade_at_the_end_of_a_period_gives_credit_for_the_rest_of_it(shop: Shop) -> None:
+    await shop.buy("starter")
+    site, member = shop.site, shop.site.member.id
+    start = site.clock.now
+    site.clock.now = start + payment_server.MONTH * 1000 * 9 // 10
+    await site.billing.change_plan(OPERATOR, member, "pro")
+    await site.billing.refresh(member)
+    assert (await site.tier(), await site.balance()) == ("pro", 2 * USD)
+    shop.server.renew(shop.server.last_subscription())
+    site.clock.now = shop.server.now * 1000
+    await site.billing.refresh(member)
+    await site.ledger.expire()
+    assert await site.balance() == 20 * USD
+    assert await site.proven()
+
+
+async def test_refund_of_a_plan_ends_what_is_left_of_its_included_credit(shop: Shop) -> None:
+    await shop.buy("pro")
+    await shop.buy(cents=2500)
+    payments = await shop.site.billing.payments(shop.site.member.id, before="", limit=5)
+    (plan,) = [one for one in payments if one.subscription_id]
+    for _ in range(2):
+        await shop.site.billing.refund(OPERATOR, plan.id)
+    await shop.deliver()
+    assert await shop.site.balance() == 25 * USD
+    assert await shop.site.proven()
+
+
+async def test_upgrade_whose_payment_is_declined_changes_nothing(tmp_path: Path) -> None:
+    async with open_shop(tmp_path) as shop:
+        await shop.buy("starter")
+        shop.stripe.declines = True
+        with pytest.raises(Conflict) as refused:
+            await shop.site.billing.change_plan(OPERATOR, shop.site.member.id, "pro")
+        assert refused.value.code == "payment_declined"
+        await shop.site.billing.refresh(shop.site.member.id)
+        assert (await shop.site.tier(), await shop.site.balance()) == ("starter", None)
 
 
 @pytest.mark.process

@@ -4,12 +4,14 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.common.emails import person_of
 from bluesminds.common.errors import GatewayError
+from storage.events import select_new_events
 from storage.users import UserRow, insert_user
 from tests.accounts.billing_sites import DAY, USD, BillingSite, billing_site
 from tests.storage.samples import user
@@ -57,6 +59,8 @@ async def test_trial_of_a_person_is_given_once_and_ends(site: BillingSite) -> No
     await site.ledger.expire()
     assert await site.balance(ada.id) == 0
     assert await site.events() == ["trial.started", "trial.ending", "trial.ended"]
+    started = msgspec.json.decode((await site.store.read(select_new_events, 1))[0].data)
+    assert started["credit_usd"] == "10"
     assert await site.proven()
 
 

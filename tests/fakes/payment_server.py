@@ -82,6 +82,7 @@ class PaymentServer:
 class StripeServer(PaymentServer):
     charges: dict[str, Object] = field(default_factory=dict)
     invoices: dict[str, Object] = field(default_factory=dict)
+    declines: bool = False
 
     def answer(self, method: str, path: list[str], query: dict[str, str], received: Received) -> Object:
         if received.values(b"authorization") != [f"Bearer {KEY}".encode()]:
@@ -237,11 +238,14 @@ class StripeServer(PaymentServer):
         if "cancel_at_period_end" in form:
             found["cancel_at_period_end"] = form["cancel_at_period_end"] == "true"
         if price := form.get("items[0][price]"):
+            if self.declines and form["proration_behavior"] == "always_invoice":
+                raise Refused("402 Payment Required")
             item = found["items"]["data"][0]
             assert form["items[0][id]"] == item["id"]
             before = item["price"]["unit_amount"]
             item["price"] = {"id": price, "unit_amount": PRICES[price]}
             if form["proration_behavior"] == "always_invoice":
+                assert form["payment_behavior"] == "error_if_incomplete"
                 self._invoice(found["id"], PRICES[price] - before, "usd", "subscription_update")
         self.event("customer.subscription.updated", found)
         return found
