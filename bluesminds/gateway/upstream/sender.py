@@ -557,7 +557,8 @@ class Sender:
             return None
         reason = str(reply.status)
         self._count(endpoint.server.name, reason)
-        earlier, other = endpoint.key_uses(reason), self._endpoints[endpoint.server.name].by_key[key]
+        # The server may have other keys by now, of which this request knows nothing.
+        earlier, other = endpoint.key_uses(reason), UpstreamEndpoint.to(endpoint.server).by_key[key]
         return structs.replace(other, stand_ins=endpoint.stand_ins, earlier=earlier)
 
     def _with_keys(self, failure: AttemptFailure, endpoint: UpstreamEndpoint) -> AttemptFailure:
