@@ -41,6 +41,7 @@ def upgrade_file(path: Path, migrations: Sequence[Migration]) -> None:
 
     Raises SchemaTooNew, MigrationChanged, StorageError, sqlite3.Error, OSError.
     """
+    path = path.resolve()  # a link stays, and the WAL is beside the file
     trial = Path(f"{path}.upgrade")
     _remove(trial)
     with closing(_open(path)) as raw:
@@ -63,6 +64,7 @@ def upgrade_file(path: Path, migrations: Sequence[Migration]) -> None:
 
 def plan_file(path: Path, migrations: Sequence[Migration]) -> SchemaPlan:
     """Reads the file, which may be in use. Raises SchemaTooNew, MigrationChanged, sqlite3.Error."""
+    path = path.resolve()
     if not path.exists():
         return SchemaPlan("sqlite", 0, tuple(migrations))
     with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as raw:
@@ -100,6 +102,7 @@ def roll_back_file(path: Path, *, discard: bool) -> RolledBack:
     Raises SnapshotMissing; WouldLoseRows if there are records that the snapshot does not have, unless
     `discard`; StorageError, sqlite3.Error, OSError.
     """
+    path = path.resolve()
     partial = Path(f"{path}.rollback")
     _remove(partial)
     with closing(_open(path)) as raw:
