@@ -80,6 +80,7 @@ expected=$(awk -v name="$name" '$2 == name || $2 == "*" name {print $1}' "$work/
 [ "$(digest "$work/$name")" = "$expected" ] || fail "the checksum of $name is wrong; download it again"
 printf 'checksum of %s: ok\n' "$name"
 
+run rm -rf "$prefix.new"    # of an installation that was interrupted
 run mkdir -p "$prefix.new" "$bin"
 run tar -xzf "$work/$name" -C "$prefix.new" --strip-components 1
 [ "$dry" = yes ] || "$prefix.new/bluesminds" version >/dev/null || fail "the program does not run on this system"

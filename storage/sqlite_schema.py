@@ -9,7 +9,7 @@ migration, so that a migration may rebuild a table.
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -18,8 +18,10 @@ from urllib.parse import quote
 from storage.base import Row, SnapshotMissing, StorageError, StorageUnavailable, WouldLoseRows
 from storage.migrate import CREATE_TABLE, INSERT_APPLIED, SELECT_APPLIED, Migration, SchemaPlan, pending
 
-RECORDS: Final = ("usage", "ledger", "audit")
-"""The tables that get rows with every request, amount and change. Their rows are never changed."""
+RECORDS: Final[Mapping[str, str]] = {"usage": "at, id", "ledger": "seq", "audit": "seq"}
+"""The tables that get rows with every request, amount and change, with their keys. Their rows are never
+changed. Old ones may be deleted, so that their number says nothing.
+"""
 _REST: Final = ("-wal", "-shm", "-journal")
 
 
@@ -39,6 +41,7 @@ def upgrade_file(path: Path, migrations: Sequence[Migration]) -> None:
 
     Raises SchemaTooNew, MigrationChanged, StorageError, sqlite3.Error, OSError.
     """
+    path = path.resolve()  # a link stays, and the WAL is beside the file
     trial = Path(f"{path}.upgrade")
     _remove(trial)
     plan = plan_file(path, migrations)  # a connection that may write would do a checkpoint when it closes
@@ -60,6 +63,7 @@ def upgrade_file(path: Path, migrations: Sequence[Migration]) -> None:
 
 def plan_file(path: Path, migrations: Sequence[Migration]) -> SchemaPlan:
     """Reads the file, which may be in use. Raises SchemaTooNew, MigrationChanged, sqlite3.Error."""
+    path = path.resolve()
     if not path.exists():
         return SchemaPlan("sqlite", 0, tuple(migrations))
     with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as raw:
@@ -97,6 +101,7 @@ def roll_back_file(path: Path, *, discard: bool) -> RolledBack:
     Raises SnapshotMissing; WouldLoseRows if there are records that the snapshot does not have, unless
     `discard`; StorageError, sqlite3.Error, OSError.
     """
+    path = path.resolve()
     partial = Path(f"{path}.rollback")
     _remove(partial)
     with closing(_open(path)) as raw:
@@ -105,7 +110,9 @@ def roll_back_file(path: Path, *, discard: bool) -> RolledBack:
         with closing(_open(snapshot)) as earlier:
             _check(earlier)
             lost = {
-                table: count for table in RECORDS if (count := _rows(raw, table) - _rows(earlier, table)) > 0
+                table: count
+                for table, key in RECORDS.items()
+                if (count := _missing(raw, earlier, table, key))
             }
             if lost and not discard:
                 raise WouldLoseRows(lost)
@@ -128,10 +135,25 @@ def _snapshot_before(path: Path, schema: int) -> Path:
     raise SnapshotMissing(f"there is no snapshot of an earlier schema beside {path}")
 
 
-def _rows(raw: sqlite3.Connection, table: str) -> int:
-    known = raw.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (table,)).fetchone()
-    (count,) = raw.execute(f"SELECT count(*) FROM {table}").fetchone() if known else (0,)  # noqa: S608
-    return int(count)
+def _missing(raw: sqlite3.Connection, earlier: sqlite3.Connection, table: str, key: str) -> int:
+    """The number of rows that the earlier database does not have."""
+    if not _has_table(raw, table):
+        return 0
+    now = raw.execute(f"SELECT {key} FROM {table} ORDER BY {key}")  # noqa: S608
+    before: Iterator[Row] = iter(())
+    if _has_table(earlier, table):
+        before = earlier.execute(f"SELECT {key} FROM {table} ORDER BY {key}")  # noqa: S608
+    count, last = 0, next(before, None)
+    for row in now:
+        while last is not None and last < row:
+            last = next(before, None)
+        count += row != last
+    return count
+
+
+def _has_table(raw: sqlite3.Connection, table: str) -> bool:
+    query = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?"
+    return raw.execute(query, (table,)).fetchone() is not None
 
 
 def _apply(raw: sqlite3.Connection, migration: Migration) -> None:

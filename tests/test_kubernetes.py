@@ -105,7 +105,10 @@ def test_chart_passes_its_values_on() -> None:
     values = VALUES | {"env": [variable], "persistence": {"size": "1Gi", "storageClass": "fast"}}
     found = chart(values)
     spec = found["StatefulSet"]["spec"]
-    assert spec["template"]["spec"]["containers"][0]["env"] == [variable]
+    pod = spec["template"]["spec"]
+    # All of them read the configuration.
+    for container in [*pod["initContainers"], *pod["containers"]]:
+        assert variable in container["env"]
     claim = spec["volumeClaimTemplates"][0]["spec"]
     assert (claim["storageClassName"], claim["resources"]["requests"]["storage"]) == ("fast", "1Gi")
     assert found["ConfigMap"]["data"]["gateway.toml"].strip() == VALUES["config"].strip()

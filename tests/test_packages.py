@@ -149,12 +149,16 @@ def test_install_script_installs_updates_and_uninstalls(tmp_path: Path) -> None:
     command = ["sh", str(PACKAGING / "install.sh"), *places]
     dry = subprocess.run([*command, "--dry-run", made], capture_output=True, text=True)
     assert dry.returncode == 0 and "would run: " in dry.stdout and not (tmp_path / "opt").exists()
+    left = tmp_path / "opt/bluesminds.new/left"  # of an installation that was interrupted
     for _ in range(2):
+        left.parent.mkdir(parents=True)
+        left.touch()
         done = subprocess.run([*command, made], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     installed = subprocess.run([tmp_path / "bin/bluesminds", "x"], capture_output=True, text=True)
     assert installed.stdout == "bluesminds x\n"
     assert sorted(path.name for path in (tmp_path / "opt").iterdir()) == ["bluesminds"]
+    assert not (tmp_path / "opt/bluesminds/left").exists()
     assert subprocess.run([*command, "--uninstall"]).returncode == 0
     assert not (tmp_path / "opt/bluesminds").exists() and not (tmp_path / "bin/bluesminds").exists()
 

@@ -91,7 +91,9 @@ async def _roll_back(settings: Settings, discard: bool) -> RolledBack:
         raise exits.Failure("PostgreSQL has no snapshot to go back to", exits.USAGE, remedy)
     if not path.exists():
         raise exits.Failure(f"there is no database in {path}", exits.NOT_FOUND)
-    with StateDir(settings.state_dir).locked():
+    state = StateDir(settings.state_dir)
+    state.check()  # a database that root has written could not be opened by the service
+    with state.locked():
         return await roll_back_sqlite(path, discard=discard)
 
 

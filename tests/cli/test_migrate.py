@@ -1,10 +1,13 @@
 """`bluesminds migrate` and `rollback`."""
 
 import json
+import os
 import shutil
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from bluesminds.cli import exits
 from tests.terminal import User
@@ -50,3 +53,15 @@ def test_rollback_replaces_a_database_that_is_too_new(home: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {"schema": 1, "kept": f"{path}.rolled-back-2", "lost": {}}
     assert user.call("keys", "list").returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
+def test_rollback_in_the_directory_of_another_user_is_refused(home: Path) -> None:
+    user = User(home).prepare()
+    path = user.state_dir / "bluesminds.db"
+    before = path.stat()
+    os.chown(user.state_dir, 12345, -1)
+    refused = user.call("rollback")
+    assert refused.returncode != 0
+    assert "belongs to another user (uid 12345)" in refused.stderr
+    assert (path.stat().st_ino, path.stat().st_uid) == (before.st_ino, before.st_uid)

@@ -484,6 +484,21 @@ async def test_receipt_page_says_where_the_request_was_sent(
         assert site.callers.users["user"] in (await client.get(f"/dashboard/requests/{row['id']}")).text
 
 
+async def test_receipt_page_names_a_shadow_as_a_copy(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    servers = [entry("one", models.url), entry("two", models.url)]
+    routes = [{"model": "m", "targets": ["one"], "shadow": "two", "shadow_share": 1.0}]
+    gateway = await gateways.start(nursery, home, servers=servers, routes=routes)
+    site = DashboardSite(await create_callers(gateway, ("user", "admin")))
+    await gateway.chat(key=site.callers.keys["good"])
+    (row,) = await gateway.settled(1)
+    async with site.visitor("user") as client:
+        text = (await client.get(f"/dashboard/requests/{row['id']}")).text
+    assert "<b>one</b> answered" in text
+    assert "<b>two</b> got a copy of the request" in text and "failed after" not in text
+
+
 async def test_servers_that_are_not_exposed_are_hidden_from_users(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:

@@ -17,8 +17,9 @@ from storage.sqlite import roll_back_sqlite
 from storage.sqlite_schema import statements
 from storage.store import plan_schema
 from storage.usage import insert_batch
+from storage.usage_retention import delete_usage
 from storage.users import insert_user
-from tests.storage.samples import key, names, usage, user
+from tests.storage.samples import NOON, key, names, usage, user
 
 SECOND = """
     CREATE TABLE extra (id INTEGER NOT NULL PRIMARY KEY);
@@ -335,3 +336,36 @@ async def test_rollback_that_would_lose_requests_is_refused_unless_asked_for(
         await roll_back_sqlite(sqlite_path, discard=False)
     done = await roll_back_sqlite(sqlite_path, discard=True)
     assert done.lost == {"usage": 2}
+
+
+async def test_rollback_that_would_lose_requests_is_refused_although_old_ones_are_deleted(
+    sqlite_url: str, sqlite_path: Path, schema: Path
+) -> None:
+    async with open_store(sqlite_url, schema=schema) as store:
+        await store.write(insert_batch, [usage(1), usage(2), usage(3)])
+    add(schema, "second", SECOND)
+    async with open_store(sqlite_url, schema=schema) as store:
+        assert await store.write(delete_usage, NOON + 1, 2) == 2
+        await store.write(insert_batch, [usage(4)])
+    with pytest.raises(WouldLoseRows, match="1 of usage"):
+        await roll_back_sqlite(sqlite_path, discard=False)
+
+
+async def test_upgrade_and_rollback_of_a_linked_file_keep_the_link(
+    tmp_path: Path, sqlite_url: str, sqlite_path: Path, schema: Path
+) -> None:
+    async with open_store(sqlite_url, schema=schema) as store:
+        await store.write(put_setting, "a", "1")
+    link, snapshot = tmp_path / "link.db", sqlite_path.with_name(f"{sqlite_path.name}.schema-1")
+    link.symlink_to(sqlite_path)
+    add(schema, "second", SECOND)
+    async with open_store(f"sqlite://{link}", schema=schema) as store:
+        await store.write(put_setting, "b", "2")
+    assert link.is_symlink()
+    assert snapshot.exists()
+    async with open_store(sqlite_url, schema=schema) as store:
+        assert await store.read(names) == ["a", "b"]
+    done = await roll_back_sqlite(link, discard=False)
+    assert link.is_symlink() and done.kept == Path(f"{sqlite_path}.rolled-back-2")
+    async with open_store(sqlite_url) as store:
+        assert await store.read(names) == ["a"]

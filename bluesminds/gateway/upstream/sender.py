@@ -310,15 +310,25 @@ class Sender:
         async def run(one: _Begun) -> Reply | AttemptFailure:
             return await attempt(one.turn.target, one.is_last, one.slot)
 
+        seconds: list[_Begun] = []
+
         def begin_second() -> _Begun | None:
-            return self._begin_hedge(call, routed, first.turn.target, waiting, log)
+            begun = self._begin_hedge(call, routed, first.turn.target, waiting, log)
+            if begun is not None:
+                seconds.append(begun)
+            return begun
 
         def overtaken(one: _Begun) -> None:
             if one.slot is not None:
                 one.slot.overtaken()
 
         after = routed.options.hedge_after or 0.0
-        found = await run_hedged(run, first, begin_second, after, overtaken)
+        try:
+            found = await run_hedged(run, first, begin_second, after, overtaken)
+        except BaseException:  # the usage row is about the attempt that began last
+            if seconds:
+                self._lose(call, first)
+            raise
         failed = []
         for one, outcome in found.ended:
             if isinstance(outcome, AttemptFailure):
@@ -557,7 +567,8 @@ class Sender:
             return None
         reason = str(reply.status)
         self._count(endpoint.server.name, reason)
-        earlier, other = endpoint.key_uses(reason), self._endpoints[endpoint.server.name].by_key[key]
+        # The server may have other keys by now, of which this request knows nothing.
+        earlier, other = endpoint.key_uses(reason), UpstreamEndpoint.to(endpoint.server).by_key[key]
         return structs.replace(other, stand_ins=endpoint.stand_ins, earlier=earlier)
 
     def _with_keys(self, failure: AttemptFailure, endpoint: UpstreamEndpoint) -> AttemptFailure:

@@ -109,6 +109,27 @@ async def test_second_server_answers_for_one_that_is_late(start: Start, mock_clo
     assert await pair.running() == [0, 0]
 
 
+async def test_client_that_leaves_both_servers_leaves_a_cost_of_each(
+    start: Start, mock_clock: MockClock
+) -> None:
+    pair = await start(mock_clock, first_token_timeout=5000.0)
+    pair.first.plan(hang)
+    pair.second.plan(hang)
+    async with trio.open_nursery() as asking:
+        asking.start_soon(pair.ask)
+        await eventually(lambda: len(pair.first.asked) == 1)
+        mock_clock.jump(AFTER + 1)
+        await eventually(lambda: len(pair.second.asked) == 1)
+        asking.cancel_scope.cancel()
+    (row,) = await pair.gateway.settled(1)
+    assert (row["outcome"], row["server"]) == ("client_gone", "two")
+    async with pair.gateway.operator() as client:
+        shown = (await client.get(f"/api/admin/requests/{row['id']}")).json()
+    attempts = [(one["server"], one["cost_class"]) for one in shown["receipt"]["attempts"]]
+    assert attempts == [("one", "hedged"), ("two", None)]
+    assert await pair.running() == [0, 0]
+
+
 async def test_first_server_wins_if_its_content_comes_first(start: Start, mock_clock: MockClock) -> None:
     pair = await start(mock_clock, first_token_timeout=5000.0)
     go_on = trio.Event()

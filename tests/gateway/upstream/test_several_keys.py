@@ -166,6 +166,35 @@ async def test_keys_are_added_and_removed_by_their_end(
         assert (await client.get("/api/admin/servers/two/keys")).status_code == 404
 
 
+async def test_request_goes_on_with_its_keys_if_the_server_gets_others(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    gateway = await gateways.start(nursery, home, servers=[])
+    go_on = trio.Event()
+
+    async def refuse_late(server: ModelServer, peer: Peer, asked: Asked) -> None:
+        await go_on.wait()
+        await refusal(401)(server, peer, asked)
+
+    statuses: list[int] = []
+
+    async def ask() -> None:
+        statuses.append((await gateway.chat()).status_code)
+
+    async with gateway.operator() as client, trio.open_nursery() as asking:
+        body = {"name": "one", "url": models.url, "models": ["m"], "api_keys": KEYS[:2]}
+        assert (await client.post("/api/admin/servers", json=body)).status_code == 201
+        models.plan(refuse_late)
+        asking.start_soon(ask)
+        await eventually(lambda: len(models.asked) == 1)
+        others = {"api_keys": ["sk-0000000000-dddd", KEYS[2]]}
+        assert (await client.patch("/api/admin/servers/one", json=others)).status_code == 200
+        assert (await gateway.chat()).status_code == 200
+        go_on.set()
+    assert statuses == [200]
+    assert set(used(models)) & {"aaaa", "bbbb"} == {"aaaa", "bbbb"}
+
+
 async def test_keys_of_the_configuration_are_read_only(start: Start) -> None:
     gateway = await start()
     async with gateway.operator() as client:
