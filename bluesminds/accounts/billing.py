@@ -389,6 +389,11 @@ class Billing:
         if row.provider == MANUAL or row.provider not in plan.products or not plan.price_cents:
             raise Conflict("plan_not_sold", "The subscription cannot change to this plan. Order it instead.")
         old = self.plans.find(row.plan)
+        if old is not None and old.period != plan.period:  # a provider would begin a new period at once
+            raise Conflict(
+                "plan_not_sold",
+                "The plan has another period. Cancel the subscription, and order the plan when it has ended.",
+            )
         provider = self.providers[row.provider]
         async with self._lock(user_id):
             with self._asking():
@@ -547,10 +552,7 @@ class Billing:
         while page := await self._store.read(select_customer_users_after, last, _USERS_PER_PAGE):
             for user_id in page:
                 users += 1
-                try:
-                    await self.refresh(user_id)
-                except Unavailable:
-                    failed += 1
+                failed += not await self._refreshed(user_id)
             last = page[-1]
         return SyncReport(users, failed)
 
@@ -570,11 +572,24 @@ class Billing:
     async def settle_due(self) -> None:
         """Ends of periods and grace, and reminders. A provider is asked first, if it can be."""
         for user_id in await self._store.read(select_due_users, self._clock.now_ms(), _USERS_PER_PAGE):
-            try:
-                await self.refresh(user_id)
-            except Unavailable:
+            if not await self._refreshed(user_id):
                 async with self._lock(user_id):
                     await self._settle(Settlement(user_id, MANUAL, CustomerState()))
+
+    async def _refreshed(self, user_id: str) -> bool:
+        """Whether the state of the user could be read. An answer that cannot be understood is logged: it must
+        not stop the round of all users.
+        """
+        try:
+            await self.refresh(user_id)
+        except (StorageUnavailable, StorageBroken):
+            raise
+        except Unavailable:
+            return False
+        except Exception as exc:
+            self._log.exception("billing_refresh_failed", exc, user=user_id)
+            return False
+        return True
 
     # Helpers
 

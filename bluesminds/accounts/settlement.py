@@ -70,9 +70,9 @@ GATEWAY: Final = Actor(name="gateway", address="local")
 
 
 class BillingRules(Struct, frozen=True):
-    """`free_tier`: of accounts without a plan in force. `seller`: lines of each invoice, `invoice_prefix` of
-    its number.
-    `referrer_nano` and `referred_nano`: rewards after the first payment of a user who was invited.
+    """`free_tier`: of accounts without a plan in force. `seller`: lines of each invoice. `invoice_prefix`: of
+    its number. `referrer_nano` and `referred_nano`: rewards for the first payment of an invited user that is
+    at least `referral_min_cents` without tax.
     """
 
     plans: PlanBook
@@ -82,6 +82,7 @@ class BillingRules(Struct, frozen=True):
     invoice_prefix: str = ""
     referrer_nano: int = 0
     referred_nano: int = 0
+    referral_min_cents: int = 0
 
 
 class Settlement(Struct, frozen=True):
@@ -297,9 +298,10 @@ async def _add_payment(work: _Work, payment: PaymentState, order: OrderRow) -> P
 
 
 async def _reward(work: _Work, payment: PaymentRow) -> None:
-    """Reward both sides of a referral after the first payment."""
+    """Reward both sides of a referral after the first payment that is large enough."""
     referral = await select_referral(work.connection, payment.user_id)
-    if referral is None or referral.payment_id or payment.paid_cents <= 0:
+    net = payment.paid_cents - payment.tax_cents
+    if referral is None or referral.payment_id or net <= 0 or net < work.rules.referral_min_cents:
         return
     earned = 0
     for user_id, nano in (

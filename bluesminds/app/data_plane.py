@@ -375,6 +375,7 @@ def build_routing(services: Services, configured: list[Server]) -> Routing:
         routes=file_routes(services.settings),
         load_routes=services.accounts.routes.load,
         fill_in_tokens=tokens.fill_in,
+        prepare_tokens=tokens.prepare,
     )
     checker = HealthChecker(
         services.pool,

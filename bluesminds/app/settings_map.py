@@ -160,6 +160,7 @@ def billing_rules(settings: Settings) -> BillingRules:
         billing.invoice_prefix,
         referrer_nano=read_usd(billing.referrer_usd),
         referred_nano=read_usd(billing.referred_usd),
+        referral_min_cents=read_usd(billing.referral_min_usd) // CENT,
     )
 
 

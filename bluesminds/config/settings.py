@@ -817,6 +817,7 @@ class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     trial_length: Duration = 3 * DAY
     referrer_usd: Cents = "5"
     referred_usd: Cents = "5"
+    referral_min_usd: Cents = "20"
     invoice_prefix: Annotated[
         str, Meta(pattern=r"^[A-Za-z0-9/-]{0,20}\Z", description='at most 20 of A-Z, a-z, 0-9, "-" and "/"')
     ] = "INV-"

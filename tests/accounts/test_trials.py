@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+from msgspec import structs
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.common.emails import person_of
@@ -86,6 +87,17 @@ async def test_first_payment_rewards_both_sides_once(site: BillingSite) -> None:
     assert (await site.balance(ada.id), await site.balance(bob.id)) == (0, 10 * USD)
     assert (await site.billing.referrals.own(ada.id)).earned_nano == 0
     assert await site.proven()
+
+
+async def test_payment_below_the_minimum_gives_no_reward(site: BillingSite) -> None:
+    ada, bob = await add_user(site, 2, "ada2@example.com"), await add_user(site, 3, "bob@example.com")
+    site.billing._rules = structs.replace(site.billing._rules, referral_min_cents=1001)
+    await site.billing.referrals.use(OPERATOR, bob.id, (await site.billing.referrals.own(ada.id)).code)
+    await pay(site, bob.id)
+    assert "referral.rewarded" not in await site.events()
+    site.billing._rules = structs.replace(site.billing._rules, referral_min_cents=1000)
+    await pay(site, bob.id)
+    assert (await site.events()).count("referral.rewarded") == 2
 
 
 async def test_referral_that_is_not_allowed_is_refused(site: BillingSite) -> None:

@@ -162,6 +162,10 @@ def _configured_rows(server: Server) -> list[ModelRow]:
     return [ModelRow(id=model, owned_by="bluesminds") for model in server.models]
 
 
+async def _need_no_tokens(servers: Sequence[Server]) -> None:
+    """For servers whose keys are never applications."""
+
+
 class ServerRegistry:
     """The current servers and routes: those of the configuration, and those that `load_servers` and
     `load_routes` read from the database. Routes of the configuration come first. `servers` are as configured;
@@ -181,9 +185,11 @@ class ServerRegistry:
         load_routes: Callable[[], Awaitable[Sequence[ModelRoute]]],
         find_price: PriceFinder = find_no_price,
         fill_in_tokens: Callable[[Sequence[Server]], Sequence[Server]] = lambda servers: servers,
+        prepare_tokens: Callable[[Sequence[Server]], Awaitable[None]] = _need_no_tokens,
     ) -> None:
         self._configured = tuple(configured)
         self._fill_in_tokens = fill_in_tokens
+        self._prepare_tokens = prepare_tokens
         self._find_price = find_price
         self._load_servers = load_servers
         self._health = health
@@ -200,6 +206,7 @@ class ServerRegistry:
     async def reload(self) -> None:
         """Read the stored servers and routes again. Raises StorageError."""
         routes, servers = await self._load_routes(), await self._load_servers()
+        await self._prepare_tokens(servers)
         self._use_stored(routes, servers)
 
     async def configure(
@@ -212,6 +219,7 @@ class ServerRegistry:
         that are new or changed. Raises StorageError; then nothing has changed.
         """
         stored_routes, stored = await self._load_routes(), await self._load_servers()
+        await self._prepare_tokens((*servers, *stored))
         self._configured, self._configured_routes = tuple(servers), tuple(routes)
         self._discovered = {**self._discovered, **discovered}
         self._use_stored(stored_routes, stored)

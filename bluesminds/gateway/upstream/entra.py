@@ -20,6 +20,7 @@ from bluesminds.http.client.pool import Pool, Timeouts, UpstreamError, UpstreamO
 from bluesminds.providers.azure import token_service
 
 RETRY: Final = (5.0, 60.0)  # the first and the longest pause after a failure, in seconds
+PREPARE: Final = 5.0  # seconds
 LIMIT: Final = 65_536  # bytes of an answer
 _ERROR_CODE: Final = re.compile(r"[a-z_]{1,40}\Z", re.ASCII)
 _TIMEOUTS: Final = Timeouts(connect=5.0, pool=5.0, write=5.0, first_byte=10.0, between_chunks=10.0)
@@ -89,6 +90,20 @@ class EntraTokens:
         if added:
             self._wanted.set()
         return filled
+
+    async def prepare(self, servers: Iterable[Server]) -> None:
+        """Get the tokens that `fill_in` will need for these servers, for at most PREPARE seconds, so that a
+        server with another application is not without a key.
+        """
+        grants = {
+            self._grant(server, key) for server in servers for key in server.api_keys if is_entra_app(key)
+        }
+        new = {grant: _Token() for grant in grants - self._tokens.keys()}
+        self._tokens = {**self._tokens, **new}
+        with trio.move_on_after(PREPARE):
+            async with trio.open_nursery() as nursery:
+                for grant, token in new.items():
+                    nursery.start_soon(self._renew, grant, token)
 
     async def obtain(self, server: Server) -> Server:
         """The server with tokens, for a server that may not be in use. Raises TokenFailed."""

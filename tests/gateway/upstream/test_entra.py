@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec import structs
 from trio.testing import MockClock
 
+from bluesminds.common.values import Server
+from bluesminds.gateway.upstream.entra import EntraTokens
 from bluesminds.providers.azure import token_service
 from tests import gateways
 from tests.fakes import entra_service
@@ -110,6 +113,18 @@ async def test_server_added_later_gets_a_token_at_once(
         assert bearer(models) == [f"Bearer {token(1)}".encode()]
         shown = (await client.get("/api/admin/servers/added")).text
     assert SECRET not in shown and token(1) not in shown
+
+
+async def test_server_with_a_new_secret_is_never_without_a_token(
+    nursery: trio.Nursery, home: Path, service: EntraService, models: ModelServer
+) -> None:
+    gateway = await start(nursery, home, service, models, models=["other"], api_key="plain-key")
+    tokens = EntraTokens(gateway.services.pool, service.url)
+    before = Server("azure", "azure", models.url, APP, ("m",), 1, 0, "file")
+    after = structs.replace(before, api_key=APP + "2")
+    for number, server in enumerate((before, after), start=1):
+        await tokens.prepare([server])
+        assert [one.api_key for one in tokens.fill_in([server])] == [token(number)]
 
 
 async def test_test_of_a_server_shows_the_token_step(
