@@ -42,6 +42,7 @@ async def test_user_makes_a_key_with_a_budget_and_calls_a_model(
     def work(page: Page) -> None:
         page.goto(f"{priced.gateway.url}/dashboard")
         page.get_by_role("link", name="New key").first.press("Enter")
+        expect(page.locator("[name=name]:focus")).to_have_count(1)
         page.keyboard.type("laptop")
         page.get_by_label("Budget per month, USD").fill("5")
         press(page, "Enter")
@@ -112,6 +113,7 @@ async def test_administrator_adds_a_server_and_sees_it_answer(
         page.goto(f"{priced.gateway.url}/dashboard")
         page.get_by_role("link", name="Servers").press("Enter")
         page.get_by_role("button", name="Add a server").press("Enter")
+        expect(page.locator("[name=name]:focus")).to_have_count(1)
         page.keyboard.type("second")
         page.get_by_label("URL").fill(models.url)
         press(page, "Enter")

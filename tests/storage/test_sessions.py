@@ -76,7 +76,7 @@ async def ids(store: Store, owner: str = ADA.id) -> Sequence[int]:
 
 async def test_session_inserted_is_read_with_its_user(users: Store) -> None:
     await users.write(insert_session, session(1))
-    holder = SessionHolder(session(1), "user", None, ADA.full_name, ADA.email)
+    holder = SessionHolder(session(1), "user", None, ADA.full_name, ADA.email, has_second_factor=False)
     assert await users.read(select_session, session(1).digest) == holder
     assert await users.read(select_session, bytes(32)) is None
     await users.write(update_user, replace(ADA, role="admin", disabled_at=NOON))
