@@ -325,7 +325,8 @@ class Billing:
             await self.refresh(user_id)  # some may have expired
             if len(await self._store.read(select_open_orders, user_id)) >= MAX_OPEN_ORDERS:
                 raise Conflict(
-                    "too_many_orders", "The account has too many open orders. Pay one of them, or ask your administrator."
+                    "too_many_orders",
+                    "The account has too many open orders. Pay one of them, or ask your administrator.",
                 )
 
     async def mark_paid(self, actor: Actor, order_id: str) -> OrderRow:

@@ -201,14 +201,15 @@ class SecondFactors:
     async def _replace_codes(
         self, connection: Connection, actor: Actor, user_id: str, code: str, codes: Sequence[str]
     ) -> None:
+        await lock_audit_head(connection)
         await self._check(connection, actor, user_id, code)
         await insert_audit(connection, entry(self._clock, actor, "second_factor.new_codes", user_id))
         await replace_recovery_codes(connection, user_id, [self._digest(user_id, one) for one in codes])
 
     async def _disable(self, connection: Connection, actor: Actor, user_id: str, code: str | None) -> None:
+        await lock_audit_head(connection)
         if code is not None:
             await self._check(connection, actor, user_id, code)
-        await lock_audit_head(connection)
         if await select_second_factor(connection, user_id) is None:
             raise Conflict("second_factor_off", "The second factor is off.")
         await insert_audit(connection, entry(self._clock, actor, "second_factor.disable", user_id))

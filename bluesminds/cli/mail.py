@@ -57,7 +57,10 @@ def test(address: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def suppressions(config: Path | None, as_json: bool) -> None:
-    """List the addresses that get no mail, because a mail bounced or was reported as spam."""
+    """List the addresses that get no mail.
+
+    A mail to them bounced, or was reported as spam.
+    """
     found = call_paged(config, "/mail/suppressions")
     show(found, as_json=as_json, columns=("email", "reason", "created_at", "id"))
 
