@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 import msgspec
 
-from bluesminds.payments.http import Json, ProviderApi
+from bluesminds.payments.http import Json, ProviderApi, id_of, text_of
 from bluesminds.payments.port import (
     BillingCustomer,
     Checkout,
@@ -74,7 +74,7 @@ class CreemProvider:
             made = await self._post("/v1/customers", fields)
         except PaymentFailed:
             made = await self._api.get("/v1/customers", {"email": customer.email})
-        return _text(made, "id")
+        return text_of(made, "id")
 
     async def checkout(self, request: CheckoutRequest) -> Checkout:
         fields: Json = {
@@ -89,14 +89,14 @@ class CreemProvider:
                 raise PaymentFailed("topup_product in [creem] is not set, so no credit can be sold")
             fields["custom_price"] = request.amount_cents
         made = await self._post("/v1/checkouts", fields)
-        return Checkout(_text(made, "id"), _text(made, "checkout_url"))
+        return Checkout(text_of(made, "id"), text_of(made, "checkout_url"))
 
     async def customer_of(self, checkout_id: str) -> str:
         found = await self._api.get("/v1/checkouts", {"checkout_id": checkout_id})
-        return _id(found.get("customer")) if found.get("status") == "completed" else ""
+        return id_of(found.get("customer")) if found.get("status") == "completed" else ""
 
     async def portal(self, customer: str, return_url: str) -> str:
-        return _text(
+        return text_of(
             await self._post("/v1/customers/billing", {"customer_id": customer}), "customer_portal_link"
         )
 
@@ -123,11 +123,11 @@ class CreemProvider:
             found = await self._api.get("/v1/checkouts", {"checkout_id": checkout_id})
             if found.get("status") == "expired":
                 expired.append(checkout_id)
-            elif (order_id := _id(found.get("order"))) and not found.get("subscription"):
+            elif (order_id := id_of(found.get("order"))) and not found.get("subscription"):
                 orders[order_id] = checkout_id
         transactions = await self._list("/v1/transactions/search", {"customer_id": customer})
         payments = [_payment(one, orders) for one in transactions if one.get("status") in _PAID]
-        known = {_text(one, "id"): one for one in transactions}
+        known = {text_of(one, "id"): one for one in transactions}
         rows = await self._list(f"/v1/customers/{quote(customer, safe='')}/subscriptions", {})
         return CustomerState([_subscription(row, known) for row in rows], payments, expired)
 
@@ -149,7 +149,7 @@ class CreemProvider:
         try:
             event = msgspec.json.decode(body, type=Json)
             about = event["object"]
-            customer = _id(about.get("customer")) or str(about.get("customer_id") or "")
+            customer = id_of(about.get("customer")) or str(about.get("customer_id") or "")
             metadata = about.get("metadata") or {}
             order = about.get("request_id") or metadata.get("order") or ""
             return ProviderEvent(str(event["id"]), str(event["eventType"]), customer, str(order))
@@ -192,19 +192,6 @@ def _path(subscription_id: str, action: str) -> str:
     return f"/v1/subscriptions/{quote(subscription_id, safe='')}/{action}"
 
 
-def _id(value: object) -> str:
-    """Of an object that may be expanded."""
-    found = value.get("id") if isinstance(value, dict) else value
-    return found if isinstance(found, str) else ""
-
-
-def _text(found: Json, name: str) -> str:
-    value = found.get(name)
-    if not isinstance(value, str):
-        raise PaymentFailed(f"the answer of Creem has no {name}")
-    return value
-
-
 def _ms(value: object) -> int:
     """Milliseconds, from a number or a text in ISO 8601."""
     if isinstance(value, int | float):
@@ -221,13 +208,13 @@ def _payment(found: Json, orders: Mapping[str, str]) -> PaymentState:
     paid = int(found.get("amount_paid") or found.get("amount") or 0)
     charged_back = found.get("status") in _CHARGED_BACK
     return PaymentState(
-        id=_text(found, "id"),
+        id=text_of(found, "id"),
         paid_cents=paid,
         currency=str(found.get("currency")).lower(),
         at=_ms(found.get("created_at")),
         tax_cents=int(found.get("tax_amount") or 0),
-        checkout=orders.get(_id(found.get("order")), ""),
-        subscription=_id(found.get("subscription")),
+        checkout=orders.get(id_of(found.get("order")), ""),
+        subscription=id_of(found.get("subscription")),
         reversed_cents=paid if charged_back else int(found.get("refunded_amount") or 0),
     )
 
@@ -241,9 +228,9 @@ def _subscription(found: Json, transactions: Mapping[str, Json]) -> Subscription
         last = transactions.get(str(found.get("last_transaction_id")))
     product = str(items[0].get("product_id") or "") if items else ""
     return SubscriptionState(
-        id=_text(found, "id"),
+        id=text_of(found, "id"),
         order_id=str((found.get("metadata") or {}).get("order") or ""),
-        product=product or _id(found.get("product")),
+        product=product or id_of(found.get("product")),
         status=status,
         period_start=start,
         period_end=end,

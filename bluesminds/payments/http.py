@@ -68,3 +68,17 @@ class ProviderApi(Struct, frozen=True):
 def _plain(path: str) -> str:
     """Without the query, which may name a customer."""
     return path.partition("?")[0]
+
+
+def id_of(value: object) -> str:
+    """The id of an object in an answer, which may be expanded; "" without one."""
+    found = value.get("id") if isinstance(value, dict) else value
+    return found if isinstance(found, str) else ""
+
+
+def text_of(found: Json, name: str) -> str:
+    """Raises PaymentFailed if the answer has no such text."""
+    value = found.get(name)
+    if not isinstance(value, str):
+        raise PaymentFailed(f"the answer of the payment provider has no {name}")
+    return value

@@ -14,13 +14,12 @@ from urllib.parse import quote, urlencode
 import msgspec
 from msgspec import structs
 
-from bluesminds.payments.http import Json, ProviderApi
+from bluesminds.payments.http import Json, ProviderApi, id_of, text_of
 from bluesminds.payments.port import (
     BillingCustomer,
     Checkout,
     CheckoutRequest,
     CustomerState,
-    PaymentFailed,
     PaymentState,
     ProviderEvent,
     SignatureInvalid,
@@ -59,7 +58,7 @@ class StripeProvider:
 
     async def create_customer(self, customer: BillingCustomer) -> str:
         fields = {"email": customer.email, "name": customer.full_name, "metadata": {"user": customer.user_id}}
-        return _text(await self._post("/v1/customers", fields, key=f"customer:{customer.user_id}"), "id")
+        return text_of(await self._post("/v1/customers", fields, key=f"customer:{customer.user_id}"), "id")
 
     async def checkout(self, request: CheckoutRequest) -> Checkout:
         metadata = {"order": request.order_id}
@@ -83,20 +82,20 @@ class StripeProvider:
             fields |= {"mode": "payment", "payment_intent_data": {"metadata": metadata}}
         fields["line_items"] = [line]
         made = await self._post("/v1/checkout/sessions", fields, key=f"checkout:{request.order_id}")
-        return Checkout(_text(made, "id"), _text(made, "url"))
+        return Checkout(text_of(made, "id"), text_of(made, "url"))
 
     async def customer_of(self, checkout_id: str) -> str:
-        return _id((await self._api.get(_path("/v1/checkout/sessions", checkout_id))).get("customer"))
+        return id_of((await self._api.get(_path("/v1/checkout/sessions", checkout_id))).get("customer"))
 
     async def portal(self, customer: str, return_url: str) -> str:
         fields = {"customer": customer, "return_url": return_url}
-        return _text(await self._post("/v1/billing_portal/sessions", fields), "url")
+        return text_of(await self._post("/v1/billing_portal/sessions", fields), "url")
 
     async def change_product(self, subscription: SubscriptionState, product: str, *, upgrade: bool) -> None:
         path = _path("/v1/subscriptions", subscription.id)
         items = _items(await self._api.get(path))
         fields: Json = {
-            "items": [{"id": _text(items[0], "id") if items else "", "price": product}],
+            "items": [{"id": text_of(items[0], "id") if items else "", "price": product}],
             "proration_behavior": "always_invoice" if upgrade else "none",
         }
         if upgrade:  # without a payment the plan stays as it is
@@ -126,7 +125,7 @@ class StripeProvider:
                 expired.append(checkout_id)
             elif session.get("mode") == "payment" and session.get("payment_status") == "paid":
                 tax = int((session.get("total_details") or {}).get("amount_tax") or 0)
-                _add(payments, _id(session.get("payment_intent")), checkout=checkout_id, tax_cents=tax)
+                _add(payments, id_of(session.get("payment_intent")), checkout=checkout_id, tax_cents=tax)
         options = found | {"status": "all", "expand[]": "data.latest_invoice"}
         subscriptions = [_subscription(one) for one in await self._list("/v1/subscriptions", options)]
         return CustomerState(subscriptions, list(payments.values()), expired)
@@ -134,7 +133,7 @@ class StripeProvider:
     async def _list(self, path: str, query: Mapping[str, str]) -> list[Json]:
         rows: list[Json] = []
         for _ in range(_PAGES):
-            more = {"starting_after": _text(rows[-1], "id")} if rows else {}
+            more = {"starting_after": text_of(rows[-1], "id")} if rows else {}
             page = await self._api.get(path, {**query, "limit": "100", **more})
             rows += page.get("data") or ()
             if not page.get("has_more"):
@@ -152,7 +151,7 @@ class StripeProvider:
         try:
             event = msgspec.json.decode(body, type=Json)
             about = event["data"]["object"]
-            customer = about["id"] if about.get("object") == "customer" else _id(about.get("customer"))
+            customer = about["id"] if about.get("object") == "customer" else id_of(about.get("customer"))
             order = (about.get("metadata") or {}).get("order") or ""
             return ProviderEvent(str(event["id"]), str(event["type"]), customer, str(order))
         except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as exc:
@@ -190,19 +189,6 @@ def _path(path: str, id_: str) -> str:
     return f"{path}/{quote(id_, safe='')}"
 
 
-def _id(value: object) -> str:
-    """Of an object that may be expanded."""
-    found = value.get("id") if isinstance(value, dict) else value
-    return found if isinstance(found, str) else ""
-
-
-def _text(found: Json, name: str) -> str:
-    value = found.get(name)
-    if not isinstance(value, str):
-        raise PaymentFailed(f"the answer of Stripe has no {name}")
-    return value
-
-
 def _add(payments: dict[str, PaymentState], intent: str, **fields: Any) -> None:  # noqa: ANN401
     """Say what a payment was for."""
     if (payment := payments.get(intent)) is not None:
@@ -212,7 +198,7 @@ def _add(payments: dict[str, PaymentState], intent: str, **fields: Any) -> None:
 def _charge(charge: Json) -> PaymentState:
     amount = int(charge.get("amount") or 0)
     return PaymentState(
-        id=_id(charge.get("payment_intent")),
+        id=id_of(charge.get("payment_intent")),
         paid_cents=amount,
         currency=str(charge.get("currency")),
         at=int(charge.get("created") or 0) * 1000,
@@ -222,16 +208,16 @@ def _charge(charge: Json) -> PaymentState:
 
 def _intents(invoice: Json) -> Iterator[str]:
     """`payments` has the payment intents; older versions have the field `payment_intent`."""
-    if intent := _id(invoice.get("payment_intent")):
+    if intent := id_of(invoice.get("payment_intent")):
         yield intent
     for one in (invoice.get("payments") or {}).get("data") or ():
-        if intent := _id((one.get("payment") or {}).get("payment_intent")):
+        if intent := id_of((one.get("payment") or {}).get("payment_intent")):
             yield intent
 
 
 def _invoice_subscription(invoice: Json) -> str:
     details = (invoice.get("parent") or {}).get("subscription_details") or {}
-    return _id(details.get("subscription")) or _id(invoice.get("subscription"))
+    return id_of(details.get("subscription")) or id_of(invoice.get("subscription"))
 
 
 def _items(subscription: Json) -> list[Json]:
@@ -244,9 +230,9 @@ def _subscription(found: Json) -> SubscriptionState:
     invoice = found.get("latest_invoice")
     ended = found.get("ended_at")
     return SubscriptionState(
-        id=_text(found, "id"),
+        id=text_of(found, "id"),
         order_id=str((found.get("metadata") or {}).get("order") or ""),
-        product=_id(item.get("price")),
+        product=id_of(item.get("price")),
         status=_STATES.get(str(found.get("status")), "incomplete"),
         period_start=int(item.get("current_period_start") or found.get("current_period_start") or 0) * 1000,
         period_end=int(item.get("current_period_end") or found.get("current_period_end") or 0) * 1000,
