@@ -48,7 +48,7 @@ from storage.users import (
 
 
 class SignInRequest(Struct, frozen=True, kw_only=True):
-    """Who asks for a session, after a sign-in at a provider. `session_token` is of the session to replace."""
+    """The request for a session after a sign-in at a provider. `session_token`: of the session to replace."""
 
     actor: Actor
     policy: ProviderPolicy
