@@ -6,6 +6,7 @@ Channels that have not got the message yet are part of the state, so that a rest
 
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, Literal
 
 import msgspec
@@ -30,6 +31,7 @@ from storage.alerts import (
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, StorageBroken, StorageUnavailable, Store
 from storage.events import EventRow, insert_event
+from storage.rounds import run_rounds
 
 INTERVAL: Final = 15.0  # seconds
 GIVE_UP_MS: Final = 3_600_000  # after which a message that a channel does not take is dropped
@@ -141,12 +143,7 @@ class Alerts:
 
     async def run(self, measure: Measure) -> None:
         """Evaluate the rules until cancelled."""
-        while True:
-            try:
-                await self.evaluate(measure)
-            except (StorageUnavailable, StorageBroken):
-                pass
-            await trio.sleep(INTERVAL)
+        await run_rounds(partial(self.evaluate, measure), INTERVAL)
 
     async def evaluate(self, measure: Measure) -> None:
         """Evaluate all rules once, and send what was not sent. Raises StorageError."""

@@ -4,7 +4,6 @@ deliveries of webhooks, and accounts whose address was never confirmed.
 
 from typing import Final
 
-import trio
 from msgspec import Struct
 
 from bluesminds.accounts.audit import OPERATOR, entry
@@ -12,12 +11,13 @@ from bluesminds.accounts.sessions import Sessions
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import first_uuid7
 from storage.audit import insert_audit, lock_audit_head
-from storage.base import Connection, StorageBroken, StorageUnavailable, Store
+from storage.base import Connection, Store
 from storage.event_marks import delete_old_marks
 from storage.events import delete_events
 from storage.prompt_log import delete_old_prompts, delete_prompts_above, select_prompt_accounts_above
 from storage.receipts import delete_receipts
 from storage.responses import delete_expired_responses, delete_responses_above, select_accounts_above
+from storage.rounds import run_rounds
 from storage.server_objects import delete_expired_objects
 from storage.sessions import delete_ended_sessions
 from storage.single_use_tokens import delete_ended_tokens
@@ -79,12 +79,7 @@ class ExpiredDataCleanup:
 
     async def run(self) -> None:
         """Run until cancelled. After a storage error it tries again in the next round."""
-        while True:
-            try:
-                await self.run_once()
-            except (StorageUnavailable, StorageBroken):
-                pass
-            await trio.sleep(INTERVAL)
+        await run_rounds(self.run_once, INTERVAL)
 
     async def run_once(self) -> None:
         now = self._clock.now_ms()

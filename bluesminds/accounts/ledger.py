@@ -4,7 +4,6 @@ Every entry has an idempotency key: posting it again changes nothing. Charges ar
 see storage.usage.
 """
 
-import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Literal, TypeVar, TypeVarTuple, Unpack
@@ -18,7 +17,7 @@ from bluesminds.common.crypto import uuid7
 from bluesminds.common.errors import Conflict, NotFound
 from bluesminds.common.money import write_usd
 from storage.audit import AuditRow, insert_audit, lock_audit_head
-from storage.base import Connection, StorageBroken, StorageUnavailable, Store
+from storage.base import Connection, Store
 from storage.chain import START, ChainCheck, ChainPosition
 from storage.ledger import (
     REVENUE,
@@ -39,6 +38,7 @@ from storage.ledger import (
 )
 from storage.ledger_search import LedgerPage, LedgerQuery, select_entries
 from storage.reprice import check_adjustment_entries, check_adjustments
+from storage.rounds import run_rounds
 from storage.users import select_user
 
 T = TypeVar("T")
@@ -194,10 +194,7 @@ class Ledger:
 
     async def run(self) -> None:
         """Post expiries until cancelled. After a storage error it tries again in the next round."""
-        while True:
-            with contextlib.suppress(StorageUnavailable, StorageBroken):
-                await self.expire()
-            await trio.sleep(ENTRY_SECONDS)
+        await run_rounds(self.expire, ENTRY_SECONDS)
 
     async def verify(self, expected: ChainPosition | None = None) -> LedgerProof:
         """Check the chain, that every wallet is the sum of its entries, and that charges and usage rows

@@ -7,7 +7,6 @@ A settled request only notes its account and key. A background task looks at tho
 from collections.abc import Callable
 from typing import Final
 
-import trio
 from msgspec import Struct
 
 from bluesminds.accounts.limits import AccountLimits, LimitUsage
@@ -16,11 +15,12 @@ from bluesminds.common.errors import NotFound
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import InUse
 from bluesminds.notify.events import EventKind, new_event
-from storage.base import StorageBroken, StorageUnavailable, Store
+from storage.base import Store
 from storage.event_marks import insert_event_once
 from storage.events import insert_events
 from storage.keys import select_keys_that_expire
 from storage.ledger import select_wallet
+from storage.rounds import run_rounds
 from storage.usage import UsageRow
 
 INTERVAL: Final = 60.0  # seconds
@@ -86,12 +86,7 @@ class UsageNotices:
 
     async def run(self) -> None:
         """Run until cancelled. After a storage error, the rest is left for the next requests."""
-        while True:
-            await trio.sleep(INTERVAL)
-            try:
-                await self.run_once()
-            except (StorageUnavailable, StorageBroken):
-                pass
+        await run_rounds(self.run_once, INTERVAL, waits_first=True)
 
     async def run_once(self) -> None:
         noted, self._noted = self._noted, {}

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Final
 
-import trio
 from msgspec import Struct
 
 from bluesminds.common.clock import Clock, zone_or_utc
 from bluesminds.common.money import write_usd
 from bluesminds.notify.events import new_event
-from storage.base import StorageBroken, StorageUnavailable, Store
+from storage.base import Store
 from storage.event_marks import insert_event_once
 from storage.mail_preferences import select_mail_preferences
+from storage.rounds import run_rounds
 from storage.usage_stats import StatsQuery, StatsRow, select_stats
 
 INTERVAL: Final = 600.0  # seconds
@@ -59,12 +59,7 @@ class WeeklyUsage:
 
     async def run(self) -> None:
         """Run until cancelled. After a storage error it tries again in the next round."""
-        while True:
-            try:
-                await self.run_once()
-            except (StorageUnavailable, StorageBroken):
-                pass
-            await trio.sleep(INTERVAL)
+        await run_rounds(self.run_once, INTERVAL)
 
     async def run_once(self) -> None:
         now = self._clock.now_ms()

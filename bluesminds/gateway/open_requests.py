@@ -3,15 +3,15 @@
 A request that is shorter than LEAST_AGE is never written down.
 """
 
-import contextlib
 from collections.abc import Mapping
 from typing import Final
 
 import trio
 
 from bluesminds.gateway.accounting import UsageEntry
-from storage.base import StorageBroken, StorageUnavailable, Store
+from storage.base import Store
 from storage.open_requests import open_request, store_open_requests
+from storage.rounds import run_rounds
 
 LEAST_AGE: Final = 1.0  # seconds
 ROUND: Final = 1.0  # seconds between two rounds
@@ -27,10 +27,7 @@ class OpenRequests:
 
     async def run(self) -> None:
         """Run until cancelled. After a storage error it tries again in the next round."""
-        while True:
-            await trio.sleep(ROUND)
-            with contextlib.suppress(StorageUnavailable, StorageBroken):
-                await self.write()
+        await run_rounds(self.write, ROUND, waits_first=True)
 
     async def write(self) -> None:
         before = trio.current_time() - LEAST_AGE

@@ -8,14 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
-import trio
 
 from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.notify.events import EventKind, new_event
-from storage.base import Connection, StorageBroken, StorageUnavailable, Store
+from storage.base import Connection, Store
 from storage.events import EventRow, insert_events
+from storage.rounds import run_rounds
 from storage.settings import put_setting, select_setting
 
 INTERVAL: Final = 10.0  # seconds
@@ -42,12 +42,7 @@ class ServerNotices:
 
     async def run(self) -> None:
         """Run until cancelled. After a storage error it tries again in the next round."""
-        while True:
-            try:
-                await self.run_once()
-            except (StorageUnavailable, StorageBroken):
-                pass
-            await trio.sleep(INTERVAL)
+        await run_rounds(self.run_once, INTERVAL)
 
     async def run_once(self) -> None:
         if self._reported is None:
