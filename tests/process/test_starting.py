@@ -61,7 +61,8 @@ def test_start_without_disk_space_ends_with_one_sentence(home: Path, size: int) 
     limited = (
         "import os, resource, sys\n"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size}))\n"
-        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+        # With -B it compiles nothing to files, which the limit would cut for all later tests.
+        "os.execv(sys.executable, [sys.executable, '-B', *sys.argv[1:]])"
     )
     done = User(home).run("serve", "--port", "0", launcher=(sys.executable, "-c", limited, *COMMAND[1:]))
     assert done.returncode == exits.UNAVAILABLE, done.stderr
