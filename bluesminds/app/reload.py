@@ -171,10 +171,7 @@ class ConfigReloader:
             before, after = getattr(self._services.settings, name), getattr(settings, name)
             if before == after:
                 continue
-            for changed in _changed(name, before, after):
-                is_live = name in LIVE and not changed.endswith(_SHARED)
-                if not is_live and changed != _LIVE_SETTING:
-                    yield changed
+            yield from (changed for changed in _changed(name, before, after) if not is_live(changed))
 
     def _reject(self, problems: Sequence[Problem]) -> ReloadReport:
         self.accepted = False
@@ -191,6 +188,11 @@ class ConfigReloader:
             routes=len(self._routing.registry.routes),
             prices=len(settings.prices),
         )
+
+
+def is_live(setting: str) -> bool:
+    """Whether a reload applies a setting, such as "server.port"."""
+    return setting == _LIVE_SETTING or (setting.partition(".")[0] in LIVE and not setting.endswith(_SHARED))
 
 
 def _live(before: Settings, after: Settings) -> Settings:

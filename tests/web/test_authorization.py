@@ -86,6 +86,9 @@ GET /account/style.css
 GET /account/icon.svg
 GET /account/script.js
 GET /dashboard/assets/{digest}/{name}
+GET /docs/guide
+GET /docs/guide/
+GET /docs/guide/{file:path}
 """
 PAGES_OF_USERS = """
 GET /dashboard
