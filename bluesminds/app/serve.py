@@ -52,9 +52,10 @@ MODEL_DISCOVERY_SECONDS = 2.0  # how long the start waits for the servers' model
 class Running(Struct, frozen=True):
     """A gateway that takes requests. `addresses` are the listening sockets' names as the operating system
     gives them. `servers` have their status at the start. `healthy` is for a watchdog: False when only
-    a restart can help.
+    a restart can help. The `sockets` are closed by the shutdown.
     """
 
+    sockets: list[socket.socket]
     addresses: list[Any]
     models: list[str]
     servers: list[tuple[Server, ServerStatus]]
@@ -123,6 +124,7 @@ async def serve(
                     models = [row.id for row in data_plane.routing.registry.catalog.models()]
                     task_status.started(
                         Running(
+                            sockets,
                             addresses,
                             models,
                             data_plane.routing.statuses(),

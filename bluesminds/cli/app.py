@@ -26,6 +26,7 @@ from bluesminds.cli.redeem_codes import redeem_codes_group
 from bluesminds.cli.reload import reload
 from bluesminds.cli.replay import replay
 from bluesminds.cli.reprice import reprice
+from bluesminds.cli.restart import restart
 from bluesminds.cli.routes import routes_group
 from bluesminds.cli.serve import demo, serve
 from bluesminds.cli.server_keys import server_keys_group
@@ -99,6 +100,7 @@ for command in (
     mail_group,
     master_key_group,
     reload,
+    restart,
     backup,
     restore,
     migrate,
