@@ -15,8 +15,9 @@ import pytest
 import trio
 import trio.testing
 
-from storage import Connection, StorageBroken, StorageError, StorageUnavailable, Store, open_store
+from storage import Connection, StorageBroken, StorageError, StorageUnavailable, Store
 from storage.settings import put_setting, select_setting
+from storage.store import open_store
 from storage.usage import LATEST, insert_batch, select_page
 from storage.work import QUEUE_LIMIT
 from tests.gateways import eventually
