@@ -95,7 +95,7 @@ def decode_reply(body: bytes) -> VectorReply:
     places = {at if row.index is None else row.index: row.embedding for at, row in enumerate(rows)}
     usage = read_reply(body).usage
     vectors = tuple(places[at] for at in sorted(places))
-    return VectorReply(vectors, None if usage is None else usage.input)
+    return VectorReply(vectors, None if usage is None else usage.input_tokens)
 
 
 def encode_reply(reply: VectorReply, request: VectorRequest) -> bytes:

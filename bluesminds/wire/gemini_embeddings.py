@@ -188,7 +188,7 @@ def decode_batch_reply(body: bytes) -> VectorReply:
     except NOT_JSON as exc:
         raise ValueError("the reply has no vectors") from exc
     usage = read_batch_reply(body).usage
-    return VectorReply(vectors, None if usage is None else usage.input)
+    return VectorReply(vectors, None if usage is None else usage.input_tokens)
 
 
 def encode_reply(reply: VectorReply, request: VectorRequest) -> bytes:
