@@ -307,7 +307,8 @@ async def test_writes_disk_is_full_are_refused_until_space_is_free(
 
 SYNC_FAILS = """
 import sys, trio
-from storage import StorageBroken, open_store
+from storage import StorageBroken
+from storage.store import open_store
 from storage.settings import put_setting
 
 async def main():
