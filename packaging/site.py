@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from bluesminds.app.reload import is_live  # noqa: E402 - the tree being built, whatever is installed
 from bluesminds.cli.app import cli  # noqa: E402
+from bluesminds.cli.lazy import subcommands  # noqa: E402
 from bluesminds.config import Settings, load  # noqa: E402
 from bluesminds.config.values import Secret  # noqa: E402
 
@@ -51,7 +52,7 @@ def commands() -> str:
 def _tree(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
     found = [(path, command)]
     if isinstance(command, click.Group):
-        for name, inner in sorted(command.commands.items()):
+        for name, inner in sorted(subcommands(command).items()):
             found += _tree(inner, (*path, name))
     return found
 
