@@ -147,6 +147,7 @@ deb: $(if $(wildcard dist/bluesminds-dir),,binary) ## Build the Debian package f
 
 selftest: $(STAMP) ## Test the built executable
 	$(BIN)/python packaging/selftest.py
+	$(BIN)/python -m pytest -m process tests/process/test_offline.py
 
 lock: ## Pin the versions of all dependencies again (needs uv and npm)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o packaging/locks/run.lock

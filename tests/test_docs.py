@@ -31,7 +31,11 @@ from tests import gateways
 from tests.terminal import SECONDS, User, demo_user
 
 ROOT = Path(__file__).resolve().parent.parent
-GUIDES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+GUIDES = (
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs" / "guides").glob("*.md")),
+)
 EVERYTHING = (*GUIDES, ROOT / "CHANGELOG.md", *sorted((ROOT / "docs" / "decisions").glob("*.md")))
 SOURCES = sorted((ROOT / "bluesminds").rglob("*.py"))
 OPERATE = (ROOT / "docs" / "operate.md").read_text()

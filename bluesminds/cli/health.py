@@ -44,7 +44,9 @@ def health(ready: bool, config: Path | None, as_json: bool) -> None:
     try:
         status, body = ask_gateway(path, "/ready" if ready else "/health")
     except (OSError, HTTPException) as exc:
-        raise exits.Failure(f"no gateway responds on {path}: {exc}", exits.UNAVAILABLE) from None
+        why = getattr(exc, "strerror", None) or exc
+        remedy = "start it: bluesminds serve"
+        raise exits.Failure(f"no gateway responds on {path}: {why}", exits.UNAVAILABLE, remedy) from None
     if as_json:
         echo_json(body)
     if status != 200:
