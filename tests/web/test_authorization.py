@@ -551,7 +551,7 @@ async def call(client: httpx.AsyncClient, name: str, carried: Carried) -> httpx.
     if cookies:
         headers = headers | {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
     body = {"json": {"no such field": 1}} if method in ("POST", "PUT", "PATCH") else {}
-    path = re.sub(r"\{\w+\}", UNKNOWN_ID, path)
+    path = re.sub(r"\{\w+(:path)?\}", UNKNOWN_ID, path)
     request = client.build_request(method, path, headers=headers, params=query or None, **body)  # type: ignore[arg-type]
     answer = await client.send(request, stream=True)
     try:
