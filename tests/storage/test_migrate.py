@@ -165,10 +165,10 @@ async def owner_with_key(sqlite_url: str) -> None:
 @pytest.mark.process
 async def test_migration_instances_start_together_is_applied_once(postgres_url: str, schema: Path) -> None:
     add(schema, "second", SECOND)
-    program = "import sys, trio, storage, pathlib\n" + "\n".join(
+    program = "import sys, trio, pathlib\nfrom storage.store import open_store\n" + "\n".join(
         (
             "async def main():",
-            "    async with storage.open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])): pass",
+            "    async with open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])): pass",
             "trio.run(main)",
         )
     )
@@ -225,7 +225,8 @@ async def test_schema_both_engines_have_the_same_columns(store: Store, postgres_
 
 
 KILLED_AT = """
-import os, pathlib, signal, sys, trio, storage
+import os, pathlib, signal, sys, trio
+from storage.store import open_store
 
 folder, last, seen = os.path.dirname(sys.argv[1].removeprefix("sqlite://")), int(sys.argv[3]), 0
 
@@ -238,7 +239,7 @@ def watch(event, values):
             os.kill(os.getpid(), signal.SIGKILL)
 
 async def main():
-    async with storage.open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])):
+    async with open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])):
         pass
 
 sys.addaudithook(watch)
@@ -275,7 +276,8 @@ async def test_upgrade_killed_at_each_step_is_finished_by_the_next_start(
 
 
 KILLED_IN_CALL = """
-import asyncio, os, pathlib, signal, sys, asyncpg, trio, storage
+import asyncio, os, pathlib, signal, sys, asyncpg, trio
+from storage.store import open_store
 
 calls, last = 0, int(sys.argv[3])
 
@@ -301,7 +303,7 @@ for name in ("execute", "fetch", "close"):
     setattr(asyncpg.Connection, name, watched(getattr(asyncpg.Connection, name)))
 
 async def main():
-    async with storage.open_store(sys.argv[1], connections=0, schema=pathlib.Path(sys.argv[2])):
+    async with open_store(sys.argv[1], connections=0, schema=pathlib.Path(sys.argv[2])):
         pass
 
 trio.run(main)
