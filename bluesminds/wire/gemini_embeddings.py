@@ -29,6 +29,7 @@ from bluesminds.wire.vectors import (
 )
 
 _MODELS = "models/"
+_MOST_TEXTS = 100  # Google's maximum for one batch
 
 
 class EmbedFields(Struct):
@@ -230,5 +231,6 @@ GEMINI_BATCH_EMBED = structs.replace(
         encode_request=encode_batch_request,
         decode_reply=decode_batch_reply,
         encode_reply=encode_batch_reply,
+        most_texts=_MOST_TEXTS,
     ),
 )
