@@ -234,14 +234,27 @@ async def _database(settings: Settings) -> Diagnosis:
     return Diagnosis("database", "ok", f"{what} ({milliseconds:.0f} ms)")
 
 
+_READY_FIXES: Final = {
+    "store": "check that the database runs and that its disk has space",
+    "limits": "stop the other gateway on this database, and restart this one",
+    "tasks": "see its log, and restart it",
+    "servers": "bluesminds servers list; add one with bluesminds servers add NAME",
+}
+
+
 async def _gateway(client: httpx.AsyncClient, settings: Settings) -> list[Diagnosis]:
     ready = await client.get("/ready")
     if ready.status_code == 404:  # the API runs in this process
         return [_not_running(settings)]
     checks: Mapping[str, str] = ready.json()["checks"]
-    wrong = [f"{name}: {text}" for name, text in checks.items() if text != "ok"]
+    wrong = {name: text for name, text in checks.items() if text != "ok"}
     if wrong:
-        return [Diagnosis("gateway", "failed", f"not ready: {'; '.join(wrong)}", "see its log")]
+        text = "; ".join(f"{name}: {text}" for name, text in wrong.items())
+        return [
+            Diagnosis(
+                "gateway", "failed", f"not ready: {text}", _READY_FIXES.get(next(iter(wrong)), "see its log")
+            )
+        ]
     address = f"{settings.server.host}:{settings.server.port}"
     return [Diagnosis("gateway", "ok", f"ready, listens on {address}")]
 

@@ -213,6 +213,16 @@ def test_support_bundle_has_no_secret(home: Path) -> None:
 
 
 @pytest.mark.process
+def test_doctor_of_a_gateway_without_servers_says_how_to_add_one(home: Path) -> None:
+    user = User(home)
+    with user.serving("serve", "--port", "0"):
+        report = json.loads(user.run("doctor", "--json", "--offline").stdout)
+    (found,) = [one for one in report["checks"] if one["name"] == "gateway"]
+    assert (found["verdict"], "no usable server" in found["message"]) == ("failed", True)
+    assert "bluesminds servers add" in found["fix"]
+
+
+@pytest.mark.process
 def test_doctor_and_bundle_ask_the_running_gateway(home: Path) -> None:
     user = demo_user(home)
     with user.serving("demo", "--port", "0") as gateway:
