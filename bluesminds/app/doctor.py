@@ -23,6 +23,7 @@ from msgspec import Struct
 from bluesminds.app import preflight
 from bluesminds.app.backup import newest_backup_ms
 from bluesminds.app.database import database_url
+from bluesminds.app.doctor_services import ServiceCheck, check_services
 from bluesminds.app.errors import BadDatabaseURL, NoDatabase
 from bluesminds.app.listeners import OTHER_DESCRIPTORS
 from bluesminds.app.operator import operator_client
@@ -86,6 +87,7 @@ async def diagnose(loaded: Loaded, *, offline: bool, clock: Clock, log: Log) -> 
     if not offline:
         found.append(await _mail(settings, clock))
         found += await _alert_channels(settings)
+        found += [_service(one) for one in await check_services(settings, clock)]
     found.append(_backup(settings, clock))
     hosts = ", ".join(outbound(settings))
     return [*found, Diagnosis("outbound", "ok", f"connects to {hosts}")]
@@ -329,6 +331,14 @@ async def _mail(settings: Settings, clock: Clock) -> Diagnosis:
             found = Diagnosis("mail", "failed", str(exc), "correct [mail]")
         nursery.cancel_scope.cancel()
     return found
+
+
+def _service(found: ServiceCheck) -> Diagnosis:
+    if found.problem:
+        return Diagnosis(found.name, "failed", found.problem, found.fix)
+    if found.warning:
+        return Diagnosis(found.name, "warning", found.warning, found.fix)
+    return Diagnosis(found.name, "ok", "responds as it should")
 
 
 async def _alert_channels(settings: Settings) -> list[Diagnosis]:
