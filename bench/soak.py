@@ -1,9 +1,9 @@
 """`python -m bench.soak --minutes N`: a mixed load, and the growth of the process over time.
 
-At most RATE requests a second: complete and streamed responses of the demo server, 30 % of them cut by the client
-while they are streamed, 10 % left before the response, and 5 % for a server that does not answer. Memory,
-descriptors, threads and tasks are sampled. The exit code is 1 if one of them grows after the first third of
-the time, or if something is still reserved or running at the end.
+At most RATE requests a second: complete and streamed responses of the demo server, 30 % of them cut by the
+client while they are streamed, 10 % left before the response, and 5 % for a server that does not answer.
+Memory, descriptors, threads and tasks are sampled. The exit code is 1 if one of them grows after the first
+third of the time, or if something is still reserved or running at the end.
 """
 
 import argparse
