@@ -101,7 +101,7 @@ def _join(
             check_vectors(part, batch.texts)
         facts = _joined_facts([reply.facts for reply in replies])
         vectors = tuple(vector for part in parts for vector in part.vectors)
-        joined = VectorReply(vectors, None if facts.usage is None else facts.usage.input)
+        joined = VectorReply(vectors, None if facts.usage is None else facts.usage.input_tokens)
         body = client_vectors_of(client).encode_reply(joined, request)
     except ValueError:
         return structs.replace(first, facts=ReplyFacts(readable=False))
