@@ -12,6 +12,7 @@ from bluesminds.dashboard import (
     billing,
     credit,
     keys,
+    models,
     overview,
     playground,
     prompts,
@@ -136,12 +137,22 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
             requests.RequestsPage(
                 frame,
                 accounts.usage,
+                accounts.users,
                 RequestHandlers(accounts.usage, services.settings.server.expose_server),
                 controls.requests,
                 accounts.prompts if services.settings.prompt_log.retention_days else None,
             )
         ),
-        *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
+        *models.routes(
+            models.OwnModelsPage(
+                frame=frame,
+                models=ModelHandlers(controls.catalog),
+                usage=accounts.usage,
+                clock=services.clock,
+                example_model=routing.example_model,
+            )
+        ),
+        *usage.routes(usage.UsagePages(frame, accounts.usage, accounts.users, services.clock)),
         *credit.routes(credit.CreditPages(frame, accounts.ledger, accounts.users, accounts.redeem_codes)),
         *statements.routes(statements.StatementPages(frame, accounts.statements, accounts.users)),
         *_prompt_pages(services, frame),
@@ -275,6 +286,7 @@ def _admin_pages(
                 audit=accounts.audit,
                 limits=accounts.limits,
                 usage=accounts.usage,
+                users=accounts.users,
                 settings=services.settings,
                 engine=services.store.engine,
                 clock=services.clock,

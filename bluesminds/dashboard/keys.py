@@ -14,6 +14,7 @@ from bluesminds.common.crypto import UUID
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import InUse, LimitSet, read_limits
 from bluesminds.dashboard import words
+from bluesminds.dashboard.examples import examples
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
 from bluesminds.dashboard.series import (
     RANGES,
@@ -107,7 +108,7 @@ class KeysPages(Struct, frozen=True):
             opens=query.new == "1",
             limit_fields=[(name, label, limit_kind(name)) for name, label in LIMIT_FIELDS],
             month=words.month_name(self.calendar.date(now).month),
-            model=self.example_model() or "MODEL",
+            examples=examples(self.frame.base_url(browser), self.example_model()),
         )
 
     async def one(
@@ -135,7 +136,7 @@ class KeysPages(Struct, frozen=True):
             total=UsageTotal.of(found.rows),
             chart=chart_of(slots, found.rows, groups, query.show) if found.rows else None,
             latest=found.latest,
-            model=self.example_model() or "MODEL",
+            examples=examples(self.frame.base_url(browser), self.example_model()),
             ranges=[(name, name, link(path, range=name, show=query.show)) for name in RANGES],
             measures=[
                 (name, name.capitalize(), link(path, range=query.range, show=name))

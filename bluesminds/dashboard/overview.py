@@ -1,6 +1,5 @@
 """The overview: what an account spends, whether it works, and how much is left."""
 
-import json
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
@@ -13,6 +12,7 @@ from bluesminds.common.clock import Calendar, Clock
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import InUse
 from bluesminds.dashboard import words
+from bluesminds.dashboard.examples import examples
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
 from bluesminds.dashboard.series import (
     RANGES,
@@ -95,7 +95,7 @@ class OverviewPage(Struct, frozen=True):
             latest=found.latest,
             is_new=is_new,
             first_key=keys[0] if keys else None,
-            example=_example(self.frame.base_url(browser), self.example_model()),
+            examples=examples(self.frame.base_url(browser), self.example_model()),
             budget=budget,
             notices=_notices(budget, total, slots.title),
             tabs_of=_choices(query, group_names(self.frame, principal)),
@@ -159,17 +159,6 @@ def _choices(query: OverviewQuery, groups: Sequence[OwnGroup]) -> dict[str, list
         "measures": [(name, name.capitalize(), at(show=name)) for name in ("spend", "requests", "tokens")],
         "groupings": [(name, f"By {name}", at(by=name)) for name in groups],
     }
-
-
-def _example(base_url: str, model: str | None) -> str:
-    body = json.dumps({"model": model or "MODEL", "messages": [{"role": "user", "content": "Hello!"}]})
-    quoted = body.replace("'", "'\\''")
-    return (
-        f"curl {base_url}/chat/completions \\\n"
-        '  -H "Authorization: Bearer $BLUESMINDS_KEY" \\\n'
-        '  -H "Content-Type: application/json" \\\n'
-        f"  -d '{quoted}'"
-    )
 
 
 def routes(page: OverviewPage) -> list[Route]:

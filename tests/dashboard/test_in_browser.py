@@ -333,6 +333,42 @@ async def test_requests_are_searched_by_keyboard(site: DashboardSite, chromium: 
     await site.look(chromium, "user", search)
 
 
+async def test_go_to_finds_pages_keys_and_requests_by_keyboard(
+    site: DashboardSite, chromium: Chromium
+) -> None:
+    await site.add_usage("user", 1, model="m")
+
+    def work(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard")
+        for typed, heading in (("sett", "Settings"), ("for chats", "for chats"), ("request-0", "Requests")):
+            page.keyboard.press("Control+k")
+            expect(page.get_by_role("combobox")).to_be_focused()
+            page.keyboard.type(typed)
+            expect(page.get_by_role("option").first).to_have_attribute("aria-selected", "true")
+            expect(page.get_by_role("option").first).to_contain_text(typed, ignore_case=True)
+            assert violations(page) == []
+            press(page, "Enter")
+            expect(page.get_by_role("heading", level=1)).to_contain_text(heading)
+        expect(page.get_by_role("row")).to_have_count(2)
+
+    await site.look(chromium, "user", work)
+
+
+async def test_button_that_cannot_be_undone_asks_first(site: DashboardSite, chromium: Chromium) -> None:
+    def work(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard/admin/users/{site.callers.users['user']}")
+        page.get_by_role("button", name="Revoke good", exact=True).press("Enter")
+        expect(page.get_by_role("button", name="Cancel")).to_be_focused()
+        assert violations(page) == []
+        press(page, "Enter")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        page.get_by_role("button", name="Revoke good", exact=True).press("Enter")
+        press(page, "Tab", "Enter")
+        expect(page.get_by_text("The key is revoked.")).to_be_visible()
+
+    await site.look(chromium, "admin", work)
+
+
 async def test_server_is_added_tested_and_removed_by_keyboard(
     site: DashboardSite, chromium: Chromium, models: ModelServer
 ) -> None:

@@ -90,6 +90,7 @@ GET /dashboard/assets/{digest}/{name}
 PAGES_OF_USERS = """
 GET /dashboard
 GET /dashboard/keys
+GET /dashboard/models
 GET /dashboard/playground
 GET /dashboard/playground/{chat_id}
 GET /dashboard/requests
@@ -110,6 +111,10 @@ GET /dashboard/settings
 GET /dashboard/keys/{key_id}
 """
 PAGES_OF_ADMINISTRATORS = """
+GET /dashboard/admin/requests
+GET /dashboard/admin/live/requests
+GET /dashboard/admin/usage
+GET /dashboard/admin/usage.csv
 GET /dashboard/admin/servers
 GET /dashboard/admin/servers/{name}
 GET /dashboard/admin/models

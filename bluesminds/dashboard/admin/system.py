@@ -10,7 +10,10 @@ from bluesminds import __version__
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.limits import AccountLimits
 from bluesminds.accounts.usage import UsageReports
+from bluesminds.accounts.users import Users
 from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import is_uuid
+from bluesminds.common.emails import read_email
 from bluesminds.common.values import LimitSet
 from bluesminds.config import SettingOrigin, Settings
 from bluesminds.dashboard import words
@@ -77,6 +80,7 @@ class SystemPages(Struct, frozen=True):
     audit: AuditLog
     limits: AccountLimits
     usage: UsageReports
+    users: Users
     settings: Settings
     engine: str
     clock: Clock
@@ -92,10 +96,11 @@ class SystemPages(Struct, frozen=True):
     ) -> HandlerResponse[RawBody]:
         """The audit log, newest first."""
         before = int(query.after) if query.after else _NEWEST
-        search = AuditQuery(
-            before, ROWS + 1, query.actor or None, query.action or None, query.subject or None
+        actor, subject = await self._id_of(query.actor), await self._id_of(query.subject)
+        rows = await self.audit.page(
+            AuditQuery(before, ROWS + 1, actor or None, query.action or None, subject or None)
         )
-        rows = await self.audit.page(search)
+        ids = {one for row in rows for one in (row.row.actor, row.row.subject) if is_uuid(one)}
         filters = {"actor": query.actor, "action": query.action, "subject": query.subject}
         more = ""
         if len(rows) > ROWS:
@@ -105,11 +110,18 @@ class SystemPages(Struct, frozen=True):
             browser,
             principal,
             lines=[AuditLine(row, _changes(row.row.detail)) for row in rows[:ROWS]],
+            names=await self.users.names(ids),
             query=query,
             is_filtered=any(filters.values()),
             more=more,
             first=link("/admin/audit", **filters),
         )
+
+    async def _id_of(self, text: str) -> str:
+        """The id of the user with this e-mail address; any other text as it is."""
+        email = read_email(text) if "@" in text else None
+        found = await self.users.list(email=email, after="", limit=1) if email else []
+        return found[0].id if found else text
 
     async def show_tiers(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
         """The tiers with their limits."""
