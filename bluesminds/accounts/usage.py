@@ -138,6 +138,10 @@ class UsageReports:
         """
         return await self._store.read(_select_requests, query)
 
+    async def key_names(self, key_ids: Sequence[str]) -> Mapping[str, str]:
+        """The names of keys of any user by id."""
+        return await self._store.read(select_names_of_keys, key_ids) if key_ids else {}
+
     async def request(self, request_id: str, user_id: str | None) -> tuple[UsageRow, str | None]:
         """The usage row of a request and its receipt, if it has one. `user_id`: only a request of this user.
         Raises NotFound.

@@ -16,6 +16,7 @@ from bluesminds.dashboard import (
     overview,
     playground,
     prompts,
+    receipts,
     requests,
     settings,
     statements,
@@ -133,13 +134,13 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 catalog=controls.catalog,
             )
         ),
-        *requests.routes(
-            requests.RequestsPage(
+        *requests.routes(requests.RequestsPage(frame, accounts.usage, accounts.users, controls.requests)),
+        *receipts.routes(
+            receipts.ReceiptPage(
                 frame,
                 accounts.usage,
                 accounts.users,
                 RequestHandlers(accounts.usage, services.settings.server.expose_server),
-                controls.requests,
                 accounts.prompts if services.settings.prompt_log.retention_days else None,
             )
         ),

@@ -1,26 +1,22 @@
 """Requests: search, filters and pages. Administrators have the same page for those of all users."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct, structs
 
-from bluesminds.accounts.prompts import Prompts
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.clock import format_time
 from bluesminds.common.crypto import is_uuid
 from bluesminds.common.emails import read_email
-from bluesminds.common.money import read_usd
 from bluesminds.dashboard import words
 from bluesminds.dashboard.days import DayText, read_days
 from bluesminds.dashboard.frame import HOME, HTML, Frame, address, link
-from bluesminds.dashboard.keys import LIMIT_FIELDS
 from bluesminds.web.api.live import EVENTS, event_stream, subscribe_requests
-from bluesminds.web.api.requests import ReceiptCost, RequestHandlers
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, StreamBody, route
@@ -29,16 +25,6 @@ from storage.usage_log import LogQuery
 
 ROWS: Final = 50
 READ: Final = 5_000  # rows that one page reads at most
-DROP_REASONS: Final = {
-    "model_not_allowed": "the key may not use this model",
-    "unknown_model": "no server offers this model",
-    "unknown_server": "the server does not exist, or is not enabled",
-    "other_server": "the request refers to something at another server",
-    "no_endpoint": "the server does not have the endpoint",
-    "not_listed": "the server does not list the model, and another one does",
-    "duplicate": "an earlier model has the same server",
-    "unsupported": "the server does not support a field of the request",
-}
 _TERM: Final = re.compile(r"(model|status|key|server|user):(\S*)")
 _STATUS: Final = re.compile(r"ok|failed|[1-5](?:\d\d|xx)?")
 _POSITION: Final = r"^(\d{1,18}-[0-9a-f-]{36})?\Z"
@@ -90,53 +76,18 @@ class LiveRow(Struct, frozen=True):
 
 
 class RequestsPage(Struct, frozen=True):
-    """`prompts` is None if no prompts are kept. `of_all`: the requests of all users instead of those of the
-    reader.
-    """
+    """`of_all`: the requests of all users instead of those of the reader."""
 
     frame: Frame
     usage: UsageReports
     users: Users
-    receipts: RequestHandlers
     requests: Broadcast[UsageRow] | None
-    prompts: Prompts | None
     of_all: bool = False
 
     @property
     def path(self) -> str:
         """Of the list, below HOME."""
         return "/admin/requests" if self.of_all else "/requests"
-
-    async def one(
-        self, principal: Principal, browser: BrowserRequest, request_id: str
-    ) -> HandlerResponse[RawBody]:
-        """One request with its receipt: where it was sent, and what it cost."""
-        row, _ = await self.usage.request(
-            request_id, None if principal.role == "admin" else principal.user_id
-        )
-        view = await self.receipts.show(principal, request_id)
-        receipt = view.receipt
-        return self.frame.page(
-            "receipt.html",
-            browser,
-            principal,
-            row=row,
-            view=view,
-            receipt=receipt,
-            costs=[] if receipt is None else _costs(receipt.cost),
-            reasons=DROP_REASONS,
-            limit_names=dict(LIMIT_FIELDS),
-            prompt=await self._prompt(principal, row),
-        )
-
-    async def _prompt(self, principal: Principal, row: UsageRow) -> str:
-        """The address of the request in the prompt log; "" if it is not there, or not for this user."""
-        is_own = row.user_id == principal.user_id
-        if self.prompts is None or not (is_own or self.prompts.administrators_read):
-            return ""
-        if not await self.prompts.has(row.id):
-            return ""
-        return f"{HOME}{'' if is_own else '/admin'}/prompts/{row.id}"
 
     async def show(
         self, principal: Principal, browser: BrowserRequest, query: RequestsQuery
@@ -296,50 +247,6 @@ def _log_query(user_id: str | None, query: RequestsQuery) -> LogQuery:
     return found.until(until)
 
 
-class CostLine(Struct, frozen=True):
-    """A quantity at a rate in nano-USD for a million units. `parts`: units in one of the quantity."""
-
-    name: str
-    tokens: int
-    price: int
-    parts: int = 1
-
-    @property
-    def amount(self) -> str:
-        """USD with all digits."""
-        return exact_cost(self.tokens * self.price * (1000 // self.parts))
-
-
-_UNITS: Final[Mapping[str, str]] = {
-    "input": "Input",
-    "cached_input": "Input from the cache",
-    "cache_write": "Input to the cache",
-    "output": "Output",
-    "reasoning": "Reasoning",
-    "audio_input": "Audio input",
-    "audio_output": "Audio output",
-    "image_input": "Image input",
-    "image_output": "Image output",
-    "image": "Images",
-    "second": "Audio, in milliseconds",
-    "character": "Characters",
-    "request": "Requests",
-}
-
-
-def _costs(lines: Sequence[ReceiptCost]) -> list[CostLine]:
-    return [
-        CostLine(_UNITS[one.unit], one.quantity, read_usd(one.rate_usd), 1000 if one.unit == "second" else 1)
-        for one in lines
-    ]
-
-
-def exact_cost(parts: int) -> str:
-    """USD of thousandths of what a million units cost in nano-USD, with all digits."""
-    whole, fraction = divmod(parts, 10**18)
-    return f"${whole}.{f'{fraction:018}'.rstrip('0').ljust(2, '0')}"
-
-
 def _terms(text: str) -> Mapping[str, str]:
     """The filters that are written in a search."""
     return dict(_TERM.findall(text))
@@ -368,7 +275,6 @@ def routes(page: RequestsPage) -> list[Route]:
     return [
         route("GET", path, Access.SESSION, page.show, tag="Pages", media=HTML),
         route("GET", live, Access.SESSION, page.live, tag="Pages", media=EVENTS),
-        route("GET", f"{path}/{{request_id}}", Access.SESSION, page.one, tag="Pages", media=HTML),
         route("GET", f"{admin}/requests", Access.ADMIN, of_all.show_all, tag="Pages", media=HTML),
         route("GET", f"{admin}/live/requests", Access.ADMIN, of_all.live_all, tag="Pages", media=EVENTS),
     ]

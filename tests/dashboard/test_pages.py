@@ -339,14 +339,20 @@ async def test_pages_of_all_show_every_user_and_filter_one(both_engines: Dashboa
         everything = (await client.get(requests)).text
         assert "user@example.com" in everything and "other@example.com" in everything
         assert f'<a href="{requests}?key={site.key_id}">good</a>' in everything
-        for query in (f"user={other}", "user=other%40example.com", "q=user:other@example.com", "status=failed"):
+        for query in (
+            f"user={other}",
+            "user=other%40example.com",
+            "q=user:other@example.com",
+            "status=failed",
+        ):
             shown = (await client.get(f"{requests}?{query}")).text
             assert shown.count("data-row=") == 1, query
         for query in ("user=unknown%40example.com", "until=2020-01-01"):
             assert "Nothing matches" in (await client.get(f"{requests}?{query}")).text
-        assert f"/api/admin/usage/export?format=csv&amp;user={other}" in (
-            await client.get(f"{requests}?user={other}")
-        ).text
+        assert (
+            f"/api/admin/usage/export?format=csv&amp;user={other}"
+            in (await client.get(f"{requests}?user={other}")).text
+        )
         by_user = (await client.get(f"{usage}&by=user")).text
         assert "other@example.com" in by_user and "$7.00" in by_user
         assert "$7.00" not in (await client.get(f"{usage}&by=model&user={other}")).text

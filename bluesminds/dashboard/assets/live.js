@@ -1,4 +1,4 @@
-// The list of requests, live: new rows appear at the top while the switch is on and the page is visible.
+// The list of requests. Live: new rows appear at the top while the switch is on and the page is visible.
 
 import { toast } from "./app.js";
 
@@ -99,3 +99,10 @@ if (box) {
   body?.addEventListener("pointerleave", show);
   body?.addEventListener("focusout", () => setTimeout(show));
 }
+
+// A receipt leads to the requests beside it in this list.
+addEventListener("pagehide", () => {
+  const rows = [...(body?.querySelectorAll("[data-row]") ?? [])];
+  sessionStorage.setItem("walk", JSON.stringify(rows.map((row) => row.dataset.row)));
+  sessionStorage.setItem("walked", location.pathname + location.search);
+});
