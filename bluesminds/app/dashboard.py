@@ -119,6 +119,7 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 usage=accounts.usage,
                 keys=accounts.keys,
                 limits=accounts.limits,
+                ledger=accounts.ledger,
                 calendar=services.calendar,
                 clock=services.clock,
                 usage_now=controls.usage_now,

@@ -43,6 +43,10 @@ LIMIT_FIELDS: Final = (
     ("tokens_per_month", "Tokens per month"),
 )
 
+BUDGETS: Final = frozenset(
+    ("usd_per_month", "usd_per_day", "usd_total", "tokens_per_day", "tokens_per_month")
+)
+
 
 class KeysQuery(Struct, frozen=True, forbid_unknown_fields=True):
     """`new` opens the form for a new key."""
@@ -74,6 +78,7 @@ class KeyLimitField(Struct, frozen=True):
     hint: str
     kind: str
     used: str
+    is_used_up: bool = False
 
 
 class KeysPages(Struct, frozen=True):
@@ -121,6 +126,7 @@ class KeysPages(Struct, frozen=True):
         found = await self.usage.figures(slots.query("model", key.user_id, key_id=key.id), latest=6)
         groups = groups_of(found.rows, query.show, {})
         path = f"/keys/{key.id}"
+        fields = await self._limit_fields(key, principal.user_id)
         return self.frame.page(
             "key.html",
             browser,
@@ -129,7 +135,8 @@ class KeysPages(Struct, frozen=True):
             note=_note(key, now, words.Times(browser.zone, now)),
             is_active=_is_active(key, now),
             has_previous=(key.previous_until or 0) > now,
-            fields=await self._limit_fields(key, principal.user_id),
+            fields=fields,
+            used_up=[one.label for one in fields if one.is_used_up],
             slots=slots,
             show=query.show,
             title=measure_title(query.show),
@@ -158,6 +165,7 @@ class KeysPages(Struct, frozen=True):
                     hint=effective,
                     kind=limit_kind(name),
                     used=f"{write(found.used)} used" if found.limit and found.used else "",
+                    is_used_up=bool(found.limit) and found.used >= found.limit and name in BUDGETS,
                 )
             )
         return fields
