@@ -8,7 +8,7 @@ from msgspec import Meta, Struct, structs
 
 from bluesminds import __version__
 from bluesminds.accounts.audit import AuditLog
-from bluesminds.accounts.limits import AccountLimits
+from bluesminds.accounts.limits import AccountLimits, SharedBudget
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.common.clock import Clock
@@ -124,7 +124,8 @@ class SystemPages(Struct, frozen=True):
         return found[0].id if found else text
 
     async def show_tiers(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
-        """The tiers with their limits."""
+        """The tiers with their limits, and what their accounts may use together."""
+        shared = await self.limits.shared_budgets()
         return self.frame.page(
             "tiers.html",
             browser,
@@ -132,6 +133,7 @@ class SystemPages(Struct, frozen=True):
             limit_names=[label for _, label in LIMIT_FIELDS],
             tiers=[(name, _limits(limits)) for name, limits in self.limits.tiers.items()],
             default=self.settings.accounts.default_tier,
+            shared=[line for name, found in shared.items() for line in _shared(name, found)],
         )
 
     async def show_system(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
@@ -173,6 +175,23 @@ def _written(value: object) -> str:
     if value is None:
         return words.NO_VALUE
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+class SharedLine(Struct, frozen=True):
+    """What all accounts of a tier used of what they may use together, in nano-USD."""
+
+    tier: str
+    period: str
+    used: int
+    limit: int
+
+
+def _shared(tier: str, found: SharedBudget) -> list[SharedLine]:
+    lines = (
+        SharedLine(tier, "today", found.used_today, found.per_day),
+        SharedLine(tier, "this month", found.used_this_month, found.per_month),
+    )
+    return [line for line in lines if line.limit]
 
 
 def _limits(limits: LimitSet) -> list[str]:
