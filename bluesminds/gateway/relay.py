@@ -15,8 +15,9 @@ from msgspec import Struct, structs
 from bluesminds.common.errors import GatewayError, InvalidRequest, Unavailable, UpstreamFailed
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import NO_USAGE, Usage
-from bluesminds.gateway.accounting import CLIENT_GONE, STOPPED, UsageEntry
+from bluesminds.gateway.accounting import STOPPED, UsageEntry
 from bluesminds.gateway.call import Call, CallBody, JsonBody
+from bluesminds.gateway.observer import CLIENT_GONE
 from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.recovery import StreamRecovery
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply
@@ -33,7 +34,7 @@ from bluesminds.wire.usage import estimate_output, settle_usage
 Headers = list[tuple[bytes, bytes]]
 END_SECONDS = 0.25  # how long a server may take to end its response after its [DONE]
 DONE_SECONDS = 5.0  # how long a server may take to send [DONE] after its answer is complete
-COUNTED = Usage(0, 0, source="estimated")  # counting tokens is free
+COUNTED = Usage(0, 0, usage_source="estimated")  # counting tokens is free
 MAX_DROPPED = 500  # characters of x-bluesminds-dropped
 # Says that a stream ends because of a budget, in formats whose clients get comments as pings too.
 AT_BUDGET = b": bluesminds: stopped at a budget\n\n"
