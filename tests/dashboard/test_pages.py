@@ -419,7 +419,7 @@ async def test_servers_page_says_which_server_is_down(
     await site.add_usage("user", 3, server="one")
     async with site.visitor("admin") as client:
         text = (await client.get("/dashboard/admin/servers")).text
-        assert re.search(r"<b>gone</b> is down: [^<]*127.0.0.1", text)
+        assert re.search(r"<b>gone</b></a> is down: [^<]*127.0.0.1", text)
         assert '<span class="note" data-down>1 down</span>' in text
         assert re.findall(r'servers/(\w+)">\1</a>', text) == ["gone", "one"], "what is down comes first"
         text = (await client.get("/dashboard/admin/servers/one")).text

@@ -63,6 +63,8 @@ export function showError(form, error) {
   wrong.className = "wrong";
   wrong.textContent = error.message;
   if (field?.closest) {
+    // The API names the field, which is beside the sentence here.
+    if (error.message.startsWith(`${error.param} `)) wrong.textContent = `This${error.message.slice(error.param.length)}`;
     wrong.id = `${field.id}-wrong`;
     field.closest("details")?.setAttribute("open", "");
     field.after(wrong);
