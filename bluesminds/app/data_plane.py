@@ -80,6 +80,8 @@ from bluesminds.gateway.tracing import CollectorAddress, Tracer
 from bluesminds.gateway.traffic import TrafficMonitor
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.entra import EntraTokens
+from bluesminds.gateway.upstream.extra_budget import ExtraBudget
+from bluesminds.gateway.upstream.outcomes import AttemptOutcomes
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.gateway.upstream.shadow import ShadowTraffic
@@ -152,17 +154,17 @@ def build_data_plane(
     routing = build_routing(services, configured)
     queue = _build_queue(services, routing, runtime.metrics)
     timeouts = TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout)
+    outcomes = AttemptOutcomes(routing.health, runtime.metrics, services.log)
     sender = Sender(
         services.pool,
-        routing.health,
+        outcomes,
         routing.balancer.load,
         queue,
         routing.keys,
         timeouts=timeouts,
         attempts=settings.upstream.attempts,
         backoff=backoff,
-        metrics=runtime.metrics,
-        log=services.log,
+        hedges=ExtraBudget(),
     )
     objects = ServerObjects(
         services.store, clock=services.clock, log=services.log, timeout=settings.storage.settle_timeout
@@ -186,7 +188,7 @@ def build_data_plane(
         balancer=routing.balancer,
         limiter=authentication.limiter,
         sender=sender,
-        relay=Relay(sender, expose_server=settings.server.expose_server),
+        relay=Relay(outcomes, expose_server=settings.server.expose_server),
         accounting=accounting,
         shadow=shadow,
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),

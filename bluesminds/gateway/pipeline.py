@@ -451,7 +451,7 @@ class Gateway(Struct, frozen=True):
                 left.close()
         if scope.cancelled_caught and not out.gone:
             if not answered and entry.target is not None:
-                self.sender.total_timeout(call, entry.target)
+                self.sender.outcomes.total_timeout(call, entry.target)
             await handle_total_timeout(call, entry, out)
 
 

@@ -21,7 +21,7 @@ from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.recovery import StreamRecovery
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply
 from bluesminds.gateway.upstream.endpoint import StreamRedactor
-from bluesminds.gateway.upstream.sender import Sender
+from bluesminds.gateway.upstream.outcomes import AttemptOutcomes
 from bluesminds.http.client.pool import Response, UpstreamError
 from bluesminds.http.sse import MAX_EVENT, EventTooLarge
 from bluesminds.wire.base import Stage
@@ -81,7 +81,7 @@ class ForwardingWriter:
 class Relay(Struct, frozen=True):
     """`expose_server`: response headers name the server and the number of attempts."""
 
-    sender: Sender
+    outcomes: AttemptOutcomes
     expose_server: bool
 
     async def pass_on(
@@ -168,7 +168,7 @@ class Relay(Struct, frozen=True):
         )
         if implausible or facts.implausible:
             entry.quarantine = "implausible"
-            self.sender.warn_implausible_usage(call, reply.endpoint.server.name)
+            self.outcomes.warn_implausible_usage(call, reply.endpoint.server.name)
         entry.reported_cost = reply.cost
         if call.facts.text_answer:
             entry.own_output = estimate_output(facts.delivered, facts.pieces, call.facts)
@@ -238,11 +238,11 @@ class Relay(Struct, frozen=True):
                 resumed = await recovery.resume(reply, stage, reason) if reason else None
                 if resumed is None or resumed.stage is None:
                     break
-                self.sender.stream_failed(reply, reason)
+                self.outcomes.stream_failed(reply, reason)
                 reply.close()
                 reply, stage, next_reply = resumed, resumed.stage, resumed
             if _has_diverged(stage):
-                self.sender.release(reply)
+                self.outcomes.release(reply)
                 entry.close(reply.status, "cut")
             elif reason and stage.error is None:
                 last = self._cut(call, reply, entry, reason)
@@ -296,15 +296,15 @@ class Relay(Struct, frozen=True):
                     await out.write(passed)
                 data = await response.receive()
         except UpstreamError as exc:
-            self.sender.stream_failed(reply, type(exc).__name__)
+            self.outcomes.stream_failed(reply, type(exc).__name__)
             entry.close(reply.status, "cut")
             out.abort()
         stage.finish()
         if not stage.finished:
-            self.sender.stream_failed(reply, "UpstreamCut")
+            self.outcomes.stream_failed(reply, "UpstreamCut")
             entry.close(reply.status, "cut")
             out.abort()
-        self.sender.stream_ended(call, reply, None, implausible=stage.implausible)
+        self.outcomes.stream_ended(call, reply, None, implausible=stage.implausible)
         entry.close(reply.status, "ok")
         try:
             await entry.wait_durable()
@@ -332,21 +332,21 @@ class Relay(Struct, frozen=True):
                     break
                 stage.feed(data)
         if stage.finished:
-            self.sender.stream_ended(call, reply, stage.error, implausible=stage.implausible)
+            self.outcomes.stream_ended(call, reply, stage.error, implausible=stage.implausible)
         else:
-            self.sender.release(reply)
+            self.outcomes.release(reply)
         entry.close(CLIENT_GONE, "client_gone")
 
     def _end_stream(self, call: Call, reply: Reply, stage: Stage, entry: UsageEntry) -> bytes:
         """The server has ended its response. Returns the last bytes for the client."""
         if stage.error is None and not stage.finished:
             return self._cut(call, reply, entry, "UpstreamCut")
-        self.sender.stream_ended(call, reply, stage.error, implausible=stage.implausible)
+        self.outcomes.stream_ended(call, reply, stage.error, implausible=stage.implausible)
         entry.close(reply.status, "ok" if stage.error is None else "upstream_error")
         return b"" if stage.final or stage.error is not None else DONE
 
     def _cut(self, call: Call, reply: Reply, entry: UsageEntry, reason: str) -> bytes:
-        self.sender.stream_failed(reply, reason)
+        self.outcomes.stream_failed(reply, reason)
         entry.close(reply.status, "cut")
         message = "The server ended the stream before the answer was complete. Try again."
         return call.format.write_stream_error("upstream_cut", message, entry.next_number)

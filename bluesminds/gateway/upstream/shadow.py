@@ -25,6 +25,7 @@ from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply, ReplyReader
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.extra_budget import ExtraBudget
+from bluesminds.gateway.upstream.progress import AttemptProgress
 from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.client.pool import Pool, UpstreamError
 from bluesminds.http.sse import EventTooLarge
@@ -89,7 +90,7 @@ class ShadowTraffic:
         estimated to cost, in nano-USD; None if no copy is sent.
         """
         self._budget.add_request(route, options.shadow_share)
-        if not self._budget.is_due(route):
+        if not self._budget.is_due(route) or body.stores:
             return None
         nano = self._estimator.estimate(call, target).nano or 0
         if not self._budget.take(route, call.context.at_ms, nano, read_usd(options.shadow_daily_usd)):
@@ -119,13 +120,12 @@ class ShadowTraffic:
 
     async def _run_one(self, copy: ShadowCopy, room: trio.Semaphore) -> None:
         outcome: ShadowOutcome = "failed"
-        usage = Usage(self._estimator.input_tokens(copy.call), 0, source="estimated")
+        progress, usage = AttemptProgress(), None
         slot = self._load.begin(copy.target.server.name, copy.model, stream=copy.call.facts.stream)
         try:
             with trio.move_on_after(self._total_timeout):
-                found = await self._exchange(copy)
-                if found is not None:
-                    outcome, usage = "answered", found
+                usage = await self._exchange(copy, progress)
+                outcome = "failed" if usage is NO_USAGE else "answered"
         except (UpstreamError, EventTooLarge):
             pass
         except Exception as exc:  # a bug in the reader of a response must not end the task for all copies
@@ -134,11 +134,12 @@ class ShadowTraffic:
             slot.end()
             self._bytes -= len(copy.data)
             price = self._estimator.price(copy.target, copy.call.model, copy.call.context.at_ms)
-            self._end(copy, outcome, 0 if price is None else price.cost(usage) or 0)
+            used = progress.usage(copy.call.facts) if usage is None else usage
+            self._end(copy, outcome, 0 if price is None else price.cost(used) or 0)
             room.release()
 
-    async def _exchange(self, copy: ShadowCopy) -> Usage | None:
-        """What the server has used. None for an error."""
+    async def _exchange(self, copy: ShadowCopy, progress: AttemptProgress) -> Usage:
+        """What the server has used; NO_USAGE for an error."""
         call, target = copy.call, copy.target
         stream, context = call.facts.stream, call.context
         endpoint = self._endpoint(target.server)
@@ -155,14 +156,12 @@ class ShadowTraffic:
             ),
             copy.data,
             timeouts=timeouts,
+            sending=progress.sending,
         )
         try:
-            reply = await ReplyReader(endpoint, call, target.plan, None, None, copy.model).read(
-                response, deadline
-            )
-            if reply.error is not None:
-                return None
-            return await _read_usage(copy, reply)
+            reader = ReplyReader(endpoint, call, target.plan, None, None, copy.model, progress)
+            reply = await reader.read(response, deadline)
+            return NO_USAGE if reply.error is not None else await _read_usage(copy, reply, progress)
         finally:
             response.close()
 
@@ -197,12 +196,13 @@ def find_shadow(
     return None if plan is None or plan.translated else Target(server, plan, options.shadow_model)
 
 
-async def _read_usage(copy: ShadowCopy, reply: Reply) -> Usage:
+async def _read_usage(copy: ShadowCopy, reply: Reply, progress: AttemptProgress) -> Usage:
     """Read a stream to its end. Raises UpstreamError and EventTooLarge."""
     facts, stage = copy.call.facts, reply.stage
     if stage is None:
         found = reply.facts
         return settle_usage(found.usage, facts, delivered=found.delivered, pieces=found.pieces)[0]
+    progress.reading(stage)
     data = reply.body
     while data:
         stage.feed(data)
