@@ -11,7 +11,7 @@ import trio
 from bluesminds.gateway.upstream import shadow
 from tests import gateways
 from tests.fakes import anthropic_server
-from tests.fakes.model_server import USAGE, ModelServer, hang, refusal
+from tests.fakes.model_server import USAGE, Cut, ModelServer, hang, refusal, streamed, text_chunks
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
 
 PRICES = [{"model": name, "input_usd": "10", "output_usd": "10", "max_output_tokens": 100} for name in "mn"]
@@ -84,9 +84,46 @@ async def test_failing_shadow_changes_nothing_for_the_client(start: Start, secon
 
     await eventually(is_done)
     assert len(second.asked) == 8, "copies are not repeated"
+    labels = {"class": "shadow", "server": "two"}
+    assert await gateway.metric("bluesminds_uncharged_usd_total", **labels) == 0
     assert gateway.events("server_ejected") == []
     rows = await gateway.settled(8)
     assert {row["outcome"] for row in rows} == {"ok"}
+
+
+async def test_copy_without_a_connection_costs_nothing(start: Start) -> None:
+    gateway = await start({"url": "http://127.0.0.1:9"})  # the port of a service that nothing offers
+    assert (await gateway.chat()).status_code == 200
+
+    async def is_done() -> bool:
+        return await copies(gateway, "failed") == 1
+
+    await eventually(is_done)
+    labels = {"class": "shadow", "server": "two"}
+    assert await gateway.metric("bluesminds_uncharged_usd_total", **labels) == 0
+
+
+async def test_cut_copy_costs_the_prompt_and_the_text_so_far(start: Start, second: ModelServer) -> None:
+    gateway = await start()
+    text = "word " * 400
+    second.plan(streamed(*text_chunks([text]), Cut))
+    assert (await gateway.chat(STREAM)).status_code == 200
+
+    async def is_done() -> bool:
+        return await copies(gateway, "failed") == 1
+
+    await eventually(is_done)
+    labels = {"class": "shadow", "server": "two"}
+    cost = await gateway.metric("bluesminds_uncharged_usd_total", **labels)
+    assert cost > len(text) / 8 * 1e-5
+
+
+async def test_request_that_a_server_stores_is_not_copied(start: Start, second: ModelServer) -> None:
+    gateway = await start()
+    answer = await gateway.chat(ASK | {"store": True})
+    assert answer.status_code == 200
+    assert len(await attempts(gateway, answer)) == 1
+    assert second.asked == []
 
 
 async def test_bug_in_one_copy_does_not_end_the_others(
