@@ -176,7 +176,13 @@ class Gateway(Struct, frozen=True):
             may_use=lambda _: False,
             own=caller.own_keys or (),
         )
-        request = RoutedRequest(model, stream=True, price=partial(self._token_price, model, context.at_ms))
+        request = RoutedRequest(
+            model,
+            stream=True,
+            price=partial(self._token_price, model, context.at_ms),
+            account_key=prompt_key(caller.user_id, b""),
+            regions=(*context.prefer_regions, *caller.prefer_regions),
+        )
         return RoutedTargets(route, selection, self.balancer, request).first()
 
     def _select(
@@ -256,12 +262,14 @@ class Gateway(Struct, frozen=True):
             traits=traits,
             own=caller.own_keys or (),
         )
-        uses_prompt = any(group.route and group.route.policy == "affinity" for group in selection.groups)
+        policies = {group.route.policy for group in selection.groups if group.route is not None}
         request = RoutedRequest(
             call.model,
             stream=call.facts.stream,
             price=lambda target: estimator.estimate(call, target).nano,
-            prompt_key=prompt_key(caller.user_id, body.prompt_prefix()) if uses_prompt else b"",
+            prompt_key=prompt_key(caller.user_id, body.prompt_prefix()) if "affinity" in policies else b"",
+            account_key=prompt_key(call.account, b"") if "pinned" in policies else b"",
+            regions=(*call.context.prefer_regions, *caller.prefer_regions) if "region" in policies else (),
         )
         if selection.groups:
             selection = selection.keep(self._choose(call, body, selection.targets()))

@@ -11,7 +11,7 @@ from msgspec import Struct, structs
 
 from bluesminds.common.money import read_usd
 from bluesminds.gateway.call import Call, CallBody
-from bluesminds.gateway.routing.plans import Target
+from bluesminds.gateway.routing.plans import Target, may_hedge
 from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.upstream.attempt import Reply
 from bluesminds.gateway.upstream.extra_budget import ExtraBudget
@@ -91,7 +91,7 @@ class Hedger(Struct, frozen=True):
         daily = read_usd(routed.options.hedge_daily_usd)
         for turn in tries.waiting:
             target = turn.target
-            if turn.repetition or not _may_hedge(first, target) or not self.outcomes.is_usable(call, target):
+            if turn.repetition or not may_hedge(first, target) or not self.outcomes.is_usable(call, target):
                 continue
             if (slot := self.slots.try_begin(call, target, routed)) is None:
                 continue
@@ -107,15 +107,6 @@ class Hedger(Struct, frozen=True):
         """Returns the cost in nano-USD."""
         self.outcomes.record_lost(call, lost.target, HEDGE_LOST)
         return 0 if lost.progress is None else lost.record.lose(lost.progress.usage(call.facts))
-
-
-def _may_hedge(first: Target, second: Target) -> bool:
-    """Users pay for their own keys. Requests in another format, or for another model, are not the same."""
-    return (
-        second.serves == first.serves
-        and not (first.server.is_own or second.server.is_own)
-        and (second.plan.format, second.plan.translated) == (first.plan.format, first.plan.translated)
-    )
 
 
 def _overtaken(attempt: BegunAttempt) -> None:

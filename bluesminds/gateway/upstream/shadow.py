@@ -19,8 +19,8 @@ from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.receipts import SHADOW
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.load import LoadRegistry
-from bluesminds.gateway.routing.plans import Target, make_plan
-from bluesminds.gateway.routing.selection import Selection
+from bluesminds.gateway.routing.plans import Target
+from bluesminds.gateway.routing.selection import Selection, find_shadow_target
 from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply, ReplyReader
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
@@ -29,15 +29,12 @@ from bluesminds.gateway.upstream.progress import AttemptProgress
 from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.client.pool import Pool, UpstreamError
 from bluesminds.http.sse import EventTooLarge
-from bluesminds.wire.base import FormatName
 from bluesminds.wire.support import Support
 from bluesminds.wire.usage import settle_usage
 
 MAX_WAITING: Final = 100  # copies
 MAX_WAITING_BYTES: Final = 32 * 1024 * 1024
 MAX_RUNNING: Final = 8  # copies
-# Requests of other formats may store something at the server.
-FORMATS: Final[frozenset[FormatName]] = frozenset(("chat", "messages", "gemini", "completions", "embeddings"))
 ShadowOutcome = Literal["answered", "failed", "dropped"]
 
 
@@ -187,13 +184,10 @@ def find_shadow(
     """
     if all(target.plan.translated for target in selection.targets()):
         return None
-    server = None if options.shadow is None else catalog.server(options.shadow)
-    if server is None or server.mode == "draining" or call.operation.format not in FORMATS:
-        return None
     if call.own_key or call.stand_ins or call.observer is not None:
         return None
-    plan = make_plan(call.operation, server)
-    return None if plan is None or plan.translated else Target(server, plan, options.shadow_model)
+    found = find_shadow_target(catalog, options, call.operation)
+    return found if isinstance(found, Target) else None
 
 
 async def _read_usage(copy: ShadowCopy, reply: Reply, progress: AttemptProgress) -> Usage:
