@@ -81,6 +81,7 @@ from bluesminds.gateway.traffic import TrafficMonitor
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.entra import EntraTokens
 from bluesminds.gateway.upstream.extra_budget import ExtraBudget
+from bluesminds.gateway.upstream.extra_costs import ExtraCosts
 from bluesminds.gateway.upstream.outcomes import AttemptOutcomes
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
@@ -129,6 +130,7 @@ class DataPlaneParts(Struct, frozen=True):
     capacity_queue: CapacityQueue
     shadow: ShadowTraffic
     idle_sweeper: IdleSweeper
+    extra_costs: ExtraCosts
     open_requests: OpenRequests
     prompts: PromptLog | None
     tracer: Tracer | None
@@ -154,6 +156,7 @@ def build_data_plane(
     routing = build_routing(services, configured)
     queue = _build_queue(services, routing, runtime.metrics)
     timeouts = TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout)
+    hedges, copies = ExtraBudget(), ExtraBudget()
     outcomes = AttemptOutcomes(routing.health, runtime.metrics, services.log)
     sender = Sender(
         services.pool,
@@ -164,7 +167,7 @@ def build_data_plane(
         timeouts=timeouts,
         attempts=settings.upstream.attempts,
         backoff=backoff,
-        hedges=ExtraBudget(),
+        hedges=hedges,
     )
     objects = ServerObjects(
         services.store, clock=services.clock, log=services.log, timeout=settings.storage.settle_timeout
@@ -181,6 +184,7 @@ def build_data_plane(
         services.log,
         timeouts=timeouts,
         total_timeout=settings.upstream.total_timeout,
+        budget=copies,
     )
     gateway = Gateway(
         keys=authentication.keys,
@@ -255,6 +259,7 @@ def build_data_plane(
         idle_sweeper=IdleSweeper(
             services.store, authentication.keys, authentication.limiter, runtime.recorder
         ),
+        extra_costs=ExtraCosts(services.store, services.clock, hedges, copies),
         open_requests=OpenRequests(services.store, gateway.accounting.running),
         prompts=gateway.prompts,
         tracer=gateway.accounting.tracer,

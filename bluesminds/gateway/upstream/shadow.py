@@ -66,6 +66,7 @@ class ShadowTraffic:
         *,
         timeouts: TimeoutTable,
         total_timeout: float,
+        budget: ExtraBudget,
     ) -> None:
         self._pool = pool
         self._load = load
@@ -75,7 +76,7 @@ class ShadowTraffic:
         self._log = log
         self._timeouts = timeouts
         self._total_timeout = total_timeout
-        self._budget = ExtraBudget()
+        self._budget = budget
         self._endpoints: dict[str, UpstreamEndpoint] = {}
         self._bytes = 0  # of the copies that wait or run
         self._send, self._receive = trio.open_memory_channel[ShadowCopy](MAX_WAITING)

@@ -11,7 +11,17 @@ import trio
 from bluesminds.gateway.upstream import shadow
 from tests import gateways
 from tests.fakes import anthropic_server
-from tests.fakes.model_server import USAGE, Cut, ModelServer, hang, refusal, streamed, text_chunks
+from tests.fakes.model_server import (
+    USAGE,
+    Cut,
+    ModelServer,
+    completion,
+    hang,
+    refusal,
+    streamed,
+    text_chunks,
+    whole,
+)
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
 
 PRICES = [{"model": name, "input_usd": "10", "output_usd": "10", "max_output_tokens": 100} for name in "mn"]
@@ -22,14 +32,14 @@ Start = Callable[..., Awaitable[Gateway]]
 def start(nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer) -> Start:
     """`models` is the target of the route, `second` the shadow."""
 
-    async def start(second_server: dict[str, Any] | None = None, **route: Any) -> Gateway:
+    async def start(second_server: dict[str, Any] | None = None, *, key: str = "", **route: Any) -> Gateway:
         copied = {"shadow": "two", "shadow_model": "n", "shadow_share": 1.0, "shadow_daily_usd": "5"}
         routes = [{"model": "m", "targets": ["one"]} | copied | route]
         servers = [
             entry("one", models.url, tags=["zdr"]),
             entry("two", second.url, models=["n"]) | (second_server or {}),
         ]
-        return await gateways.start(nursery, home, servers=servers, routes=routes, prices=PRICES)
+        return await gateways.start(nursery, home, servers=servers, routes=routes, prices=PRICES, key=key)
 
     return start
 
@@ -180,6 +190,23 @@ async def test_copies_beyond_the_bounds_are_not_sent(
     assert answer.status_code == 200
     assert len(await attempts(gateway, answer)) == 1
     assert second.asked == []
+
+
+async def test_amount_of_the_day_outlasts_a_restart(start: Start, second: ModelServer) -> None:
+    second.plan(whole(completion(usage=USAGE | {"prompt_tokens": 1_000_000})))  # 10 USD
+    gateway = await start()
+    assert (await gateway.chat()).status_code == 200
+
+    async def is_answered() -> bool:
+        return await copies(gateway, "answered") == 1
+
+    await eventually(is_answered)
+    await gateway.stop()
+    gateway = await start(key=gateway.key)
+    for _ in range(3):
+        assert (await gateway.chat()).status_code == 200
+    await gateway.settled(4)
+    assert len(second.asked) == 1
 
 
 async def test_share_of_requests_is_copied(start: Start, second: ModelServer) -> None:
