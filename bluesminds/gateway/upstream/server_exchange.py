@@ -14,6 +14,7 @@ from bluesminds.gateway.call import Call, CallBody
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
 from bluesminds.gateway.upstream.attempt import Reply, ReplyReader, handshake_reply
+from bluesminds.gateway.upstream.batches import TextBatch, exchange_batches, split_texts
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.endpoints import EndpointCache
 from bluesminds.gateway.upstream.failures import (
@@ -51,7 +52,7 @@ class OutgoingRequest(Struct, frozen=True, gc=False):
 
     call: Call
     target: Target
-    body: CallBody
+    body: CallBody | TextBatch
     model: str
     timeouts: Timeouts
     progress: AttemptProgress | None
@@ -138,6 +139,12 @@ class ServerExchange:
         if timeouts.total is not None:
             return await self._send_in_time(request, endpoint, support, timeouts.total)
         call, plan, body, progress = request.call, request.target.plan, request.body, request.progress
+        if body.vectors is not None and (batches := split_texts(body.vectors, plan)):
+
+            async def exchange(batch: TextBatch) -> Reply:
+                return await self._send(structs.replace(request, body=batch), endpoint, support)
+
+            return await exchange_batches(exchange, batches, body.vectors, plan, call.operation.format)
         context = call.context
         deadline = trio.current_time() + timeouts.first_byte
         response = await self._pool.request(
