@@ -76,6 +76,7 @@ from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.stored_responses.store import ResponseStore
+from bluesminds.gateway.stream_relay import StreamRelay
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.tracing import CollectorAddress, Tracer
 from bluesminds.gateway.traffic import TrafficMonitor
@@ -193,7 +194,7 @@ def build_data_plane(
         balancer=routing.balancer,
         limiter=authentication.limiter,
         sender=sender,
-        relay=Relay(outcomes, expose_server=settings.server.expose_server),
+        relay=Relay(StreamRelay(outcomes), outcomes, expose_server=settings.server.expose_server),
         accounting=accounting,
         shadow=shadow,
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),

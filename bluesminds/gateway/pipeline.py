@@ -28,14 +28,9 @@ from bluesminds.gateway.limits.reserve import RateLimiter, Reservation
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.prompt_log import PromptLog
 from bluesminds.gateway.recovery import StreamRecovery, may_recover
-from bluesminds.gateway.relay import (
-    Headers,
-    Relay,
-    ResponseWriter,
-    handle_total_timeout,
-    settle_failure,
-)
+from bluesminds.gateway.relay import Relay, handle_total_timeout, settle_failure
 from bluesminds.gateway.response_cache import CacheLookup, ResponseCache, send_cached
+from bluesminds.gateway.response_writer import Headers, ResponseWriter
 from bluesminds.gateway.routing.affinity import prompt_key
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.own_keys import select_with_own, with_own_models
@@ -453,7 +448,7 @@ class Gateway(Struct, frozen=True):
                         reply.close()
             if left is not None:
                 with trio.CancelScope(deadline=scope.deadline):
-                    await self.relay.drain(call, left, entry)
+                    await self.relay.streams.drain(call, left, entry)
         finally:
             if left is not None:
                 left.close()

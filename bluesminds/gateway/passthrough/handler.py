@@ -26,7 +26,7 @@ from bluesminds.gateway.passthrough.paths import (
 )
 from bluesminds.gateway.passthrough.references import ids_in_query, read_query
 from bluesminds.gateway.passthrough.runner import RelayRunner
-from bluesminds.gateway.relay import ResponseWriter
+from bluesminds.gateway.response_writer import ResponseWriter
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.server_objects import FoundObjects, ServerObjects
