@@ -707,7 +707,15 @@ def _build_edge(
 ) -> DataPlane:
     keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
     runner = _build_relay(services, gateway, routing, runtime)
-    passthrough = PassthroughHandler(keys, registry, routing.health, limiter, gateway.links.objects, runner)
+    passthrough = PassthroughHandler(
+        keys,
+        registry,
+        routing.health,
+        limiter,
+        gateway.links.objects,
+        runner,
+        own_keys=services.accounts.vendor_keys.policy.enabled,
+    )
     stored = StoredResponseHandler(keys, registry, limiter, gateway.links.responses, runner)
     trusted = Networks.read(services.settings.server.trusted_proxies)
     return DataPlane(
