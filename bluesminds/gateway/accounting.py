@@ -138,9 +138,11 @@ class UsageEntry:
         self._stage = stage
 
     def fail_attempt(self, reason: str) -> None:
-        """The stream of the last attempt has failed."""
+        """The last attempt has failed after it had answered, or without an end. Nothing is changed if its end
+        is recorded already.
+        """
         if self.trail is not None:
-            self.trail.fail(reason)
+            self.trail.fail_current(reason)
 
     def note_keys(self, keys: Sequence[AttemptKey]) -> None:
         """The last attempt was answered, by a server with several keys."""

@@ -149,6 +149,7 @@ async def handle_total_timeout(call: Call, entry: UsageEntry, out: ResponseWrite
             "upstream_timeout",
             "The response took longer than total_timeout in [upstream]. Request less, or raise the setting.",
         )
+        entry.fail_attempt("total_timeout")
         entry.close(504, "timeout")
     if entry.first_byte is None:
         raise failure

@@ -25,6 +25,8 @@ from bluesminds.wire.cost import with_stream_cost
 from bluesminds.wire.resumption import ResumedStream, without_last
 from bluesminds.wire.stages import DONE
 
+TOO_LARGE = EventTooLarge.__name__
+DIFFERENT = "different_answer"  # the reason of an attempt whose answer does not go on where another one ended
 END_SECONDS = 0.25  # how long a server may take to end its response after its [DONE]
 DONE_SECONDS = 5.0  # how long a server may take to send [DONE] after its answer is complete
 # Says that a stream ends because of a budget, in formats whose clients get comments as pings too.
@@ -73,9 +75,7 @@ class StreamRelay(Struct, frozen=True):
         except UpstreamError as exc:
             last = self._cut(call, reply, entry, type(exc).__name__)
         except EventTooLarge:
-            entry.close(reply.status, "cut")
-            message = f"The server sent an event of more than {MAX_EVENT >> 20} MiB, which is too large."
-            last = call.format.write_stream_error("upstream_invalid", message, entry.next_number)
+            last = self._cut(call, reply, entry, TOO_LARGE)
         try:
             await entry.wait_durable()
         except GatewayError as exc:
@@ -109,6 +109,7 @@ class StreamRelay(Struct, frozen=True):
                 reply, stage, next_reply = resumed, resumed.stage, resumed
             if _has_diverged(stage):
                 self.outcomes.release(reply)
+                entry.fail_attempt(DIFFERENT)
                 entry.close(reply.status, "cut")
             elif reason and stage.error is None:
                 last = self._cut(call, reply, entry, reason)
@@ -163,13 +164,11 @@ class StreamRelay(Struct, frozen=True):
                     await out.write(passed)
                 data = await response.receive()
         except UpstreamError as exc:
-            self.outcomes.stream_failed(reply, type(exc).__name__)
-            entry.close(reply.status, "cut")
+            self._close_cut(reply, entry, type(exc).__name__)
             out.abort()
         stage.finish()
         if not stage.finished:
-            self.outcomes.stream_failed(reply, "UpstreamCut")
-            entry.close(reply.status, "cut")
+            self._close_cut(reply, entry, "UpstreamCut")
             out.abort()
         self.outcomes.stream_ended(call, reply, None, implausible=stage.implausible)
         entry.close(reply.status, "ok")
@@ -209,14 +208,26 @@ class StreamRelay(Struct, frozen=True):
         if stage.error is None and not stage.finished:
             return self._cut(call, reply, entry, "UpstreamCut")
         self.outcomes.stream_ended(call, reply, stage.error, implausible=stage.implausible)
+        if stage.error is not None:
+            entry.fail_attempt("error_in_stream")
         entry.close(reply.status, "ok" if stage.error is None else "upstream_error")
         return b"" if stage.final or stage.error is not None else DONE
 
     def _cut(self, call: Call, reply: Reply, entry: UsageEntry, reason: str) -> bytes:
+        self._close_cut(reply, entry, reason)
+        code, message = (
+            "upstream_cut",
+            "The server ended the stream before the answer was complete. Try again.",
+        )
+        if reason == TOO_LARGE:
+            code = "upstream_invalid"
+            message = f"The server sent an event of more than {MAX_EVENT >> 20} MiB, which is too large."
+        return call.format.write_stream_error(code, message, entry.next_number)
+
+    def _close_cut(self, reply: Reply, entry: UsageEntry, reason: str) -> None:
         self.outcomes.stream_failed(reply, reason)
+        entry.fail_attempt(reason)
         entry.close(reply.status, "cut")
-        message = "The server ended the stream before the answer was complete. Try again."
-        return call.format.write_stream_error("upstream_cut", message, entry.next_number)
 
 
 async def _pass_recoverable(
@@ -241,7 +252,7 @@ async def _pass_recoverable(
     except UpstreamError as exc:
         return b"", type(exc).__name__
     except EventTooLarge:
-        return b"", EventTooLarge.__name__
+        return b"", TOO_LARGE
     if stage.finished or stage.error is not None:
         return last, ""
     if last:

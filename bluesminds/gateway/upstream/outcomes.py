@@ -51,6 +51,7 @@ class AttemptOutcomes:
             server=server,
             model=model,
             reason=failure.reason,
+            error=failure.detail or None,
         )
 
     def record_lost(self, call: Call, target: Target, reason: str) -> None:
