@@ -11,8 +11,9 @@ import trio
 from msgspec import Struct
 
 from bluesminds.common.errors import GatewayError
-from bluesminds.gateway.accounting import CLIENT_GONE, STOPPED, UsageEntry
+from bluesminds.gateway.accounting import STOPPED, UsageEntry
 from bluesminds.gateway.call import Call
+from bluesminds.gateway.observer import CLIENT_GONE
 from bluesminds.gateway.recovery import StreamRecovery
 from bluesminds.gateway.response_writer import Headers, ResponseWriter
 from bluesminds.gateway.upstream.attempt import Reply
