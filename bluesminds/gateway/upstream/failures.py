@@ -102,8 +102,8 @@ def classify_reply(reply: Reply) -> AttemptFailure | None:
     status = reply.error_status
     # A redirect means a wrong URL: following it would send the key to another place.
     is_client_error = 400 <= status < 500 and status not in _TRY_NEXT and not 300 <= reply.status < 400
-    if status == HTTPStatus.PAYMENT_REQUIRED and endpoint.server.is_own:
-        is_client_error = False  # another server may have credit
+    if status == HTTPStatus.PAYMENT_REQUIRED and not endpoint.own_key:
+        is_client_error = False  # the gateway's account at the server has no credit, and another one may
     if is_client_error and (not in_success or error.blames_request()):
         return None
     headers = dict(reply.headers)
@@ -124,6 +124,8 @@ def key_failure(reply: Reply) -> tuple[KeyFailure, float | None] | None:
     if reply.error is None or reply.status < 300:
         return None
     if DIALECTS[reply.endpoint.server.dialect].refuses_key(reply.status, reply.error):
+        return "refused", None
+    if reply.status == HTTPStatus.PAYMENT_REQUIRED:
         return "refused", None
     if reply.status == 429 and (seconds := _retry_after(dict(reply.headers))):
         return "limited", seconds

@@ -39,8 +39,8 @@ class AttemptOutcomes:
     def record_failure(self, call: Call, target: Target, failure: AttemptFailure) -> None:
         server, model = target.server.name, target.model or call.model
         self.count(server, failure.reason)
-        if failure.retry_after and failure.kind == "limit":
-            self._health.rest(server, model, failure.retry_after)
+        if failure.kind == "limit" and not call.own_key:  # else it is the client's own limit
+            self._health.rest(server, model, failure.retry_after or None)
         if failure.blames_server:
             self._health.record_failure(server, model, failure.reason)
         else:
