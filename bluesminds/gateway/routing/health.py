@@ -125,6 +125,8 @@ class HealthView(Protocol):
 
     def is_usable(self, server: str, model: str) -> bool: ...
 
+    def is_healthy(self, server: str, model: str) -> bool: ...
+
     def is_slow_start(self, server: str, model: str) -> bool:
         """Whether the server has recovered a moment ago and should get half of its share."""
 

@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import structs
 
-from bluesminds.common.routes import ModelRoute, Policy, RouteOptions, RouteTarget
+from bluesminds.common.routes import FallbackReason, ModelRoute, Policy, RouteOptions, RouteTarget
 from bluesminds.gateway.routing.affinity import load_bound, prompt_key
 from bluesminds.gateway.routing.load import FAILURE_SECONDS, MAX_FIGURES, LoadRegistry
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest
 from bluesminds.gateway.routing.rotation import RotationRegistry, WeightedRotation
+from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.routing.selection import ModelCandidates
 from tests.gateway.routing.test_policies import health_of, server
 from tests.gateway.routing.test_selection import select
@@ -406,3 +407,22 @@ def test_affinity_without_prompt_shares_by_weight() -> None:
     fleet = Fleet("affinity", {"a": 1, "b": 3})
     counts = Counter(fleet.order()[0] for _ in islice(iter(int, 1), 10_000))
     assert counts["b"] / 10_000 == pytest.approx(0.75, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "first"), [(("error", "limit"), "n"), (("error",), "m"), (("limit",), "m")]
+)
+def test_model_at_a_limit_is_replaced_only_if_the_route_allows_it(
+    reasons: tuple[FallbackReason, ...], first: str
+) -> None:
+    routes = [
+        ModelRoute("m", (RouteTarget("a"),), fallback=("n",), fallback_on=reasons),
+        ModelRoute("n", (RouteTarget("b"),)),
+    ]
+    selection = select([server("a", models=()), server("b", models=())], routes, "m")
+    health = health_of()
+    health.rest("a", "m", 60)
+    balancer = Balancer(health, LoadRegistry(SetClock()), RotationRegistry(), random.random)
+    request = RoutedRequest("m", stream=True, price=lambda target: None)
+    preview = RoutedTargets(routes[0], selection, balancer, request).preview()
+    assert preview[0][0].model == first
