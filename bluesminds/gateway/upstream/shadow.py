@@ -118,12 +118,13 @@ class ShadowTraffic:
 
     async def _run_one(self, copy: ShadowCopy, room: trio.Semaphore) -> None:
         outcome: ShadowOutcome = "failed"
-        progress, usage = AttemptProgress(), None
+        progress = AttemptProgress()
+        usage: Usage | None = None  # unknown until the response has ended
         slot = self._load.begin(copy.target.server.name, copy.model, stream=copy.call.facts.stream)
         try:
             with trio.move_on_after(self._total_timeout):
-                usage = await self._exchange(copy, progress)
-                outcome = "failed" if usage is NO_USAGE else "answered"
+                found = await self._exchange(copy, progress)
+                outcome, usage = ("failed", NO_USAGE) if found is None else ("answered", found)
         except (UpstreamError, EventTooLarge):
             pass
         except Exception as exc:  # a bug in the reader of a response must not end the task for all copies
@@ -136,8 +137,8 @@ class ShadowTraffic:
             self._end(copy, outcome, 0 if price is None else price.cost(used) or 0)
             room.release()
 
-    async def _exchange(self, copy: ShadowCopy, progress: AttemptProgress) -> Usage:
-        """What the server has used; NO_USAGE for an error."""
+    async def _exchange(self, copy: ShadowCopy, progress: AttemptProgress) -> Usage | None:
+        """What the server has used; None for an error."""
         call, target = copy.call, copy.target
         stream, context = call.facts.stream, call.context
         endpoint = self._endpoint(target.server)
@@ -159,7 +160,7 @@ class ShadowTraffic:
         try:
             reader = ReplyReader(endpoint, call, target.plan, None, None, copy.model, progress)
             reply = await reader.read(response, deadline)
-            return NO_USAGE if reply.error is not None else await _read_usage(copy, reply, progress)
+            return None if reply.error is not None else await _read_usage(copy, reply, progress)
         finally:
             response.close()
 
@@ -191,7 +192,7 @@ def find_shadow(
     return found if isinstance(found, Target) else None
 
 
-async def _read_usage(copy: ShadowCopy, reply: Reply, progress: AttemptProgress) -> Usage:
+async def _read_usage(copy: ShadowCopy, reply: Reply, progress: AttemptProgress) -> Usage | None:
     """Read a stream to its end. Raises UpstreamError and EventTooLarge."""
     facts, stage = copy.call.facts, reply.stage
     if stage is None:
@@ -206,4 +207,4 @@ async def _read_usage(copy: ShadowCopy, reply: Reply, progress: AttemptProgress)
         data = await reply.response.receive()
     else:
         stage.finish()
-    return NO_USAGE if stage.error is not None else stage.usage
+    return None if stage.error is not None else stage.usage
