@@ -78,11 +78,15 @@ from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.stored_responses.store import ResponseStore
+from bluesminds.gateway.stream_relay import StreamRelay
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
 from bluesminds.gateway.tracing import CollectorAddress, Tracer
 from bluesminds.gateway.traffic import TrafficMonitor
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.entra import EntraTokens
+from bluesminds.gateway.upstream.extra_budget import ExtraBudget
+from bluesminds.gateway.upstream.extra_costs import ExtraCosts
+from bluesminds.gateway.upstream.outcomes import AttemptOutcomes
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.gateway.upstream.shadow import ShadowTraffic
@@ -131,6 +135,7 @@ class DataPlaneParts(Struct, frozen=True):
     capacity_queue: CapacityQueue
     shadow: ShadowTraffic
     idle_sweeper: IdleSweeper
+    extra_costs: ExtraCosts
     open_requests: OpenRequests
     prompts: PromptLog | None
     tracer: Tracer | None
@@ -156,17 +161,18 @@ def build_data_plane(
     routing = build_routing(services, configured)
     queue = _build_queue(services, routing, runtime.metrics)
     timeouts = TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout)
+    hedges, copies = ExtraBudget(), ExtraBudget()
+    outcomes = AttemptOutcomes(routing.health, runtime.metrics, services.log)
     sender = Sender(
         services.pool,
-        routing.health,
+        outcomes,
         routing.balancer.load,
         queue,
         routing.keys,
         timeouts=timeouts,
         attempts=settings.upstream.attempts,
         backoff=backoff,
-        metrics=runtime.metrics,
-        log=services.log,
+        hedges=hedges,
     )
     objects = ServerObjects(
         services.store, clock=services.clock, log=services.log, timeout=settings.storage.settle_timeout
@@ -183,6 +189,7 @@ def build_data_plane(
         services.log,
         timeouts=timeouts,
         total_timeout=settings.upstream.total_timeout,
+        budget=copies,
     )
     gateway = Gateway(
         keys=authentication.keys,
@@ -190,7 +197,7 @@ def build_data_plane(
         balancer=routing.balancer,
         limiter=authentication.limiter,
         sender=sender,
-        relay=Relay(sender, expose_server=settings.server.expose_server),
+        relay=Relay(StreamRelay(outcomes), outcomes, expose_server=settings.server.expose_server),
         accounting=accounting,
         shadow=shadow,
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
@@ -262,6 +269,7 @@ def build_data_plane(
         idle_sweeper=IdleSweeper(
             services.store, authentication.keys, authentication.limiter, runtime.recorder
         ),
+        extra_costs=ExtraCosts(services.store, services.clock, hedges, copies),
         open_requests=OpenRequests(services.store, gateway.accounting.running),
         prompts=gateway.prompts,
         tracer=gateway.accounting.observer.tracer,
@@ -709,7 +717,15 @@ def _build_edge(
 ) -> DataPlane:
     keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
     runner = _build_relay(services, gateway, routing, runtime)
-    passthrough = PassthroughHandler(keys, registry, routing.health, limiter, gateway.links.objects, runner)
+    passthrough = PassthroughHandler(
+        keys,
+        registry,
+        routing.health,
+        limiter,
+        gateway.links.objects,
+        runner,
+        own_keys=services.accounts.vendor_keys.policy.enabled,
+    )
     stored = StoredResponseHandler(keys, registry, limiter, gateway.links.responses, runner)
     trusted = Networks.read(services.settings.server.trusted_proxies)
     return DataPlane(

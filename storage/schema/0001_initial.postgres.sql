@@ -755,6 +755,15 @@ CREATE TABLE open_requests (
     usage TEXT NOT NULL -- JSON object: the usage row
 );
 
+-- What routes have spent today for hedged requests and for copies to a shadow.
+CREATE TABLE extra_costs (
+    kind TEXT NOT NULL, -- hedged or shadow
+    route TEXT NOT NULL, -- its model
+    day BIGINT NOT NULL, -- since the epoch, UTC
+    nano BIGINT NOT NULL,
+    PRIMARY KEY (kind, route)
+);
+
 -- Events: what has happened, written in the transaction that changes it. IDs are UUIDv7, which orders them by time.
 CREATE TABLE events (
     id TEXT NOT NULL PRIMARY KEY,

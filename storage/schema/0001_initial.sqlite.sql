@@ -1020,6 +1020,15 @@ CREATE TABLE open_requests (
     usage TEXT NOT NULL -- JSON object: the usage row
 ) STRICT, WITHOUT ROWID;
 
+-- What routes have spent today for hedged requests and for copies to a shadow.
+CREATE TABLE extra_costs (
+    kind TEXT NOT NULL, -- hedged or shadow
+    route TEXT NOT NULL, -- its model
+    day INTEGER NOT NULL, -- since the epoch, UTC
+    nano INTEGER NOT NULL,
+    PRIMARY KEY (kind, route)
+) STRICT, WITHOUT ROWID;
+
 -- Events: what has happened, written in the transaction that changes it. IDs are UUIDv7, which orders them by time.
 CREATE TABLE events (
     id TEXT NOT NULL PRIMARY KEY,
