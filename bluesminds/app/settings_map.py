@@ -5,11 +5,11 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from bluesminds.accounts.billing import BillingPolicy
+from bluesminds.accounts.billing.context import BillingPolicy
+from bluesminds.accounts.billing.plans import BillingPlan, PlanBook
+from bluesminds.accounts.billing.states import DunningPolicy
+from bluesminds.accounts.billing.work import CENT, BillingRules
 from bluesminds.accounts.notices import NoticePolicy
-from bluesminds.accounts.plans import BillingPlan, PlanBook
-from bluesminds.accounts.settlement import CENT, BillingRules
-from bluesminds.accounts.subscription_states import DunningPolicy
 from bluesminds.common.alerts import AlertRule
 from bluesminds.common.clock import Clock
 from bluesminds.common.money import read_usd

@@ -4,10 +4,10 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
-from bluesminds.accounts.billing import Billing
-from bluesminds.accounts.invoices import NEWEST_INVOICE
-from bluesminds.accounts.plans import MANUAL
-from bluesminds.accounts.settlement import CENT
+from bluesminds.accounts.billing.invoices import NEWEST_INVOICE
+from bluesminds.accounts.billing.plans import MANUAL
+from bluesminds.accounts.billing.service import Billing
+from bluesminds.accounts.billing.work import CENT
 from bluesminds.accounts.users import Users
 from bluesminds.common.money import write_usd
 from bluesminds.dashboard import words
@@ -53,7 +53,7 @@ class BillingPages(Struct, frozen=True):
     ) -> HandlerResponse[RawBody]:
         """The plan, payments and invoices of an account."""
         user_id, billing = principal.user_id, self.billing
-        own = await billing.own_plan(user_id)
+        own = await billing.plans.own(user_id)
         policy = billing.policy
         return self.frame.page(
             "billing.html",
@@ -62,12 +62,14 @@ class BillingPages(Struct, frozen=True):
             own=own_plan_view(own),
             subscription=own.subscription,
             state=None if own.subscription is None else STATES[own.subscription.state],
-            plans=[plan_view(plan) for plan in await billing.all_plans()],
+            plans=[plan_view(plan) for plan in await billing.plans.all()],
             sells=bool(billing.providers) or policy.manual,
             takes_topups=own.plan is None or own.plan.overage,
             topup=(write_usd(policy.topup_min * CENT), write_usd(policy.topup_max * CENT)),
             is_manual=own.subscription is not None and own.subscription.provider == MANUAL,
-            payments=[payment_view(row) for row in await billing.payments(user_id, before="", limit=ROWS)],
+            payments=[
+                payment_view(row) for row in await billing.payments.list(user_id, before="", limit=ROWS)
+            ],
             invoices=await billing.invoices.list(user_id, before=NEWEST_INVOICE, limit=ROWS),
             details=await billing.invoices.details(user_id),
             has_returned=query != BillingQuery(ref=query.ref),
@@ -88,15 +90,15 @@ class BillingPages(Struct, frozen=True):
 
     async def admin(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
         """Plans, open orders and the latest invoices."""
-        orders = await self.billing.open_orders(after="", limit=100)
+        orders = await self.billing.orders.open(after="", limit=100)
         invoices = await self.billing.invoices.list(None, before=NEWEST_INVOICE, limit=ROWS)
         users = {row.user_id for row in orders} | {one.row.user_id for one in invoices}
         return self.frame.page(
             "plans.html",
             browser,
             principal,
-            plans=[(plan_view(plan), plan.products) for plan in await self.billing.all_plans()],
-            subscribers=await self.billing.subscribers(),
+            plans=[(plan_view(plan), plan.products) for plan in await self.billing.plans.all()],
+            subscribers=await self.billing.plans.subscribers(),
             providers=[*self.billing.providers, *([MANUAL] if self.billing.policy.manual else [])],
             orders=[(row, write_usd(row.amount_cents * CENT), row.provider == MANUAL) for row in orders],
             invoices=invoices,

@@ -5,13 +5,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bluesminds.accounts.billing import Billing, BillingPolicy
-from bluesminds.accounts.invoices import Invoices
+from bluesminds.accounts.billing.context import BillingContext, BillingPolicy
+from bluesminds.accounts.billing.invoices import Invoices
+from bluesminds.accounts.billing.plans import BillingPlan, PlanBook
+from bluesminds.accounts.billing.service import Billing
+from bluesminds.accounts.billing.states import DunningPolicy
+from bluesminds.accounts.billing.trials import Referrals, Trials
+from bluesminds.accounts.billing.work import BillingRules
 from bluesminds.accounts.ledger import Ledger
-from bluesminds.accounts.plans import BillingPlan, PlanBook
-from bluesminds.accounts.settlement import BillingRules
-from bluesminds.accounts.subscription_states import DunningPolicy
-from bluesminds.accounts.trials import Referrals, Trials
 from bluesminds.common.log import Log
 from bluesminds.payments.port import PaymentProvider
 from storage import open_store
@@ -82,7 +83,7 @@ async def billing_site(
         member = user(1, "ada@example.com")
         await store.write(insert_user, member)
         ledger = Ledger(store, clock=clock)
-        billing = Billing(
+        context = BillingContext(
             store,
             ledger=ledger,
             clock=clock,
@@ -98,9 +99,12 @@ async def billing_site(
             ),
             policy=BillingPolicy(500, 50_000, "https://ai.example.com/dashboard/billing", manual=True),
             providers=providers or {},
+            changed=lambda: changes.append(1),
+        )
+        billing = Billing(
+            context,
             trials=Trials(store, ledger=ledger, clock=clock, nano=10 * USD, length=3 * DAY),
             referrals=Referrals(store, clock=clock),
             invoices=Invoices(store, prefix="INV-"),
-            changed=lambda: changes.append(1),
         )
         yield BillingSite(store, clock, ledger, billing, member, lines, changes)

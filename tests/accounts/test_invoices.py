@@ -8,7 +8,7 @@ import msgspec
 import trio
 
 from bluesminds.accounts.audit import OPERATOR
-from bluesminds.accounts.invoices import NEWEST_INVOICE, write_pdf
+from bluesminds.accounts.billing.invoices import NEWEST_INVOICE, write_pdf
 from storage.events import select_new_events
 from storage.users import insert_user
 from tests.accounts.billing_sites import billing_site
@@ -24,10 +24,10 @@ async def test_invoice_numbers_of_parallel_payments_have_no_gaps(tmp_path: Path)
 
         async def buy(user_id: str) -> None:
             for cents in (500, 600):
-                placed = await site.billing.order(
+                placed = await site.billing.orders.place(
                     OPERATOR, user_id, plan=None, cents=cents, provider="manual"
                 )
-                await site.billing.mark_paid(OPERATOR, placed.order.id)
+                await site.billing.orders.mark_paid(OPERATOR, placed.order.id)
 
         async with trio.open_nursery() as nursery:
             for other in (site.member, *others):
@@ -44,7 +44,9 @@ async def test_invoice_and_credit_note_of_a_payment_have_tax_and_both_parties(tm
         shop.stripe.pay(await shop.order(cents=1000), tax=190)
         await shop.deliver()
         payment = next(
-            one for one in await site.billing.payments(member.id, before="", limit=5) if one.state == "paid"
+            one
+            for one in await site.billing.payments.list(member.id, before="", limit=5)
+            if one.state == "paid"
         )
         shop.stripe.refund(payment.provider_id, 595)
         await shop.deliver()

@@ -794,8 +794,8 @@ async def new_invoice(callers: Callers) -> str:
     assert billing is not None
     found = await billing.invoices.list(owner, before=2**31, limit=1)
     if not found:
-        placed = await billing.order(AS_OPERATOR, owner, plan=None, cents=2000, provider="manual")
-        await billing.mark_paid(AS_OPERATOR, placed.order.id)
+        placed = await billing.orders.place(AS_OPERATOR, owner, plan=None, cents=2000, provider="manual")
+        await billing.orders.mark_paid(AS_OPERATOR, placed.order.id)
         found = await billing.invoices.list(owner, before=2**31, limit=1)
     return found[0].row.id
 

@@ -6,9 +6,11 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from bluesminds.accounts.audit import Actor
-from bluesminds.accounts.billing import Billing, OwnPlan, PlacedOrder
-from bluesminds.accounts.plans import BillingPlan
-from bluesminds.accounts.settlement import CENT
+from bluesminds.accounts.billing.catalog import OwnPlan
+from bluesminds.accounts.billing.orders import PlacedOrder
+from bluesminds.accounts.billing.plans import BillingPlan
+from bluesminds.accounts.billing.service import Billing
+from bluesminds.accounts.billing.work import CENT
 from bluesminds.common.clock import format_time
 from bluesminds.common.errors import InvalidRequest, NotFound
 from bluesminds.common.money import read_usd, write_usd
@@ -176,15 +178,15 @@ class BillingHandlers(Struct, frozen=True):
 
     async def plans(self) -> Page[PlanView]:
         """List the plans."""
-        return Page([plan_view(plan) for plan in await self.billing.all_plans()])
+        return Page([plan_view(plan) for plan in await self.billing.plans.all()])
 
     async def own_plan(self, principal: Principal) -> OwnPlanView:
         """Get your plan and subscription."""
-        return own_plan_view(await self.billing.own_plan(principal.user_id))
+        return own_plan_view(await self.billing.plans.own(principal.user_id))
 
     async def checkout(self, principal: Principal, body: CheckoutInput) -> CheckoutView:
         """Order a plan or credit. Nothing is charged before you pay at the provider."""
-        placed = await self.billing.order(
+        placed = await self.billing.orders.place(
             principal.actor,
             principal.user_id,
             plan=body.plan,
@@ -195,13 +197,13 @@ class BillingHandlers(Struct, frozen=True):
 
     async def portal(self, principal: Principal) -> PortalView:
         """Get the page of the payment provider where you manage payment methods."""
-        return PortalView(await self.billing.portal(principal.user_id))
+        return PortalView(await self.billing.subscriptions.portal(principal.user_id))
 
     async def change_plan(self, principal: Principal, body: PlanInput) -> OwnPlanView:
         """Change the plan of your subscription. A dearer plan is in force at once, a cheaper one from the
         next period.
         """
-        found = await self.billing.change_plan(principal.actor, principal.user_id, body.plan)
+        found = await self.billing.subscriptions.change_plan(principal.actor, principal.user_id, body.plan)
         return own_plan_view(found)
 
     async def cancel(self, principal: Principal) -> OwnPlanView:
@@ -213,11 +215,11 @@ class BillingHandlers(Struct, frozen=True):
         return await self._set_canceled(principal.actor, principal.user_id, cancel=False)
 
     async def _set_canceled(self, actor: Actor, user_id: str, *, cancel: bool) -> OwnPlanView:
-        return own_plan_view(await self.billing.cancel(actor, user_id, cancel=cancel))
+        return own_plan_view(await self.billing.subscriptions.cancel(actor, user_id, cancel=cancel))
 
     async def refresh(self, principal: Principal) -> OwnPlanView:
         """Ask the payment provider for your payments now, instead of waiting for its report."""
-        await self.billing.refresh(principal.user_id)
+        await self.billing.reconciliation.refresh(principal.user_id)
         return await self.own_plan(principal)
 
     async def payments(self, principal: Principal, query: PaymentPage) -> Page[PaymentView]:
@@ -239,18 +241,18 @@ class BillingHandlers(Struct, frozen=True):
         if provider is None or not provider.has_webhook:
             raise NotFound("unknown_url", "There is no such payment provider.")
         try:
-            await self.billing.handle(name, raw.headers, raw.content)
+            await self.billing.reconciliation.handle(name, raw.headers, raw.content)
         except SignatureInvalid as exc:
             raise InvalidRequest("invalid_signature", f"The event is not accepted: {exc}.") from exc
         return ReceivedEvent()
 
     async def admin_plans(self) -> Page[AdminPlanView]:
         """List the plans with their product ids and numbers of subscribers."""
-        counts = await self.billing.subscribers()
+        counts = await self.billing.plans.subscribers()
         return Page(
             [
                 AdminPlanView(plan_view(plan), dict(plan.products), counts.get(plan.name, 0))
-                for plan in await self.billing.all_plans()
+                for plan in await self.billing.plans.all()
             ]
         )
 
@@ -271,21 +273,21 @@ class BillingHandlers(Struct, frozen=True):
             overage=body.overage,
             products={key: product for key, product in products.items() if product},
         )
-        await self.billing.put_plan(principal.actor, plan)
+        await self.billing.plans.put(principal.actor, plan)
         return plan_view(plan)
 
     async def delete_plan(self, principal: Principal, name: str) -> None:
         """Delete a plan that has no subscriptions."""
-        await self.billing.delete_plan(principal.actor, name)
+        await self.billing.plans.delete(principal.actor, name)
 
     async def orders(self, query: Paging) -> Page[OrderView]:
         """List open orders, oldest first."""
-        rows = await self.billing.open_orders(after=query.after, limit=query.limit + 1)
+        rows = await self.billing.orders.open(after=query.after, limit=query.limit + 1)
         return Page.of(rows, query.limit, _order, cursor=lambda row: row.id)
 
     async def create_order(self, principal: Principal, body: OrderInput) -> CheckoutView:
         """Order a plan or credit for a user, who pays outside of a payment provider."""
-        placed = await self.billing.order(
+        placed = await self.billing.orders.place(
             principal.actor,
             body.user_id,
             plan=body.plan,
@@ -299,7 +301,7 @@ class BillingHandlers(Struct, frozen=True):
         """Confirm that an order was paid outside of a payment provider. The plan or the credit is there when
         this returns.
         """
-        return _order(await self.billing.mark_paid(principal.actor, order_id))
+        return _order(await self.billing.orders.mark_paid(principal.actor, order_id))
 
     async def user_payments(self, user_id: str, query: PaymentPage) -> Page[PaymentView]:
         """List the payments of a user, newest first."""
@@ -309,15 +311,15 @@ class BillingHandlers(Struct, frozen=True):
         """Refund a payment in full. Credit that it bought is taken back. A payment outside of a provider is
         only recorded as refunded.
         """
-        return payment_view(await self.billing.refund(principal.actor, payment_id))
+        return payment_view(await self.billing.payments.refund(principal.actor, payment_id))
 
     async def sync(self) -> SyncView:
         """Read the payments and subscriptions of all users from the payment providers."""
-        report = await self.billing.sync()
+        report = await self.billing.reconciliation.sync()
         return SyncView(report.users, report.failed)
 
     async def _payments(self, user_id: str, query: PaymentPage) -> Page[PaymentView]:
-        rows = await self.billing.payments(user_id, before=query.after, limit=query.limit + 1)
+        rows = await self.billing.payments.list(user_id, before=query.after, limit=query.limit + 1)
         return Page.of(rows, query.limit, payment_view, cursor=lambda row: row.id)
 
     def _placed(self, placed: PlacedOrder) -> CheckoutView:

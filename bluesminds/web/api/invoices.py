@@ -4,7 +4,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from bluesminds.accounts.invoices import NEWEST_INVOICE, Invoice, Invoices, write_cents, write_pdf
+from bluesminds.accounts.billing.invoices import NEWEST_INVOICE, Invoice, Invoices, write_cents, write_pdf
 from bluesminds.common.clock import format_time
 from bluesminds.web.fields import Name, NumberCursor
 from bluesminds.web.guard import Access, Principal

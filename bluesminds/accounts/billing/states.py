@@ -12,7 +12,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from bluesminds.accounts.plans import MANUAL, BillingPlan
+from bluesminds.accounts.billing.plans import MANUAL, BillingPlan
 from bluesminds.payments.port import SubscriptionState
 from storage.billing import SubscriptionRow
 
