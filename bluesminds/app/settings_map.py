@@ -172,6 +172,7 @@ def billing_policy(settings: Settings) -> BillingPolicy:
         return_url=f"{public_url(settings.server)}/dashboard/billing",
         manual=billing.manual,
         instructions=billing.instructions or "",
+        order_lifetime=int(billing.order_lifetime * 1000),
         sync_interval=billing.sync_interval,
     )
 

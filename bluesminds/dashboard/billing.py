@@ -12,12 +12,13 @@ from bluesminds.accounts.users import Users
 from bluesminds.common.money import write_usd
 from bluesminds.dashboard import words
 from bluesminds.dashboard.frame import HOME, HTML, Frame
-from bluesminds.web.api.billing import own_plan_view, payment_view, plan_view
+from bluesminds.web.api.billing_views import order_view, own_plan_view, payment_view, plan_view
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 
 ROWS: Final = 20
+MAX_CODE: Final = 20  # characters of a referral code
 STATES: Final = {
     "incomplete": "waits for its payment",
     "trialing": "trial",
@@ -28,19 +29,14 @@ STATES: Final = {
 }
 
 
-class BillingQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """What providers add to the address when they send a customer back is not read. `ref`: a referral
-    code.
+class BillingQuery(Struct, frozen=True):
+    """`order`, `checkout_id`: a payment provider sends the customer back. `ref`: a referral code. Links of
+    others have further parameters.
     """
 
+    order: Annotated[str, Meta(max_length=200)] = ""
     checkout_id: Annotated[str, Meta(max_length=200)] = ""
-    order_id: Annotated[str, Meta(max_length=200)] = ""
-    customer_id: Annotated[str, Meta(max_length=200)] = ""
-    subscription_id: Annotated[str, Meta(max_length=200)] = ""
-    product_id: Annotated[str, Meta(max_length=200)] = ""
-    request_id: Annotated[str, Meta(max_length=200)] = ""
-    signature: Annotated[str, Meta(max_length=200)] = ""
-    ref: Annotated[str, Meta(max_length=20)] = ""
+    ref: Annotated[str, Meta(max_length=200)] = ""
 
 
 class BillingPages(Struct, frozen=True):
@@ -67,18 +63,22 @@ class BillingPages(Struct, frozen=True):
             takes_topups=own.plan is None or own.plan.overage,
             topup=(write_usd(policy.topup_min * CENT), write_usd(policy.topup_max * CENT)),
             is_manual=own.subscription is not None and own.subscription.provider == MANUAL,
+            orders=[
+                (order_view(row), row.provider == MANUAL) for row in await billing.orders.own_open(user_id)
+            ],
+            instructions=policy.instructions,
             payments=[
                 payment_view(row) for row in await billing.payments.list(user_id, before="", limit=ROWS)
             ],
             invoices=await billing.invoices.list(user_id, before=NEWEST_INVOICE, limit=ROWS),
             details=await billing.invoices.details(user_id),
-            has_returned=query != BillingQuery(ref=query.ref),
+            has_returned=bool(query.order or query.checkout_id),
             trial=await billing.trials.find(user_id),
             trial_usd=write_usd(billing.trials.nano),
             trial_lasts=words.lasting(billing.trials.length),
             referral=await billing.referrals.own(user_id),
             link=f"{policy.return_url}?ref=",
-            ref=query.ref,
+            ref=query.ref[:MAX_CODE],
         )
 
     async def invoice(

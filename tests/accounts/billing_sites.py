@@ -36,6 +36,13 @@ PLANS = (
         included_nano=20 * USD,
         products={"stripe": "price_pro", "creem": "prod_pro"},
     ),
+    BillingPlan(
+        "business",
+        "Business",
+        "enterprise",
+        19_900,
+        products={"stripe": "price_business", "creem": "prod_business"},
+    ),
     BillingPlan("fixed", "Fixed", "pro", 5000, overage=False),
 )
 

@@ -20,7 +20,7 @@ from bluesminds.accounts.audit import OPERATOR
 from bluesminds.common.errors import GatewayError
 from storage.base import Connection
 from tests.accounts.billing_sites import DAY, USD
-from tests.accounts.test_payment_providers import Shop, open_shop
+from tests.accounts.payment_shops import Shop, open_shop
 from tests.fakes.payment_server import PRICES, stripe_signature
 
 RUNS = int(os.environ.get("RUNS") or 25)

@@ -2,9 +2,7 @@
 
 import json
 import random
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +14,14 @@ from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.billing.orders import MAX_OPEN_ORDERS
 from bluesminds.accounts.users import Users
 from bluesminds.common.errors import Conflict, Unavailable
-from bluesminds.common.networks import Networks
-from bluesminds.http.client.pool import AddressPolicy, Pool
-from bluesminds.payments.creem import CreemProvider
-from bluesminds.payments.http import ProviderApi
 from bluesminds.payments.port import SignatureInvalid
-from bluesminds.payments.stripe import StripeProvider, stripe_headers
 from storage.billing import select_customer_user, select_due_users
 from storage.users import insert_user, update_user
-from tests.accounts.billing_sites import USD, BillingSite, billing_site
+from tests.accounts.billing_sites import USD
+from tests.accounts.payment_shops import Shop, open_shop, shop
 from tests.fakes import payment_server
 from tests.fakes.payment_server import (
-    KEY,
     SECRET,
-    CreemServer,
-    StripeServer,
     creem_signature,
     standard_signature,
     stripe_signature,
@@ -38,63 +29,7 @@ from tests.fakes.payment_server import (
 from tests.storage.conftest import postgres, postgres_url
 from tests.storage.samples import NOON, user
 
-__all__ = ["postgres", "postgres_url"]
-
-
-@dataclass
-class Shop:
-    """A billing service and the servers of both providers. `name`: the one that the test is about."""
-
-    site: BillingSite
-    stripe: StripeServer
-    creem: CreemServer
-    name: str = "stripe"
-
-    @property
-    def server(self) -> Any:
-        return self.stripe if self.name == "stripe" else self.creem
-
-    async def order(self, plan: str | None = None, cents: int | None = None) -> str:
-        """The id of a new checkout."""
-        placed = await self.site.billing.orders.place(
-            OPERATOR, self.site.member.id, plan=plan, cents=cents, provider=self.name
-        )
-        assert placed.url.startswith("https://")
-        return placed.order.checkout_id
-
-    async def deliver(self) -> None:
-        """Deliver all events, in order."""
-        events, self.server.events[:] = list(self.server.events), []
-        for headers, body in events:
-            await self.site.billing.reconciliation.handle(self.name, headers, body)
-
-    async def buy(self, plan: str | None = None, cents: int | None = None) -> None:
-        self.server.pay(await self.order(plan, cents))
-        await self.deliver()
-
-
-@asynccontextmanager
-async def open_shop(home: Path, name: str = "stripe", url: str | None = None) -> AsyncIterator[Shop]:
-    async with trio.open_nursery() as nursery:
-        pool = Pool(policy=AddressPolicy(Networks.read(("127.0.0.0/8",))))
-        await nursery.start(pool.run)
-        stripe_server = await nursery.start(payment_server.serve_stripe)
-        creem_server = await nursery.start(payment_server.serve_creem)
-        stripe_api = ProviderApi.at(pool, stripe_server.url, stripe_headers(KEY))
-        creem_api = ProviderApi.at(pool, creem_server.url, ((b"x-api-key", KEY.encode()),))
-        providers = {
-            "stripe": StripeProvider(stripe_api, SECRET),
-            "creem": CreemProvider(creem_api, SECRET, "prod_credit"),
-        }
-        async with billing_site(home, providers, url) as site:
-            yield Shop(site, stripe_server, creem_server, name)
-        nursery.cancel_scope.cancel()
-
-
-@pytest.fixture(params=["stripe", "creem"])
-async def shop(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Shop]:
-    async with open_shop(tmp_path, request.param) as found:
-        yield found
+__all__ = ["postgres", "postgres_url", "shop"]
 
 
 async def test_checkout_that_is_paid_gives_plan_and_credit_once(shop: Shop) -> None:
@@ -231,6 +166,7 @@ async def test_payment_with_another_address_is_found_without_its_event(shop: Sho
     """Some providers make another customer for it."""
     for lost in (True, False):
         checkout = await shop.order(cents=2500)
+        shop.server.customers[f"cust_other_{lost}"] = {}
         shop.server.checkouts[checkout]["customer"] = f"cust_other_{lost}"
         shop.server.pay(checkout)
         if lost:

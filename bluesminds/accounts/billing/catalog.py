@@ -1,7 +1,6 @@
 """The plans that are sold, and the plan of an account."""
 
 from collections.abc import Mapping
-from typing import Final
 
 from msgspec import Struct, json
 
@@ -19,8 +18,6 @@ from storage.billing import (
     put_plan,
     select_subscriptions,
 )
-
-LIVE: Final = ("active", "trialing", "past_due")
 
 
 class OwnPlan(Struct, frozen=True):

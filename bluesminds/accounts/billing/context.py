@@ -15,7 +15,13 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_uuid
 from bluesminds.common.errors import Conflict, NotFound, Unavailable
 from bluesminds.common.log import Log
-from bluesminds.payments.port import CustomerState, PaymentDeclined, PaymentFailed, PaymentProvider
+from bluesminds.payments.port import (
+    CustomerState,
+    PaymentDeclined,
+    PaymentFailed,
+    PaymentNotFound,
+    PaymentProvider,
+)
 from storage.base import Store
 from storage.billing import select_plans
 from storage.users import UserRow, select_user
@@ -25,7 +31,8 @@ _CALLS: Final = 8  # at the same time, to all providers
 
 class BillingPolicy(Struct, frozen=True):
     """Top-ups in cents. `manual`: users may place orders that an administrator marks as paid, and
-    `instructions` say how to pay them. `sync_interval`: seconds between two reconciliations.
+    `instructions` say how to pay them within `order_lifetime` milliseconds. `sync_interval`: seconds between
+    two reconciliations.
     """
 
     topup_min: int
@@ -33,6 +40,7 @@ class BillingPolicy(Struct, frozen=True):
     return_url: str
     manual: bool = False
     instructions: str = ""
+    order_lifetime: int = 14 * 86_400_000
     sync_interval: float = 86_400.0
 
 
@@ -105,6 +113,14 @@ class BillingContext:
         except PaymentDeclined as exc:
             raise Conflict(
                 "payment_declined", "The payment was declined. Check the payment method, and try again."
+            ) from exc
+        except PaymentNotFound as exc:
+            self.log.warning("payment_provider_failed", reason=str(exc))
+            raise Conflict(
+                "payment_object_unknown",
+                "The payment provider does not know this customer, subscription or product. Choose “Check for"
+                " payments” on the billing page, and order again. If that does not help, ask your"
+                " administrator.",
             ) from exc
         except PaymentFailed as exc:
             self.log.warning("payment_provider_failed", reason=str(exc))

@@ -69,7 +69,7 @@ class Invoices:
         rows = [(row.title, net), ("Tax", row.tax_cents), ("Total", row.total_cents)]
         return Invoice(
             row=row,
-            title="Invoice" if row.of_number is None else "Credit note",
+            title="Credit note" if row.total_cents < 0 else "Invoice",
             number=write_number(self._prefix, row.number),
             of_number=None if row.of_number is None else write_number(self._prefix, row.of_number),
             day=format_time(row.issued_at)[:10],

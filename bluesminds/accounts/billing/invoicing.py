@@ -15,8 +15,10 @@ from storage.invoices import (
 )
 
 
-async def issue_invoice(work: SettlementWork, payment: PaymentRow, total_cents: int, tax_cents: int) -> None:
-    """Issue an invoice, or a credit note for a negative total."""
+async def issue_invoice(work: SettlementWork, payment: PaymentRow, total_cents: int, tax_cents: int) -> int:
+    """Issue an invoice, or a credit note for a negative total. Later ones of a payment name the first, and
+    have its parties. Returns the number.
+    """
     first = await select_payment_invoice(work.connection, payment.id)
     row = InvoiceRow(
         number=await next_invoice_number(work.connection),
@@ -29,15 +31,18 @@ async def issue_invoice(work: SettlementWork, payment: PaymentRow, total_cents: 
         currency=payment.currency,
         total_cents=total_cents,
         tax_cents=tax_cents,
-        seller=json.encode(work.rules.seller).decode(),
-        buyer=json.encode(await select_buyer(work.connection, payment.user_id)).decode(),
+        seller=json.encode(work.rules.seller).decode() if first is None else first.seller,
+        buyer=json.encode(await select_buyer(work.connection, payment.user_id)).decode()
+        if first is None
+        else first.buyer,
     )
     await insert_invoice(work.connection, row)
     data = {
         "invoice": row.id,
-        "kind": "invoice" if row.of_number is None else "credit_note",
+        "kind": "credit_note" if total_cents < 0 else "invoice",
         "number": write_number(work.rules.invoice_prefix, row.number),
         "total_cents": total_cents,
         "currency": row.currency,
     }
     work.tell("invoice.created", data)
+    return row.number

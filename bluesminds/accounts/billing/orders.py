@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.accounts.billing.catalog import LIVE, PlanCatalog
+from bluesminds.accounts.billing.catalog import PlanCatalog
 from bluesminds.accounts.billing.context import BillingContext
 from bluesminds.accounts.billing.plans import MANUAL, BillingPlan, period_end
 from bluesminds.accounts.billing.reconciliation import Reconciliation
+from bluesminds.accounts.billing.states import LIVE
 from bluesminds.accounts.billing.work import CENT, Settlement
 from bluesminds.common.crypto import is_uuid, uuid7
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound, Unavailable
@@ -20,6 +21,7 @@ from bluesminds.payments.port import (
     Checkout,
     CheckoutRequest,
     CustomerState,
+    PaymentNotFound,
     PaymentProvider,
     PaymentState,
     SubscriptionState,
@@ -78,22 +80,64 @@ class Orders:
         if (plan is None) == (cents is None):
             raise InvalidRequest("invalid_value", "Send either `plan` or `amount_usd`.", param="plan")
         chosen = None if plan is None else plans.get(plan)
-        if chosen is not None:
-            await self._require_sold(user_id, chosen, name)
-        else:
-            await self._require_topup(user_id, cents or 0)
         await self._require_few(user_id)
-        row = await self._insert(actor, user_id, chosen, cents or 0, name)
-        if name == MANUAL:
-            return PlacedOrder(row, "")
-        try:
-            placed = await self._checkout(row, chosen, user)
-        except (Unavailable, Conflict):  # it cannot be paid
-            await self._store.write(set_order, replace(row, state="expired"))
-            raise
-        row = replace(row, checkout_id=placed.id)
-        await self._store.write(set_order, row)
-        return PlacedOrder(row, placed.url)
+        async with self._context.lock(user_id):
+            if chosen is None:
+                await self._require_topup(user_id, cents or 0)
+            else:
+                await self._require_sold(user_id, chosen, name)
+                await self._expire_checkouts(user_id)
+            row = await self._insert(actor, user_id, chosen, cents or 0, name)
+            if name == MANUAL:
+                return PlacedOrder(row, "")
+            try:
+                placed = await self._checkout(row, chosen, user)
+            except (Unavailable, Conflict):  # it cannot be paid
+                await self._store.write(set_order, replace(row, state="expired"))
+                raise
+            row = replace(row, checkout_id=placed.id)
+            await self._store.write(set_order, row)
+            return PlacedOrder(row, placed.url)
+
+    async def _expire_checkouts(self, user_id: str) -> None:
+        """Of plans, so that an account does not pay two. What cannot be expired is found when it is paid."""
+        for order in await self._store.read(select_open_orders, user_id):
+            if order.plan and order.provider in self._context.providers and order.checkout_id:
+                await self._expire_checkout(order)
+
+    async def _expire_checkout(self, order: OrderRow) -> bool:
+        """Raises Conflict if it was paid."""
+        with self._context.asking():
+            status = await self._context.providers[order.provider].expire_checkout(order.checkout_id)
+        if status == "paid":
+            raise Conflict(
+                "order_paid",
+                "An earlier order was paid just now. Choose “Check for payments” on the billing page.",
+            )
+        if status == "expired":
+            await self._store.write(set_order, replace(order, state="expired"))
+        return status == "expired"
+
+    async def cancel(self, actor: Actor, order_id: str, user_id: str | None = None) -> None:
+        """Cancel an open order of a user, or of any without `user_id`. Raises NotFound, and Conflict if it
+        can still be paid at its provider.
+        """
+        order = await self._store.read(select_order, order_id) if is_uuid(order_id) else None
+        if order is None or user_id not in (None, order.user_id):
+            raise NotFound("order_not_found", "There is no order with this id.")
+        async with self._context.lock(order.user_id):
+            order = await self._store.read(select_order, order_id) or order
+            if order.state != "open":
+                raise Conflict("order_not_open", f"This order is already {order.state}.")
+            if order.provider in self._context.providers and not await self._expire_checkout(order):
+                raise Conflict(
+                    "order_not_cancelable",
+                    "The payment provider cannot cancel this order. Do not pay it; it expires.",
+                )
+            audit = entry(
+                self._context.clock, actor, "order.cancel", order.user_id, before={"order": order.id}
+            )
+            await self._store.write(_cancel, replace(order, state="canceled"), audit)
 
     async def _insert(
         self, actor: Actor, user_id: str, plan: BillingPlan | None, cents: int, provider: str
@@ -110,24 +154,30 @@ class Orders:
 
     async def _checkout(self, row: OrderRow, plan: BillingPlan | None, user: UserRow) -> Checkout:
         provider = self._context.providers[row.provider]
+        request = CheckoutRequest(
+            order_id=row.id,
+            customer="",
+            product=plan.products[row.provider] if plan is not None else "",
+            amount_cents=row.amount_cents,
+            title=plan.title if plan is not None else "Credit",
+            return_url=self._context.policy.return_url,
+        )
         with self._context.asking():
-            customer = await self._customer(provider, user)
-            return await provider.checkout(
-                CheckoutRequest(
-                    order_id=row.id,
-                    customer=customer,
-                    product=plan.products[row.provider] if plan is not None else "",
-                    amount_cents=row.amount_cents,
-                    title=plan.title if plan is not None else "Credit",
-                    return_url=self._context.policy.return_url,
-                )
-            )
+            for name, customer in await self._store.read(select_customers, user.id):
+                if name == provider.name:
+                    try:
+                        return await provider.checkout(structs.replace(request, customer=customer))
+                    except PaymentNotFound:  # the customer, or the product
+                        if await provider.has_customer(customer):
+                            raise
+                        self._context.log.warning("payment_customer_unknown", provider=name, user=user.id)
+            customer = await self._new_customer(provider, row.id, user)
+            return await provider.checkout(structs.replace(request, customer=customer))
 
-    async def _customer(self, provider: PaymentProvider, user: UserRow) -> str:
-        for name, customer in await self._store.read(select_customers, user.id):
-            if name == provider.name:
-                return customer
-        customer = await provider.create_customer(BillingCustomer(user.id, user.email or "", user.full_name))
+    async def _new_customer(self, provider: PaymentProvider, key: str, user: UserRow) -> str:
+        customer = await provider.create_customer(
+            BillingCustomer(key, user.id, user.email or "", user.full_name)
+        )
         if await self._reconciliation.link(provider.name, customer, user.id) != user.id:
             raise Conflict(
                 "customer_taken",
@@ -154,6 +204,9 @@ class Orders:
             raise Conflict(
                 "plan_not_sold", "This plan cannot be bought there. Choose another plan or provider."
             )
+        await self._require_unsold(user_id, provider)
+
+    async def _require_unsold(self, user_id: str, provider: str) -> None:
         current = (await self._catalog.own(user_id)).subscription
         if current is not None and current.state in LIVE and not (current.provider == provider == MANUAL):
             raise Conflict(
@@ -179,6 +232,10 @@ class Orders:
                     "The account has too many open orders. Pay one of them, or ask your administrator.",
                 )
 
+    async def own_open(self, user_id: str) -> Sequence[OrderRow]:
+        """Orders of a user that are not paid yet, newest first."""
+        return await self._store.read(select_open_orders, user_id)
+
     async def mark_paid(self, actor: Actor, order_id: str) -> OrderRow:
         """An administrator confirms that an order was paid. Raises NotFound, and Conflict for an order that
         is not open, or is paid at a provider.
@@ -193,6 +250,8 @@ class Orders:
         if order.state != "open":
             raise Conflict("order_not_open", f"This order is already {order.state}.")
         async with self._context.lock(order.user_id):
+            if order.plan:
+                await self._require_unsold(order.user_id, MANUAL)
             state = await self._manual_state(order)
             event = ("paid:" + order.id, "paid")
             await self._context.settle(Settlement(order.user_id, MANUAL, state, event, actor))
@@ -223,6 +282,11 @@ class Orders:
         states.append(SubscriptionState(id_, order.id, order.plan, "active", start, end, paid=True))
         payment = PaymentState(order.id, order.amount_cents, "usd", now, checkout=order.id, subscription=id_)
         return CustomerState(states, [payment])
+
+
+async def _cancel(connection: Connection, row: OrderRow, audit: AuditRow) -> None:
+    await insert_audit(connection, audit)
+    await set_order(connection, row)
 
 
 async def _insert(connection: Connection, row: OrderRow, audit: AuditRow) -> None:

@@ -10,6 +10,7 @@ from bluesminds.common.crypto import is_uuid
 from bluesminds.common.errors import NotFound
 from bluesminds.payments.port import CustomerState, PaymentState
 from storage.billing import PaymentRow, select_payment, select_payments
+from storage.users import select_user
 
 
 class Payments:
@@ -42,5 +43,7 @@ class Payments:
         else:
             with self._context.asking():
                 await provider.refund(row.provider_id)
+                if await store.read(select_user, row.user_id) is None:
+                    await self._reconciliation.settle_payment(provider, row.provider_id, actor=actor)
             await self._reconciliation.refresh(row.user_id, actor)
         return await store.read(select_payment, payment_id) or row

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from bluesminds.accounts.billing.invoicing import issue_invoice
-from bluesminds.accounts.billing.reversals import reverse
+from bluesminds.accounts.billing.reversals import set_reversed
 from bluesminds.accounts.billing.work import CENT, CURRENCY, SettlementWork, payment_fields
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.money import write_usd
@@ -66,8 +66,8 @@ async def pay(work: SettlementWork, payment: PaymentState, orders: Mapping[str, 
         row = await _add_payment(work, payment, order)
     elif row.user_id != work.asked.user_id:
         return
-    if payment.reversed_cents > row.reversed_cents:
-        await reverse(work, row, payment.reversed_cents)
+    if payment.reversed_cents != row.reversed_cents:
+        await set_reversed(work, row, payment.reversed_cents)
 
 
 def _is_checkout(work: SettlementWork, order: OrderRow, payment: PaymentState) -> bool:
@@ -79,17 +79,21 @@ def _is_checkout(work: SettlementWork, order: OrderRow, payment: PaymentState) -
 
 
 async def _add_payment(work: SettlementWork, payment: PaymentState, order: OrderRow) -> PaymentRow:
-    """Store a new payment, and post what it buys."""
+    """Store a new payment, and post what it buys. The first payment of a second subscription buys nothing; it
+    is refunded.
+    """
     subscription = work.subscription(payment.subscription) if payment.subscription else None
     is_renewal = subscription is not None and subscription.is_paid
     matches = payment.currency == CURRENCY and (
         is_renewal
         or (
-            order.state == "open"
+            order.state in ("open", "expired")  # the provider says that it was paid
             and order.amount_cents in (payment.paid_cents, payment.paid_cents - payment.tax_cents)
             and (subscription is not None or not order.plan)
         )
     )
+    is_duplicate = subscription is not None and not is_renewal and work.has_other(subscription)
+    is_sold = matches and not is_duplicate
     plan = work.rules.plans.find(subscription.plan if subscription else order.plan)
     row = PaymentRow(
         id=uuid7(work.now),
@@ -102,17 +106,18 @@ async def _add_payment(work: SettlementWork, payment: PaymentState, order: Order
         currency=payment.currency,
         paid_cents=payment.paid_cents,
         tax_cents=payment.tax_cents,
-        credit_nano=order.amount_cents * CENT if matches and not order.plan else 0,
+        credit_nano=order.amount_cents * CENT if is_sold and not order.plan else 0,
         reversed_cents=0,
-        state="paid" if matches else "refused",
+        state="duplicate" if is_duplicate else "paid" if matches else "refused",
         at=payment.at,
     )
     await put_payment(work.connection, row)
-    if order.state == "open":
-        await set_order(work.connection, replace(order, state=row.state))
-    if not matches:
+    if order.state in ("open", "expired"):
+        await set_order(work.connection, replace(order, state="paid" if is_sold else "refused"))
+    if not is_sold:
         work.refused.append(payment.id)
-        work.tell("payment.failed", {**payment_fields(row), "reason": "mismatch"})
+        reason = "duplicate" if is_duplicate else "mismatch"
+        work.tell("payment.failed", {**payment_fields(row), "reason": reason})
         work.notes.append(f"payment {row.id} refused")
         return row
     source, key = f"payments:{row.provider}", f"{row.provider}:{payment.id}"

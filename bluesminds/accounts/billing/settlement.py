@@ -5,7 +5,7 @@ idempotent: the same state again changes nothing. A payment counts only if it be
 account and provider, in USD, and if its amount is that of the order.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from bluesminds.accounts.audit import entry
@@ -24,6 +24,7 @@ from storage.billing import (
     insert_billing_event,
     put_subscription,
     select_open_orders,
+    select_refunded_subscriptions,
     select_subscriptions,
     set_order,
 )
@@ -44,20 +45,43 @@ async def settle(
         return Settled(), {}
     user = await select_user(connection, asked.user_id)
     if user is None:
-        return Settled(), {}
+        return await _settle_deleted(SettlementWork(connection, asked, rules, clock, now, {}))
     before = {row.id: row for row in await select_subscriptions(connection, asked.user_id)}
     work = SettlementWork(connection, asked, rules, clock, now, dict(before))
     orders = await find_subscriptions(work)
     for payment in sorted(asked.state.payments, key=lambda one: (one.at, one.id)):
         await pay(work, payment, orders)
+    refunded = await select_refunded_subscriptions(connection, asked.user_id)
     for state in asked.state.subscriptions:
         _advance(work, state)
+        _end_refunded(work, state, refunded)
+    if asked.state.is_complete:
+        _end_unknown(work)
     await _expire_orders(work)
     for row in list(work.subscriptions.values()):
         work.subscriptions[row.id] = _at_time(work, row)
     tier = _new_tier(work, before, user)
     moves = await _store(work, before, user, tier)
     return Settled(tier != user.tier, work.refused), moves
+
+
+async def _settle_deleted(work: SettlementWork) -> tuple[Settled, CreditMoves]:
+    """Refunds of payments that a deleted user has made."""
+    for payment in work.asked.state.payments:
+        await pay(work, payment, {})
+    if work.notes:
+        after = {"changes": "; ".join(work.notes)}
+        audit = entry(work.clock, work.asked.actor, "billing.settle", work.asked.user_id, after=after)
+        await insert_audit(work.connection, audit)
+    return Settled(), await _post_all(work)
+
+
+def _end_unknown(work: SettlementWork) -> None:
+    """The provider does not know these subscriptions any more. They stay until the end of their period."""
+    known = {state.id for state in work.asked.state.subscriptions}
+    for row in list(work.subscriptions.values()):
+        if row.provider == work.asked.provider and row.provider_id not in known and row.state != "ended":
+            work.subscriptions[row.id] = replace(row, state="ended", ends_at=row.period_end, next_plan="")
 
 
 def _advance(work: SettlementWork, state: SubscriptionState) -> None:
@@ -81,6 +105,13 @@ def _advance(work: SettlementWork, state: SubscriptionState) -> None:
         )
         row = replace(row, granted_nano=plan.included_nano)
     work.subscriptions[row.id] = row
+
+
+def _end_refunded(work: SettlementWork, state: SubscriptionState, refunded: Collection[str]) -> None:
+    """An ended subscription whose last payment was refunded is not in force until the end of its period."""
+    row = work.subscription(state.id)
+    if row is not None and row.state == "ended" and row.id in refunded:
+        work.subscriptions[row.id] = replace(row, ends_at=min(row.ends_at or work.now, work.now))
 
 
 def _not_included(before: SubscriptionRow, row: SubscriptionRow, plan: BillingPlan, now: int) -> int:

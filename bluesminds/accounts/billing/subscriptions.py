@@ -1,13 +1,16 @@
 """Changes of a subscription by its user: another plan, cancel, resume, the provider's page."""
 
+from contextlib import suppress
+
 from bluesminds.accounts.audit import Actor
-from bluesminds.accounts.billing.catalog import LIVE, OwnPlan, PlanCatalog
+from bluesminds.accounts.billing.catalog import OwnPlan, PlanCatalog
 from bluesminds.accounts.billing.context import BillingContext
-from bluesminds.accounts.billing.plans import MANUAL
+from bluesminds.accounts.billing.plans import MANUAL, BillingPlan
 from bluesminds.accounts.billing.reconciliation import Reconciliation
+from bluesminds.accounts.billing.states import LIVE
 from bluesminds.accounts.billing.work import Settlement
 from bluesminds.common.errors import Conflict, NotFound
-from bluesminds.payments.port import CustomerState, PaymentFailed, SubscriptionState
+from bluesminds.payments.port import CustomerState, PaymentFailed, PaymentNotFound, SubscriptionState
 from storage.billing import SubscriptionRow, select_customers
 
 
@@ -19,10 +22,11 @@ class SubscriptionChanges:
 
     async def portal(self, user_id: str) -> str:
         """The URL of the provider's page for payment methods. Raises NotFound without a customer."""
-        for name, customer in await self._context.store.read(select_customers, user_id):
-            if (provider := self._context.providers.get(name)) is not None:
-                with self._context.asking():
-                    return await provider.portal(customer, self._context.policy.return_url)
+        with self._context.asking():
+            for name, customer in await self._context.store.read(select_customers, user_id):
+                if (provider := self._context.providers.get(name)) is not None:
+                    with suppress(PaymentNotFound):
+                        return await provider.portal(customer, self._context.policy.return_url)
         raise NotFound("customer_not_found", "The account has not paid anything yet.")
 
     async def change_plan(self, actor: Actor, user_id: str, name: str) -> OwnPlan:
@@ -38,14 +42,27 @@ class SubscriptionChanges:
                 "plan_not_sold",
                 "The plan has another period. Cancel the subscription, and order the plan when it has ended.",
             )
-        provider = self._context.providers[row.provider]
         async with self._context.lock(user_id):
             with self._context.asking():
-                state = await self._state_of(row)
-                upgrade = old is not None and plan.price_cents > old.price_cents
-                await provider.change_product(state, plan.products[row.provider], upgrade=upgrade)
+                await self._change_product(row, old, plan)
         await self._reconciliation.refresh(user_id, actor)
         return await self._catalog.own(user_id)
+
+    async def _change_product(self, row: SubscriptionRow, old: BillingPlan | None, plan: BillingPlan) -> None:
+        provider, product = self._context.providers[row.provider], plan.products[row.provider]
+        state = await self._state_of(row)
+        if old is None or plan.price_cents <= old.price_cents:
+            await provider.change_product(state, product, upgrade=False)
+            return
+        in_force = old.products.get(row.provider, state.product)
+        if state.product != in_force:  # a scheduled downgrade; the upgrade is charged from the plan in force
+            await provider.change_product(state, in_force, upgrade=False)
+        try:
+            await provider.change_product(state, product, upgrade=True)
+        except PaymentFailed:
+            if state.product != in_force:
+                await provider.change_product(state, state.product, upgrade=False)
+            raise
 
     async def cancel(self, actor: Actor, user_id: str, *, cancel: bool) -> OwnPlan:
         """Cancel the subscription at the end of its period, or take this back. Raises NotFound."""
@@ -83,8 +100,9 @@ class SubscriptionChanges:
         for name, customer in await self._context.store.read(select_customers, row.user_id):
             if name != row.provider:
                 continue
-            state = await self._context.providers[name].read(customer, ())
-            for one in state.subscriptions:
-                if one.id == row.provider_id:
-                    return one
-        raise PaymentFailed("the provider does not know the subscription")
+            with suppress(PaymentNotFound):
+                state = await self._context.providers[name].read(customer, ())
+                for one in state.subscriptions:
+                    if one.id == row.provider_id:
+                        return one
+        raise PaymentNotFound("the provider does not know the subscription")

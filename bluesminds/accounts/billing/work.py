@@ -9,7 +9,7 @@ from msgspec import Struct, json
 from bluesminds.accounts.audit import Actor
 from bluesminds.accounts.billing.invoices import write_cents
 from bluesminds.accounts.billing.plans import PlanBook
-from bluesminds.accounts.billing.states import DunningPolicy
+from bluesminds.accounts.billing.states import LIVE, DunningPolicy
 from bluesminds.common.clock import Clock
 from bluesminds.notify.events import EventKind, new_event
 from bluesminds.payments.port import CustomerState
@@ -108,6 +108,16 @@ class SettlementWork:
         if order is None or (order.user_id, order.provider) != (self.asked.user_id, self.asked.provider):
             return None
         return order
+
+    def has_other(self, row: SubscriptionRow) -> bool:
+        """Whether another subscription is paid, and its provider charges it."""
+        states = {(self.asked.provider, one.id): one.status for one in self.asked.state.subscriptions}
+        return any(
+            one.id != row.id
+            and one.is_paid
+            and states.get((one.provider, one.provider_id), one.state) in LIVE
+            for one in self.subscriptions.values()
+        )
 
     def subscription(self, provider_id: str) -> SubscriptionRow | None:
         for row in self.subscriptions.values():

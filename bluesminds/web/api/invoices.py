@@ -99,7 +99,7 @@ def _view(found: Invoice) -> InvoiceView:
     return InvoiceView(
         id=row.id,
         number=found.number,
-        kind="invoice" if row.of_number is None else "credit_note",
+        kind="credit_note" if row.total_cents < 0 else "invoice",
         of_number=found.of_number,
         issued_at=format_time(row.issued_at),
         user_id=row.user_id,
