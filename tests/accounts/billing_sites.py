@@ -15,8 +15,8 @@ from bluesminds.accounts.billing.work import BillingRules
 from bluesminds.accounts.ledger import Ledger
 from bluesminds.common.log import Log
 from bluesminds.payments.port import PaymentProvider
-from storage import open_store
 from storage.base import Connection, Store
+from storage.store import open_store
 from storage.users import UserRow, insert_user, select_user
 from tests.storage.samples import user
 from tests.storage.test_ledger import FixedClock
