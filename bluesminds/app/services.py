@@ -15,6 +15,7 @@ from msgspec import Struct, structs
 from bluesminds.accounts.alerts import Alerts
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.billing.context import BillingContext
+from bluesminds.accounts.billing.invoice_pdf import InvoiceFiles
 from bluesminds.accounts.billing.invoices import Invoices
 from bluesminds.accounts.billing.service import Billing
 from bluesminds.accounts.billing.trials import Referrals, Trials
@@ -85,7 +86,7 @@ from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer
 from bluesminds.notify.mail_groups import OptOutLinks
 from bluesminds.notify.mail_templates import MailTemplates
-from bluesminds.notify.outbox import MailOutbox
+from bluesminds.notify.outbox import MailOutbox, ReadFile
 from bluesminds.notify.webhooks import WebhookSender, deliver_event
 from storage.base import Store
 from storage.store import open_store
@@ -170,7 +171,14 @@ async def open_services(
                 key_changes=KeyChangeNotifier(),
                 mailer=mailer,
                 templates=MailTemplates(public_url(settings.server)),
-                outbox=MailOutbox(store, vault=vault, mailer=mailer, clock=clock, log=log),
+                outbox=MailOutbox(
+                    store,
+                    vault=vault,
+                    mailer=mailer,
+                    clock=clock,
+                    log=log,
+                    read_file=_read_file(settings, store),
+                ),
                 events=EventDispatcher(store, clock=clock, log=log),
                 webhook_sender=None
                 if hooks is None
@@ -207,6 +215,12 @@ def webhook_addresses(settings: Settings) -> AddressPolicy:
 def _mailer(settings: Settings, state: StateDir, pool: Pool, clock: Clock, log: Log) -> Mailer:
     mailer = configured_mailer(settings.mail, pool, clock)
     return mailer or FileMailer(state.path / "outbox", clock=clock, log=log)
+
+
+def _read_file(settings: Settings, store: Store) -> ReadFile | None:
+    if not settings.billing.enabled:
+        return None
+    return InvoiceFiles(Invoices(store, prefix=settings.billing.invoice_prefix)).read
 
 
 def _opt_out_links(resources: Resources) -> OptOutLinks:

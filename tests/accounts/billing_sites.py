@@ -54,6 +54,7 @@ class BillingSite:
     store: Store
     clock: FixedClock
     ledger: Ledger
+    context: BillingContext
     billing: Billing
     member: UserRow
     lines: list[bytes]
@@ -114,4 +115,4 @@ async def billing_site(
             referrals=Referrals(store, clock=clock),
             invoices=Invoices(store, prefix="INV-"),
         )
-        yield BillingSite(store, clock, ledger, billing, member, lines, changes)
+        yield BillingSite(store, clock, ledger, context, billing, member, lines, changes)

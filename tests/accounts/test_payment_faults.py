@@ -275,9 +275,7 @@ async def test_subscription_that_is_refunded_and_ended_is_not_in_force(shop: Sho
     (payment,) = await shop.payments()
     await shop.site.billing.payments.refund(OPERATOR, payment.id)
     assert await shop.site.tier() == "pro"
-    await shop.site.billing.reconciliation._context.providers[shop.name].end_now(
-        shop.server.last_subscription()
-    )
+    await shop.site.billing.providers[shop.name].end_now(shop.server.last_subscription())
     await shop.deliver()
     await shop.site.billing.reconciliation.refresh(shop.site.member.id)
     assert (await shop.site.tier(), await shop.site.balance()) == ("free", 0)

@@ -91,11 +91,11 @@ async def test_first_payment_rewards_both_sides_once(site: BillingSite) -> None:
 
 async def test_payment_below_the_minimum_gives_no_reward(site: BillingSite) -> None:
     ada, bob = await add_user(site, 2, "ada2@example.com"), await add_user(site, 3, "bob@example.com")
-    site.billing._rules = structs.replace(site.billing._rules, referral_min_cents=1001)
+    site.context.rules = structs.replace(site.context.rules, referral_min_cents=1001)
     await site.billing.referrals.use(OPERATOR, bob.id, (await site.billing.referrals.own(ada.id)).code)
     await pay(site, bob.id)
     assert "referral.rewarded" not in await site.events()
-    site.billing._rules = structs.replace(site.billing._rules, referral_min_cents=1000)
+    site.context.rules = structs.replace(site.context.rules, referral_min_cents=1000)
     await pay(site, bob.id)
     assert (await site.events()).count("referral.rewarded") == 2
 
