@@ -49,6 +49,7 @@ from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.limits.window import WINDOW_SECONDS
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.observer import RequestObserver
 from bluesminds.gateway.open_requests import OpenRequests
 from bluesminds.gateway.passthrough.exchange import RelayExchange
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
@@ -256,7 +257,7 @@ def build_data_plane(
         ),
         open_requests=OpenRequests(services.store, gateway.accounting.running),
         prompts=gateway.prompts,
-        tracer=gateway.accounting.tracer,
+        tracer=gateway.accounting.observer.tracer,
         heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         traffic=traffic,
@@ -420,12 +421,14 @@ def _build_accounting(
     return UsageAccounting(
         recorder=runtime.recorder,
         estimator=Estimator(prices, default_completion=settings.limits.default_max_tokens),
-        metrics=runtime.metrics,
-        log=services.log,
+        observer=RequestObserver(
+            runtime.metrics,
+            services.log,
+            settings.log.requests,
+            runtime.requests,
+            _build_tracer(services, runtime.metrics),
+        ),
         strict=settings.storage.durability == "strict",
-        log_requests=settings.log.requests,
-        followers=runtime.requests,
-        tracer=_build_tracer(services, runtime.metrics),
         receipts=settings.receipts.retention_days > 0,
         context_length=partial(_context_length, registry),
     )

@@ -63,6 +63,12 @@ ONE_PROBLEM = [
         'write it like input_usd = "12.5"',
     ),
     (
+        '[[prices]]\nmodel = "m"\ninput_usd = 1\nsince = "2026-12-01"\nuntil = "2026-12-01"\n',
+        '[[prices]] "m" ends before it begins',
+        5,
+        "set until to a day after since; the price does not count on this day any more",
+    ),
+    (
         '[[prices]]\nmodel = "m"\ninput_usd = 1\noutput_us = 1\n',
         '"output_us" in [[prices]] "m" is not a known key',
         4,
