@@ -255,9 +255,6 @@ def _add(payments: dict[str, PaymentState], intent: str, **fields: Any) -> None:
 
 
 def _intents(invoice: Json) -> Iterator[str]:
-    """`payments` has the payment intents; older versions have the field `payment_intent`."""
-    if intent := id_of(invoice.get("payment_intent")):
-        yield intent
     for one in (invoice.get("payments") or {}).get("data") or ():
         if intent := id_of((one.get("payment") or {}).get("payment_intent")):
             yield intent
@@ -265,7 +262,7 @@ def _intents(invoice: Json) -> Iterator[str]:
 
 def _invoice_subscription(invoice: Json) -> str:
     details = (invoice.get("parent") or {}).get("subscription_details") or {}
-    return id_of(details.get("subscription")) or id_of(invoice.get("subscription"))
+    return id_of(details.get("subscription"))
 
 
 def _items(subscription: Json) -> list[Json]:
@@ -282,8 +279,8 @@ def _subscription(found: Json) -> SubscriptionState:
         order_id=str((found.get("metadata") or {}).get("order") or ""),
         product=id_of(item.get("price")),
         status=_STATES.get(str(found.get("status")), "incomplete"),
-        period_start=int(item.get("current_period_start") or found.get("current_period_start") or 0) * 1000,
-        period_end=int(item.get("current_period_end") or found.get("current_period_end") or 0) * 1000,
+        period_start=int(item.get("current_period_start") or 0) * 1000,
+        period_end=int(item.get("current_period_end") or 0) * 1000,
         paid=isinstance(invoice, dict) and invoice.get("status") == "paid",
         cancel_at_end=bool(found.get("cancel_at_period_end")),
         ends_at=None if ended is None else int(ended) * 1000,

@@ -6,6 +6,7 @@ The customer acts with the methods: `pay` a checkout, `renew`, `fail`, `refund` 
 those that the provider would send, signed with the secret. Times are seconds in `now`.
 """
 
+import copy
 import hmac
 import json
 from base64 import b64decode, b64encode
@@ -57,6 +58,8 @@ class PaymentServer:
     subscriptions: dict[str, Object] = field(default_factory=dict)
     events: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     done: dict[str, Object] = field(default_factory=dict)
+    exchanges: list[tuple[str, bytes, Object]] = field(default_factory=list)
+    _ordered: dict[str, Any] = field(default_factory=dict)  # by checkout: what it is for
     _serial: int = 0
 
     @property
@@ -82,6 +85,7 @@ class PaymentServer:
                     raise Refused("503 Service Unavailable")
                 path = parts.path.removeprefix("/v1/").split("/")
                 body = self.answer(method, path, dict(parse_qsl(parts.query)), received)
+                self.exchanges.append((f"{method} {target}", received.body, copy.deepcopy(body)))
             except Refused as exc:
                 status, body = str(exc).encode(), exc.body
             await peer.answer(json.dumps(body).encode(), b"Content-Type: application/json", status=status)
@@ -157,7 +161,11 @@ class StripeServer(PaymentServer):
             case ["billing_portal", "sessions"]:
                 if form["customer"] not in self.customers:
                     raise missing("customer", form["customer"])
-                return {"id": self.id("bps"), "url": "https://billing.stripe.com/p/session/x"}
+                return {
+                    "id": self.id("bps"),
+                    "object": "billing_portal.session",
+                    "url": "https://billing.stripe.com/p/session/x",
+                }
             case ["refunds"]:
                 if self.refuses_refunds:
                     raise Refused("400 Bad Request")
@@ -212,8 +220,8 @@ class StripeServer(PaymentServer):
             "payment_intent": None,
             "subscription": None,
             "url": f"https://checkout.stripe.com/c/pay/{id_}",
-            "price": form.get("line_items[0][price]"),
         }
+        self._ordered[id_] = form.get("line_items[0][price]")
         return self.checkouts[id_]
 
     def pay(
@@ -227,8 +235,8 @@ class StripeServer(PaymentServer):
             session["payment_intent"] = charge["payment_intent"]
         else:
             id_ = self.id("sub")
-            price = {"id": session["price"], "unit_amount": PRICES[session["price"]]}
-            item = {"id": self.id("si"), "price": price}
+            price = _price(self._ordered[checkout_id])
+            item = {"id": self.id("si"), "object": "subscription_item", "price": price}
             item |= {"current_period_start": self.now, "current_period_end": self.now + MONTH}
             self.subscriptions[id_] = {
                 "id": id_,
@@ -236,7 +244,7 @@ class StripeServer(PaymentServer):
                 "customer": session["customer"],
                 "status": "active",
                 "metadata": session["metadata"],
-                "items": {"data": [item]},
+                "items": {"object": "list", "data": [item]},
                 "cancel_at_period_end": False,
                 "ended_at": None,
             }
@@ -266,15 +274,21 @@ class StripeServer(PaymentServer):
         found = self.subscriptions[subscription]
         charge = self._charge(found["customer"], amount, currency)
         id_ = self.id("in")
-        payment = {"payment": {"type": "payment_intent", "payment_intent": charge["payment_intent"]}}
+        payment = {
+            "object": "invoice_payment",
+            "payment": {"type": "payment_intent", "payment_intent": charge["payment_intent"]},
+        }
         self.invoices[id_] = {
             "id": id_,
             "object": "invoice",
             "customer": found["customer"],
             "status": "paid",
             "billing_reason": reason,
-            "parent": {"subscription_details": {"subscription": subscription, "metadata": found["metadata"]}},
-            "payments": {"data": [payment]},
+            "parent": {
+                "type": "subscription_details",
+                "subscription_details": {"subscription": subscription, "metadata": found["metadata"]},
+            },
+            "payments": {"object": "list", "data": [payment]},
             "total_taxes": [{"amount": tax}] if tax else [],
         }
         found["latest_invoice"] = self.invoices[id_]
@@ -289,7 +303,7 @@ class StripeServer(PaymentServer):
             item = found["items"]["data"][0]
             assert form["items[0][id]"] == item["id"]
             before = item["price"]["unit_amount"]
-            item["price"] = {"id": price, "unit_amount": PRICES[price]}
+            item["price"] = _price(price)
             if form["proration_behavior"] == "always_invoice":
                 assert form["payment_behavior"] == "error_if_incomplete"
                 self._invoice(found["id"], PRICES[price] - before, "usd", "subscription_update")
@@ -324,7 +338,7 @@ class StripeServer(PaymentServer):
         if found["status"] == "active":
             self._next_period(found)
             found["status"] = "past_due"
-            found["latest_invoice"] = {"id": self.id("in"), "status": "open"}
+            found["latest_invoice"] = {"id": self.id("in"), "object": "invoice", "status": "open"}
             self.event("invoice.payment_failed", {"object": "invoice", "customer": found["customer"]})
             self.event("customer.subscription.updated", found)
 
@@ -374,6 +388,10 @@ class StripeServer(PaymentServer):
         }
         content = json.dumps(body).encode()
         self.events.append((stripe_signature(content, self.now), content))
+
+
+def _price(id_: str) -> Object:
+    return {"id": id_, "object": "price", "unit_amount": PRICES[id_]}
 
 
 def stripe_signature(body: bytes, at: int, secret: str = SECRET) -> dict[str, str]:
@@ -441,22 +459,23 @@ class CreemServer(PaymentServer):
             "status": "pending",
             "request_id": body["request_id"],
             "product": body["product_id"],
-            "amount": body["custom_price"] if is_topup else PRICES[body["product_id"]],
-            "is_topup": is_topup,
             "customer": body["customer"]["id"],
             "metadata": body["metadata"],
             "checkout_url": f"https://creem.io/checkout/{id_}",
         }
+        price = body["custom_price"] if is_topup else PRICES[body["product_id"]]
+        self._ordered[id_] = (price, is_topup)
         return self.checkouts[id_]
 
     def pay(
         self, checkout_id: str, *, amount: int | None = None, currency: str = "USD", tax: int = 0
     ) -> None:
         found = self.checkouts[checkout_id]
-        total = found["amount"] + tax if amount is None else amount
+        price, is_topup = self._ordered[checkout_id]
+        total = price + tax if amount is None else amount
         order = {"id": self.id("ord"), "object": "order", "amount": total, "currency": currency}
         found |= {"status": "completed", "order": order}
-        if found["is_topup"]:
+        if is_topup:
             self._transaction(found["customer"], total, currency, order["id"], None, tax)
         else:
             id_ = self.id("sub")
