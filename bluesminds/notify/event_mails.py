@@ -139,7 +139,11 @@ def _credit(data: Data, base_url: str, time: Callable[[object], str]) -> Values:
 
 def _payment(data: Data, base_url: str, time: Callable[[object], str]) -> Values:
     amount = f"{data['amount']} {str(data.get('currency', '')).upper()}".strip() if "amount" in data else ""
-    return {"amount": amount, "what": data.get("title") or data.get("plan") or "", "until": ""}
+    return {
+        "amount": amount,
+        "what": data.get("title") or data.get("plan") or "",
+        "until": time(data.get("until")),
+    }
 
 
 def _failed_payment(data: Data, base_url: str, time: Callable[[object], str]) -> Values | None:
@@ -152,7 +156,7 @@ def _reminder(data: Data, base_url: str, time: Callable[[object], str]) -> Value
     """The failure itself has caused a mail already."""
     if not data.get("reminder"):
         return None
-    return {"amount": "", "what": data.get("plan", ""), "until": ""}
+    return _payment(data, base_url, time)
 
 
 def _trial(data: Data, base_url: str, time: Callable[[object], str]) -> Values:

@@ -44,6 +44,9 @@ async def test_pages_of_billing_show_plan_payments_and_invoices(nursery: trio.Nu
         check_page(printed)
         assert "Example &amp; Co" in printed.text
         assert "29.00 USD" in printed.text
+        payments = await admin.get(f"/dashboard/admin/users/{site.callers.users['user']}/billing")
+        check_page(payments)
+        assert "/refund" in payments.text
         pdf = await user.get(invoice.replace("/dashboard/", "/api/") + "/pdf")
         assert pdf.headers["content-type"] == "application/pdf"
         assert pdf.content.startswith(b"%PDF-")

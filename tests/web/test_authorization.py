@@ -120,6 +120,7 @@ GET /dashboard/admin/routes/{route_id}
 GET /dashboard/admin/users
 GET /dashboard/admin/users/{user_id}
 GET /dashboard/admin/users/{user_id}/statements
+GET /dashboard/admin/users/{user_id}/billing
 GET /dashboard/admin/ledger
 GET /dashboard/admin/codes
 GET /dashboard/admin/codes/{batch_id}

@@ -5,7 +5,9 @@ from dataclasses import replace
 
 from bluesminds.accounts.billing.invoicing import issue_invoice
 from bluesminds.accounts.billing.reversals import set_reversed
+from bluesminds.accounts.billing.states import HOUR
 from bluesminds.accounts.billing.work import CENT, CURRENCY, SettlementWork, payment_fields
+from bluesminds.common.clock import format_time
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.money import write_usd
 from bluesminds.notify.events import new_event
@@ -94,7 +96,6 @@ async def _add_payment(work: SettlementWork, payment: PaymentState, order: Order
     )
     is_duplicate = subscription is not None and not is_renewal and work.has_other(subscription)
     is_sold = matches and not is_duplicate
-    plan = work.rules.plans.find(subscription.plan if subscription else order.plan)
     row = PaymentRow(
         id=uuid7(work.now),
         user_id=work.asked.user_id,
@@ -102,7 +103,7 @@ async def _add_payment(work: SettlementWork, payment: PaymentState, order: Order
         provider_id=payment.id,
         order_id=order.id,
         subscription_id=subscription.id if subscription else "",
-        title=plan.title if plan is not None else order.plan or "Credit",
+        title=_title(work, payment, order, subscription),
         currency=payment.currency,
         paid_cents=payment.paid_cents,
         tax_cents=payment.tax_cents,
@@ -132,6 +133,27 @@ async def _add_payment(work: SettlementWork, payment: PaymentState, order: Order
     work.notes.append(f"payment {row.id}")
     await reward(work, row)
     return row
+
+
+def _title(
+    work: SettlementWork, payment: PaymentState, order: OrderRow, subscription: SubscriptionRow | None
+) -> str:
+    """What was paid: credit, or a plan. The period is known for the newest payment of a subscription."""
+    if not order.plan:
+        return "Credit"
+    old = work.rules.plans.find(subscription.plan if subscription else order.plan)
+    title = order.plan if old is None else old.title
+    state = next((one for one in work.asked.state.subscriptions if one.id == payment.subscription), None)
+    later = (one for one in work.asked.state.payments if one.subscription == payment.subscription)
+    if state is None or subscription is None or payment.at < max(one.at for one in later):
+        return title
+    if payment.at < state.period_start - HOUR:
+        return title
+    new, start = work.rules.plans.of_product(work.asked.provider, state.product), state.period_start
+    if new is not None and subscription.is_paid and start == subscription.period_start:
+        start = payment.at  # an upgrade is paid for the rest of the period
+    title = title if new is None else new.title
+    return f"{title}, {format_time(start)[:10]} to {format_time(state.period_end)[:10]}"
 
 
 async def reward(work: SettlementWork, payment: PaymentRow) -> None:

@@ -14,6 +14,9 @@ def report(work: SettlementWork, old: SubscriptionRow | None, new: SubscriptionR
         work.tell(kind, fields | {"change": change} | more)
         work.notes.append(f"subscription {new.id} {change} {new.plan}")
 
+    plan = work.rules.plans.find(new.plan)
+    since, grace = new.past_due_since or work.now, work.rules.dunning.grace
+    late = {"title": new.plan if plan is None else plan.title, "until": format_time(since + grace)}
     was_tier = None if old is None else old.tier
     if new.tier and not was_tier and (old is None or old.state == "incomplete"):
         happened("subscription.created", "started")
@@ -28,9 +31,9 @@ def report(work: SettlementWork, old: SubscriptionRow | None, new: SubscriptionR
     if new.cancel_at_end != old.cancel_at_end and new.state != "ended":
         happened("subscription.updated", "cancel_scheduled" if new.cancel_at_end else "resumed")
     if new.state == "past_due" and old.state != "past_due":
-        work.tell("payment.failed", {"plan": new.plan, "reason": "unpaid"})
-        happened("subscription.past_due", "past_due", reminder=0)
+        work.tell("payment.failed", {"plan": new.plan, "reason": "unpaid"} | late)
+        happened("subscription.past_due", "past_due", reminder=0, **late)
     elif new.state == "past_due" and new.reminders > old.reminders:
-        happened("subscription.past_due", "past_due", reminder=new.reminders)
+        happened("subscription.past_due", "past_due", reminder=new.reminders, **late)
     if was_tier and not new.tier:
         happened("subscription.canceled", "ended")

@@ -19,6 +19,7 @@ class Billing:
     ) -> None:
         self.policy: BillingPolicy = context.policy
         self.providers: Mapping[str, PaymentProvider] = context.providers
+        self.grace = context.rules.dunning.grace  # milliseconds
         self.invoices = invoices
         self.trials = trials
         self.referrals = referrals
