@@ -61,7 +61,7 @@ class _Table(Struct):
 
 
 class DatedPrice(Struct, frozen=True):
-    """`since`, `until`: milliseconds since the epoch. `hours`: minutes of the day in UTC. Ends do not count."""
+    """`since`, `until`: milliseconds. `hours`: minutes of the day (UTC). Ends are excluded."""
 
     since: int
     price: Price
