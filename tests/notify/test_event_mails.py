@@ -128,13 +128,19 @@ async def site(home: Path) -> AsyncIterator[Site]:
         ("trial.ended", {}, "trial_ended", ()),
         (
             "invoice.created",
-            {"number": "INV-000001", "total_cents": 2900, "currency": "usd"},
+            {"invoice": "i1", "number": "INV-000001", "total_cents": 2900, "currency": "usd"},
             "invoice",
             ("Invoice INV-000001", "29.00 USD"),
         ),
         (
             "invoice.created",
-            {"kind": "credit_note", "number": "INV-000002", "total_cents": -2900, "currency": "usd"},
+            {
+                "invoice": "i2",
+                "kind": "credit_note",
+                "number": "INV-000002",
+                "total_cents": -2900,
+                "currency": "usd",
+            },
             "invoice",
             ("Credit note INV-000002", "-29.00 USD"),
         ),
