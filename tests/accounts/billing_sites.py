@@ -14,8 +14,10 @@ from bluesminds.accounts.billing.trials import Referrals, Trials
 from bluesminds.accounts.billing.work import BillingRules
 from bluesminds.accounts.ledger import Ledger
 from bluesminds.common.log import Log
+from bluesminds.notify.events import EventKind
 from bluesminds.payments.port import PaymentProvider
 from storage.base import Connection, Store
+from storage.events import select_new_events
 from storage.store import open_store
 from storage.users import UserRow, insert_user, select_user
 from tests.storage.samples import user
@@ -71,6 +73,10 @@ class BillingSite:
 
     async def events(self) -> list[str]:
         return await self.store.read(_event_kinds)
+
+    async def data_of(self, kind: EventKind) -> str:
+        """The data of the first event of a kind."""
+        return next(one.data for one in await self.store.read(select_new_events, 100) if one.kind == kind)
 
     async def proven(self) -> bool:
         proof = await self.ledger.verify()

@@ -8,6 +8,7 @@ import trio
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.billing.plans import period_end
+from bluesminds.common.clock import format_time
 from bluesminds.common.errors import Conflict, GatewayError, NotFound
 from storage.billing import SubscriptionRow
 from tests.accounts.billing_sites import DAY, USD, BillingSite, billing_site
@@ -74,6 +75,7 @@ async def test_unpaid_period_is_reminded_and_ends_after_the_grace(site: BillingS
         await site.billing.reconciliation.settle_due()
         await site.billing.reconciliation.settle_due()
     assert (await site.tier(), (await site.billing.plans.own(site.member.id)).subscription) == ("free", None)
+    assert '"until":"' + format_time(ends + 7 * DAY) in await site.data_of("subscription.past_due")
     kinds = await site.events()
     assert kinds.count("subscription.past_due") == 4
     assert kinds[-1] == "subscription.canceled"

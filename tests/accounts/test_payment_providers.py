@@ -19,6 +19,7 @@ from storage.billing import select_customer_user, select_due_users
 from storage.users import insert_user, update_user
 from tests.accounts.billing_sites import USD
 from tests.accounts.payment_shops import Shop, open_shop, shop
+from tests.accounts.test_billing_state_machine import everything
 from tests.fakes import payment_server
 from tests.fakes.payment_server import (
     SECRET,
@@ -216,11 +217,70 @@ async def test_events_in_any_order_leave_the_same_state(shop: Shop) -> None:
     assert sum(one.reversed_cents for one in again) == 700
 
 
+STRIPE_EVENTS = {
+    "checkouts": (
+        *("checkout.session.completed", "checkout.session.expired"),
+        *("checkout.session.async_payment_succeeded", "checkout.session.async_payment_failed"),
+    ),
+    "invoices": (
+        *("invoice.paid", "invoice.payment_failed", "invoice.payment_action_required", "invoice.created"),
+    ),
+    "subscriptions": (
+        *("customer.subscription.created", "customer.subscription.updated", "customer.subscription.deleted"),
+        *("customer.subscription.paused", "customer.subscription.resumed"),
+        "customer.subscription.trial_will_end",
+    ),
+    "charges": ("charge.succeeded", "charge.refunded", "charge.updated"),
+    "disputes": ("charge.dispute.created", "charge.dispute.updated", "charge.dispute.closed"),
+    "customers": ("customer.created", "customer.updated", "customer.deleted"),
+}
+CREEM_EVENTS = {
+    "checkouts": ("checkout.completed",),
+    "subscriptions": (
+        *("subscription.active", "subscription.paid", "subscription.trialing", "subscription.canceled"),
+        *("subscription.scheduled_cancel", "subscription.expired", "subscription.past_due"),
+        *("subscription.unpaid", "subscription.paused", "subscription.update"),
+    ),
+    "customers": (
+        "credits.granted",
+        "credits.consumed",
+        "credits.auto_recharged",
+        "customer_credits.exhausted",
+    ),
+}
+
+
+async def test_every_kind_of_event_twice_and_in_parallel_leaves_the_same_state(shop: Shop) -> None:
+    await shop.buy("pro")
+    await shop.buy(cents=2500)
+    payment = (await shop.payments())[0]
+    shop.server.dispute(payment.provider_id, "won")
+    await shop.deliver()
+    before = await shop.site.store.read(everything)
+    for objects, kinds in (STRIPE_EVENTS if shop.name == "stripe" else CREEM_EVENTS).items():
+        about = next(iter(getattr(shop.server, objects).values()))
+        for kind in kinds:
+            named = {"id": "x", "customer_id": about["id"]} if "credits" in kind else about
+            shop.server.event(kind, named)
+    if shop.name == "creem":
+        transaction = next(iter(shop.creem.transactions.values()))
+        for kind in ("refund.created", "dispute.created"):
+            shop.creem.event(kind, {"id": f"{kind}_1", "object": kind[:-8], "transaction": transaction})
+    events = shop.server.events * 2
+    random.Random(5).shuffle(events)  # noqa: S311
+    async with trio.open_nursery() as nursery:
+        for headers, body in events:
+            nursery.start_soon(shop.site.billing.reconciliation.handle, shop.name, headers, body)
+    assert await shop.site.store.read(everything) == before
+    assert not any(b"payment_event_ignored" in line for line in shop.site.lines)
+
+
 async def test_upgrade_is_in_force_at_once_and_downgrade_later(shop: Shop) -> None:
     await shop.buy("starter")
     member = shop.site.member.id
     await shop.site.billing.subscriptions.change_plan(OPERATOR, member, "pro")
     assert (await shop.site.tier(), await shop.site.balance()) == ("pro", 20 * USD)
+    assert [one.title.partition(", ")[0] for one in await shop.payments()] == ["Pro", "Starter"]
     found = await shop.site.billing.subscriptions.change_plan(OPERATOR, member, "starter")
     assert found.subscription is not None
     assert (found.subscription.plan, found.subscription.next_plan) == ("pro", "starter")
