@@ -728,6 +728,7 @@ BODIES: dict[str, dict[str, Any]] = {
 NOT_FOUND = (
     *("key_not_found", "session_not_found", "chat_not_found", "request_not_found"),
     *("prompt_not_found", "vendor_key_not_found", "webhook_not_found", "invoice_not_found"),
+    "order_not_found",
 )
 
 
