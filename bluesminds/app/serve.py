@@ -188,7 +188,7 @@ def _start_tasks(
     if services.webhook_sender is not None:
         background.start_soon(runtime.tasks.run, "webhooks", services.webhook_sender.run)
     if services.accounts.billing is not None:
-        background.start_soon(runtime.tasks.run, "billing", services.accounts.billing.run)
+        background.start_soon(runtime.tasks.run, "billing", services.accounts.billing.reconciliation.run)
     alerts = services.accounts.alerts
     if alerts is not None:
         background.start_soon(

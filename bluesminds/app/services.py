@@ -14,7 +14,11 @@ from msgspec import Struct, structs
 
 from bluesminds.accounts.alerts import Alerts
 from bluesminds.accounts.audit import AuditLog
-from bluesminds.accounts.billing import Billing
+from bluesminds.accounts.billing.context import BillingContext
+from bluesminds.accounts.billing.invoice_pdf import InvoiceFiles
+from bluesminds.accounts.billing.invoices import Invoices
+from bluesminds.accounts.billing.service import Billing
+from bluesminds.accounts.billing.trials import Referrals, Trials
 from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.email_change import EmailChange
@@ -22,7 +26,6 @@ from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.federated import FederatedSignIn
 from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
-from bluesminds.accounts.invoices import Invoices
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Changed, Keys
 from bluesminds.accounts.ledger import Ledger
@@ -46,7 +49,6 @@ from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
 from bluesminds.accounts.statements import Statements
 from bluesminds.accounts.throttle import Throttle
-from bluesminds.accounts.trials import Referrals, Trials
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
@@ -84,7 +86,7 @@ from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer
 from bluesminds.notify.mail_groups import OptOutLinks
 from bluesminds.notify.mail_templates import MailTemplates
-from bluesminds.notify.outbox import MailOutbox
+from bluesminds.notify.outbox import MailOutbox, ReadFile
 from bluesminds.notify.webhooks import WebhookSender, deliver_event
 from storage.base import Store
 from storage.store import open_store
@@ -169,7 +171,14 @@ async def open_services(
                 key_changes=KeyChangeNotifier(),
                 mailer=mailer,
                 templates=MailTemplates(public_url(settings.server)),
-                outbox=MailOutbox(store, vault=vault, mailer=mailer, clock=clock, log=log),
+                outbox=MailOutbox(
+                    store,
+                    vault=vault,
+                    mailer=mailer,
+                    clock=clock,
+                    log=log,
+                    read_file=_read_file(settings, store),
+                ),
                 events=EventDispatcher(store, clock=clock, log=log),
                 webhook_sender=None
                 if hooks is None
@@ -206,6 +215,12 @@ def webhook_addresses(settings: Settings) -> AddressPolicy:
 def _mailer(settings: Settings, state: StateDir, pool: Pool, clock: Clock, log: Log) -> Mailer:
     mailer = configured_mailer(settings.mail, pool, clock)
     return mailer or FileMailer(state.path / "outbox", clock=clock, log=log)
+
+
+def _read_file(settings: Settings, store: Store) -> ReadFile | None:
+    if not settings.billing.enabled:
+        return None
+    return InvoiceFiles(Invoices(store, prefix=settings.billing.invoice_prefix)).read
 
 
 def _opt_out_links(resources: Resources) -> OptOutLinks:
@@ -430,24 +445,29 @@ def _build_federated(
 def _build_billing(resources: Resources, ledger: Ledger) -> Billing | None:
     if not resources.settings.billing.enabled:
         return None
-    return Billing(
+    billing = resources.settings.billing
+    context = BillingContext(
         resources.store,
         ledger=ledger,
         clock=resources.clock,
         log=resources.log,
         rules=billing_rules(resources.settings),
         policy=billing_policy(resources.settings),
-        invoices=Invoices(resources.store, prefix=resources.settings.billing.invoice_prefix),
-        trials=Trials(
-            resources.store,
-            ledger=ledger,
-            clock=resources.clock,
-            nano=read_usd(resources.settings.billing.trial_usd),
-            length=int(resources.settings.billing.trial_length * 1000),
-        ),
-        referrals=Referrals(resources.store, clock=resources.clock),
         providers=payment_providers(resources.settings, resources.pool),
         changed=resources.key_changes.notify,
+    )
+    trials = Trials(
+        resources.store,
+        ledger=ledger,
+        clock=resources.clock,
+        nano=read_usd(billing.trial_usd),
+        length=int(billing.trial_length * 1000),
+    )
+    return Billing(
+        context,
+        invoices=Invoices(resources.store, prefix=billing.invoice_prefix),
+        trials=trials,
+        referrals=Referrals(resources.store, clock=resources.clock),
     )
 
 

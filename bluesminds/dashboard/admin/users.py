@@ -62,6 +62,7 @@ class UsersPages(Struct, frozen=True):
     usage_now: Callable[[str], InUse]
     ledger: Ledger
     vendor_keys: VendorKeys
+    has_billing: bool
 
     async def list(
         self, principal: Principal, browser: BrowserRequest, query: UsersQuery
@@ -104,6 +105,7 @@ class UsersPages(Struct, frozen=True):
                 vendor_key_view(self.vendor_keys, row) for row in await self.vendor_keys.list(user.id)
             ],
             wallet=await self.ledger.balance(user.id),
+            has_billing=self.has_billing,
             entry_key=uuid7(self.clock.now_ms()),
             slots=slots,
             total=UsageTotal.of(found.rows),
