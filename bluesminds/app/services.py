@@ -12,6 +12,7 @@ import trio
 from argon2 import PasswordHasher
 from msgspec import Struct, structs
 
+from bluesminds.accounts.address_proofs import AddressProofs
 from bluesminds.accounts.alerts import Alerts
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.billing import Billing
@@ -298,6 +299,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         sessions=sessions,
         verification=verification,
         settings=settings,
+        providers=frozenset(row.name for row in resources.settings.identity.providers),
         changed=resources.key_changes.notify,
     )
     return AccountServices(
@@ -442,6 +444,12 @@ def _build_federated(
         clients,
         identities,
         second_factors,
+        AddressProofs(
+            store=resources.store,
+            outbox=resources.outbox,
+            templates=resources.templates,
+            throttle=throttle,
+        ),
         clock=resources.clock,
         vault=resources.vault,
         throttle=throttle,

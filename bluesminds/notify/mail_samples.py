@@ -32,6 +32,7 @@ SAMPLES: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
         "reset_password": {},
         "server_down": {"server": "one", "reason": "connection refused", "at": _AT},
         "server_recovered": {"server": "one", "at": _AT},
+        "sign_in_code": {"code": "12345678", "provider": "Google"},
         "test": {},
         "trial_ended": {},
         "trial_ending": {"ends_at": "2026-12-01 09:30 UTC"},
