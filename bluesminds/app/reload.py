@@ -1,7 +1,7 @@
 """Reads the configuration again while the gateway runs.
 
-The new configuration is checked completely and then replaces servers, routes, prices, limits of tiers and the
-level of the log in one step without an `await`. A configuration with a problem changes nothing. All other
+The new configuration is checked completely and then replaces servers, routes, prices, limits of tiers, alerts
+and the level of the log in one step without an `await`. A configuration with a problem changes nothing. Other
 settings only change at a restart.
 """
 
@@ -16,7 +16,14 @@ from bluesminds.accounts.audit import OPERATOR, Actor
 from bluesminds.app.discovery import configured_servers
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
-from bluesminds.app.settings_map import configured_prices, file_routes, tier_limits, tier_markups
+from bluesminds.app.settings_map import (
+    alert_channels,
+    alert_rules,
+    configured_prices,
+    file_routes,
+    tier_limits,
+    tier_markups,
+)
 from bluesminds.common.values import LimitSet, Server
 from bluesminds.config import ConfigError, Problem, SettingOrigin, Settings
 from bluesminds.gateway.metrics import Metrics
@@ -64,6 +71,8 @@ class ConfigReloader:
         self._prices = routing.price_loader
         self._source = source
         self._settings = services.settings
+        # Without mail, webhooks and alerts at the start, nothing evaluates rules.
+        self._live = LIVE if services.accounts.alerts is None else (*LIVE, "alerts")
         self._lock = trio.Lock()
         self._loaded_ms = services.clock.now_ms()
         self.accepted = True
@@ -84,7 +93,7 @@ class ConfigReloader:
             try:
                 settings = await trio.to_thread.run_sync(self._source.load)
                 restart = tuple(self._needs_restart(settings))
-                await self._apply(_live(self._services.settings, settings))
+                await self._apply(self._with_live_tables(settings))
             except ConfigError as exc:
                 return self._reject(exc.problems)
             except StorageError as exc:
@@ -128,6 +137,8 @@ class ConfigReloader:
         self._routing.prices.book = book
         self._routing.registry.prices_changed()
         self._use_tiers(tier_limits(settings), tier_markups(settings))
+        if (alerts := self._services.accounts.alerts) is not None:
+            alerts.configure(alert_rules(settings), alert_channels(settings))
         self._services.log.set_level(settings.log.level)
         self._settings = settings
 
@@ -172,9 +183,15 @@ class ConfigReloader:
             if before == after:
                 continue
             for changed in _changed(name, before, after):
-                is_live = name in LIVE and not changed.endswith(_SHARED)
+                is_live = name in self._live and not changed.endswith(_SHARED)
                 if not is_live and changed != _LIVE_SETTING:
                     yield changed
+
+    def _with_live_tables(self, after: Settings) -> Settings:
+        """The settings of the start with those of `after` that a reload applies."""
+        before = self._services.settings
+        log = structs.replace(before.log, level=after.log.level)
+        return structs.replace(before, log=log, **{name: getattr(after, name) for name in self._live})
 
     def _reject(self, problems: Sequence[Problem]) -> ReloadReport:
         self.accepted = False
@@ -191,12 +208,6 @@ class ConfigReloader:
             routes=len(self._routing.registry.routes),
             prices=len(settings.prices),
         )
-
-
-def _live(before: Settings, after: Settings) -> Settings:
-    """The earlier settings with those of `after` that a reload applies."""
-    log = structs.replace(before.log, level=after.log.level)
-    return structs.replace(before, log=log, **{name: getattr(after, name) for name in LIVE})
 
 
 def _changed(name: str, before: object, after: object) -> Iterator[str]:

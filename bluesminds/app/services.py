@@ -85,7 +85,7 @@ from bluesminds.notify.mail import FileMailer, Mailer
 from bluesminds.notify.mail_groups import OptOutLinks
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
-from bluesminds.notify.webhooks import WebhookSender, deliver_event
+from bluesminds.notify.webhooks import WebhookQueue, WebhookSender
 from storage import open_store, sqlite_path
 from storage.base import Store
 
@@ -242,7 +242,7 @@ def _event_mails(resources: Resources) -> EventMails:
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
     if (sender := resources.webhook_sender) is not None:
-        resources.events.subscribe(deliver_event, dispatched=sender.notify)
+        resources.events.subscribe(WebhookQueue(resources.log).consume, dispatched=sender.notify)
     if sends_notifications(resources.settings):
         resources.events.subscribe(_event_mails(resources).consume, dispatched=resources.outbox.wake)
     accounts = _build_accounts(resources, password_hasher)

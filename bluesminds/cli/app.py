@@ -4,6 +4,7 @@ import click
 
 from bluesminds import __version__
 from bluesminds.cli import exits
+from bluesminds.cli.alerts import alerts_group
 from bluesminds.cli.audit import audit_group
 from bluesminds.cli.backup import backup, restore
 from bluesminds.cli.billing import billing_group
@@ -87,6 +88,7 @@ for command in (
     users_group,
     vendor_keys_group,
     webhooks_group,
+    alerts_group,
     limits_group,
     ledger_group,
     billing_group,
