@@ -18,6 +18,7 @@ _OUTSIDE = re.compile(r"\[([^\]]+)\]\((?:\.\./)+(?!guides|decisions)[A-Za-z][^)]
 sys.path.insert(0, str(ROOT))
 
 from bluesminds.cli.app import cli  # noqa: E402 - the tree being built, whatever is installed
+from bluesminds.cli.lazy import subcommands  # noqa: E402
 
 
 def commands() -> str:
@@ -32,7 +33,7 @@ def commands() -> str:
 def _tree(command: click.Command, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
     found = [(path, command)]
     if isinstance(command, click.Group):
-        for name, inner in sorted(command.commands.items()):
+        for name, inner in sorted(subcommands(command).items()):
             found += _tree(inner, (*path, name))
     return found
 

@@ -21,6 +21,7 @@ import trio
 
 from bluesminds import __version__
 from bluesminds.cli.app import cli
+from bluesminds.cli.lazy import subcommands
 from bluesminds.config import ServerSettings, Settings, load
 from bluesminds.config.settings import RouteSettings
 from bluesminds.gateway.operations import SCOPES_BY_FORMAT
@@ -76,8 +77,8 @@ def test_every_command_shown_exists(path: Path) -> None:
         command: click.Command = cli
         rest = list(words)
         while isinstance(command, click.Group) and rest and not rest[0].startswith("-"):
-            assert rest[0] in command.commands, f"bluesminds {' '.join(words)}"
-            command = command.commands[rest.pop(0)]
+            assert rest[0] in subcommands(command), f"bluesminds {' '.join(words)}"
+            command = subcommands(command)[rest.pop(0)]
         if "--help" not in rest:
             command.make_context(command.name, rest)  # raises for unknown or missing parts
 

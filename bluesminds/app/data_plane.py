@@ -12,6 +12,7 @@ from bluesminds.accounts.notices import UsageNotices
 from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.alert_measures import AlertMeasures
 from bluesminds.app.dashboard import SystemState, build_dashboard
+from bluesminds.app.database import database_files
 from bluesminds.app.doctor_process import DoctorProcess
 from bluesminds.app.identity import provider_links, sign_in_routes
 from bluesminds.app.malloc import HeapTrimmer
@@ -19,7 +20,7 @@ from bluesminds.app.prices import PriceLoader, bundled_prices
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.reload import ConfigReloader, ConfigSource
 from bluesminds.app.routing import Routing, log_health, log_key_rest, log_token_failure
-from bluesminds.app.services import Services, database_files
+from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     configured_prices,
     cors_origins,

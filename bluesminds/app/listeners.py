@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from bluesminds.app.errors import BadCertificate, CannotListen
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import listener_limits
 from bluesminds.common.log import Log
@@ -23,18 +24,6 @@ from bluesminds.http.server.sockets import raise_descriptor_limit
 from bluesminds.web.guard import mark_operator
 
 OTHER_DESCRIPTORS = 100  # for the database, the log, and sockets that are being closed
-
-
-class CannotListen(Exception):
-    """A listening socket cannot be opened at `where`; `cause` says why."""
-
-    def __init__(self, where: str, cause: OSError) -> None:
-        super().__init__(f"cannot listen on {where}: {cause.strerror or cause}")
-        self.cause = cause
-
-
-class BadCertificate(Exception):
-    """The listener's TLS certificate or its private key cannot be used."""
 
 
 def ensure_descriptors(settings: Settings, log: Log) -> None:

@@ -13,11 +13,15 @@ from typing import TypeVar, TypeVarTuple
 import httpx
 import trio
 
-from bluesminds.app.backup import BackupFailed, DatabaseExists
-from bluesminds.app.first_run import StartRefused
-from bluesminds.app.listeners import BadCertificate, CannotListen
-from bluesminds.app.operator import NoDatabase
-from bluesminds.app.services import BadDatabaseURL
+from bluesminds.app.errors import (
+    BackupFailed,
+    BadCertificate,
+    BadDatabaseURL,
+    CannotListen,
+    DatabaseExists,
+    NoDatabase,
+    StartRefused,
+)
 from bluesminds.app.state_dir import BadState, StateBusy
 from bluesminds.cli import exits
 from bluesminds.cli.hints import command, demo_command

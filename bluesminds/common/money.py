@@ -104,18 +104,18 @@ class Price(Struct, frozen=True, gc=False):
 
     def items(self, usage: Usage) -> list[CostItem] | None:
         """The lines of the cost; None if the price has no rate for this usage."""
-        steps = self.tiers.get(usage.tier, self.steps) if usage.tier else self.steps
-        rates = steps[0][1] if len(steps) == 1 else _rates_at(steps, usage.input or 0)
+        steps = self.tiers.get(usage.service_tier, self.steps) if usage.service_tier else self.steps
+        rates = steps[0][1] if len(steps) == 1 else _rates_at(steps, usage.input_tokens or 0)
         items: list[CostItem] = []
-        if usage.source in _FREE:
+        if usage.usage_source in _FREE:
             return items
         others = _other_items(rates, usage)
-        if usage.output is None and rates.output is not None and not others:
+        if usage.output_tokens is None and rates.output is not None and not others:
             return None
-        if usage.input and rates.input is not None:
-            _split(items, usage.input, rates, rates.input, _INPUTS, "input", usage)
-        if usage.output and rates.output is not None:
-            _split(items, usage.output, rates, rates.output, _OUTPUTS, "output", usage)
+        if usage.input_tokens and rates.input is not None:
+            _split(items, usage.input_tokens, rates, rates.input, _INPUTS, "input", usage)
+        if usage.output_tokens and rates.output is not None:
+            _split(items, usage.output_tokens, rates, rates.output, _OUTPUTS, "output", usage)
         items += others
         if rates.request is not None:
             items.append(CostItem("request", 1, rates.request))
@@ -129,15 +129,15 @@ OWN_PRICE: Final = Price(
 _FREE: Final = ("none", "cache")  # a response from the gateway's own cache costs nothing
 # Of a main count, the parts with rates of their own: field of the usage, unit.
 _INPUTS: Final = (
-    ("cache_read", "cached_input"),
-    ("cache_write", "cache_write"),
-    ("audio_input", "audio_input"),
-    ("image_input", "image_input"),
+    ("cache_read_tokens", "cached_input"),
+    ("cache_write_tokens", "cache_write"),
+    ("audio_input_tokens", "audio_input"),
+    ("image_input_tokens", "image_input"),
 )
 _OUTPUTS: Final = (
-    ("audio_output", "audio_output"),
-    ("image_output", "image_output"),
-    ("reasoning", "reasoning"),
+    ("audio_output_tokens", "audio_output"),
+    ("image_output_tokens", "image_output"),
+    ("reasoning_tokens", "reasoning"),
 )
 # Amounts are summed in thousandths, because audio is counted in milliseconds.
 _SCALES: Final = {"second": 1}
@@ -184,7 +184,9 @@ def _other_items(rates: Rates, usage: Usage) -> list[CostItem]:
 
 
 def _used(usage: Usage) -> bool:
-    return bool(usage.input or usage.output or usage.images or usage.audio_ms or usage.characters)
+    return bool(
+        usage.input_tokens or usage.output_tokens or usage.images or usage.audio_ms or usage.characters
+    )
 
 
 def _rates_at(steps: Steps, tokens: int) -> Rates:

@@ -310,25 +310,25 @@ def last_four(key: str) -> str:
 
 
 class Usage(Struct, frozen=True, gc=False):
-    """The usage of one request in a normalised form: `input` includes cache reads and writes, `output`
-    includes reasoning, and both include tokens of audio and images. None: not reported. `source`: "upstream";
-    "estimated" when one or both main counts are; "cache" for a cached response; or "none".
+    """The usage of one request in a normalised form: input tokens include cache reads and writes, output
+    tokens include reasoning, and both include tokens of audio and images. None: not reported. `usage_source`:
+    "upstream"; "estimated" when one or both main counts are; "cache" for a cached response; or "none".
     """
 
-    input: int | None = None
-    output: int | None = None
-    cache_read: int | None = None
-    cache_write: int | None = None
-    reasoning: int | None = None
-    source: UsageSource = "none"
-    audio_input: int | None = None  # tokens, never 0; so are the next three
-    audio_output: int | None = None
-    image_input: int | None = None
-    image_output: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    reasoning_tokens: int | None = None
+    usage_source: UsageSource = "none"
+    audio_input_tokens: int | None = None  # tokens, never 0; so are the next three
+    audio_output_tokens: int | None = None
+    image_input_tokens: int | None = None
+    image_output_tokens: int | None = None
     images: int | None = None  # generated images
     audio_ms: int | None = None  # milliseconds of audio that was read
     characters: int | None = None  # of a text that was spoken
-    tier: str = ""  # the service tier that the response names, if that can matter for its price
+    service_tier: str = ""  # the service tier that the response names, if that can matter for its price
     cost: int | None = None  # what the server says it costs, in nano-USD; NO_AMOUNT: it is not an amount
 
 

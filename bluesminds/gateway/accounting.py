@@ -195,12 +195,12 @@ class UsageEntry:
         model, target = self._call.model, self.target
         price = estimator.price(target, model, self._call.context.at_ms)
         items: Sequence[CostItem] | None = ()
-        if usage.source == "upstream":
+        if usage.usage_source == "upstream":
             usage = self._plausible(usage)
         if price is not None:
             items = price.items(usage)
             self._price_version = price.version
-        elif usage.source != "cache":
+        elif usage.usage_source != "cache":
             items = None
         last = usage
         for failed, used in self._earlier:
@@ -211,9 +211,9 @@ class UsageEntry:
             # Its last piece was not sent, and its usage is the gateway's estimate.
             self.cost = min(self.cost, self._reservation.reserved[1])
         receipt = None if self.trail is None else self._receipt(self.trail, usage, items or ())
-        self._reservation.settle((usage.input or 0) + (usage.output or 0), self.cost or 0)
-        if last.source == "upstream" and last.output and self._reservation.has_budget:
-            estimator.outputs.learn(self._caller.key_id, model, last.output)
+        self._reservation.settle((usage.input_tokens or 0) + (usage.output_tokens or 0), self.cost or 0)
+        if last.usage_source == "upstream" and last.output_tokens and self._reservation.has_budget:
+            estimator.outputs.learn(self._caller.key_id, model, last.output_tokens)
         estimator.learn((target and target.serves) or model, self._call.facts.text_bytes, last)
         row = self._row(status, outcome, usage)
         self._batch = self._accounting.recorder.record(row, receipt)
@@ -225,14 +225,14 @@ class UsageEntry:
         if usage.cost == NO_AMOUNT:
             self.quarantine = self.quarantine or "cost"
             usage = structs.replace(usage, cost=None)
-        if (usage.input or 0) + (usage.output or 0) <= ALWAYS_PLAUSIBLE:
+        if (usage.input_tokens or 0) + (usage.output_tokens or 0) <= ALWAYS_PLAUSIBLE:
             return usage
         model = self._call.model if target is None else target.model or self._call.model
         if not is_too_large(usage, facts, self._accounting.context_length(model), self.own_output):
             return usage
         self.quarantine = "too_large"
-        output = None if usage.output is None else self.own_output or 0
-        return Usage(expected_input(facts), output, source="estimated", cost=usage.cost)
+        output = None if usage.output_tokens is None else self.own_output or 0
+        return Usage(expected_input(facts), output, usage_source="estimated", cost=usage.cost)
 
     def _add_items(
         self, items: Sequence[CostItem] | None, failed: Target | None, usage: Usage
@@ -291,7 +291,7 @@ class UsageEntry:
     def _receipt(self, trail: RequestTrail, usage: Usage, items: Sequence[CostItem]) -> ReceiptRow:
         """Call it before the reservation is settled."""
         context, model = self._call.context, self._call.model
-        used = (usage.input or 0) + (usage.output or 0)
+        used = (usage.input_tokens or 0) + (usage.output_tokens or 0)
         found = trail.receipt(
             model,
             context.started,
@@ -325,19 +325,19 @@ class UsageEntry:
             # The field `stream` of a form may have come after its file, too late for the facts.
             streamed=self._call.facts.stream or (self._stage is not None and not self.passes_bytes),
             attempts=len(self.attempts),
-            input_tokens=usage.input,
-            output_tokens=usage.output,
-            cache_read_tokens=usage.cache_read,
-            cache_write_tokens=usage.cache_write,
-            reasoning_tokens=usage.reasoning,
-            audio_input_tokens=usage.audio_input,
-            audio_output_tokens=usage.audio_output,
-            image_input_tokens=usage.image_input,
-            image_output_tokens=usage.image_output,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cache_read_tokens=usage.cache_read_tokens,
+            cache_write_tokens=usage.cache_write_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            audio_input_tokens=usage.audio_input_tokens,
+            audio_output_tokens=usage.audio_output_tokens,
+            image_input_tokens=usage.image_input_tokens,
+            image_output_tokens=usage.image_output_tokens,
             images=usage.images,
             audio_ms=usage.audio_ms,
             characters=usage.characters,
-            usage_source=usage.source,
+            usage_source=usage.usage_source,
             first_byte_ms=None
             if self.first_byte is None
             else _milliseconds(self.first_byte - context.started),
@@ -352,7 +352,7 @@ class UsageEntry:
             reported_cost_nano=cost,
             quarantine=self.quarantine,
             markup=self._call.markup,
-            service_tier=usage.tier,
+            service_tier=usage.service_tier,
             sent_model="" if target is None else target.model,
             served_model="" if target is None else target.serves,
             budget_tier=self._reservation.tier,

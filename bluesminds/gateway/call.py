@@ -60,7 +60,7 @@ _BOUNDS: Final[Mapping[FormatName, str]] = {
     "messages": MAX_TOKENS,
     "responses": "max_output_tokens",
 }
-_JSON: Final[Headers] = ((b"content-type", b"application/json"),)
+JSON_HEADERS: Final[Headers] = ((b"content-type", b"application/json"),)
 
 
 class ReplyObserver(Protocol):
@@ -265,7 +265,7 @@ class JsonBody:
         return True
 
     def headers(self, model: str) -> Headers:
-        return _JSON
+        return JSON_HEADERS
 
     def read_conversation(self, at_ms: int) -> ConversationRequest:
         """The request in neutral form. Raises InvalidRequest if it has none. `at_ms`: arrival time."""

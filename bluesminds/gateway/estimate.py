@@ -110,9 +110,9 @@ class Estimator:
 
     def learn(self, model: str, size: int, usage: Usage) -> None:
         """Update the ratio with what a server reported for a prompt of `size` bytes."""
-        if usage.source != "upstream" or not usage.input or not size:
+        if usage.usage_source != "upstream" or not usage.input_tokens or not size:
             return
-        observed = min(max(usage.input / size, MIN_RATIO), MAX_RATIO)
+        observed = min(max(usage.input_tokens / size, MIN_RATIO), MAX_RATIO)
         ratio = self._ratios.get(model)
         if ratio is None:
             if len(self._ratios) >= MAX_MODELS:

@@ -33,7 +33,7 @@ from bluesminds.wire.usage import estimate_output, settle_usage
 Headers = list[tuple[bytes, bytes]]
 END_SECONDS = 0.25  # how long a server may take to end its response after its [DONE]
 DONE_SECONDS = 5.0  # how long a server may take to send [DONE] after its answer is complete
-COUNTED = Usage(0, 0, source="estimated")  # counting tokens is free
+COUNTED = Usage(0, 0, usage_source="estimated")  # counting tokens is free
 MAX_DROPPED = 500  # characters of x-bluesminds-dropped
 # Says that a stream ends because of a budget, in formats whose clients get comments as pings too.
 AT_BUDGET = b": bluesminds: stopped at a budget\n\n"

@@ -28,7 +28,7 @@ from bluesminds.gateway.relay import ForwardingWriter, ResponseWriter
 CacheScope = Literal["key", "account", "all"]
 CacheResult = Literal["hit", "miss", "bypass"]
 CACHE_HEADER: Final = b"x-bluesminds-cache"
-_CACHED = Usage(0, 0, source="cache")
+_CACHED = Usage(0, 0, usage_source="cache")
 _ENTRY_BYTES = 500  # of a response's entry, without its body
 _KEPT_HEADERS = frozenset(
     (b"content-type", b"cache-control", b"x-accel-buffering", b"x-bluesminds-dropped", b"x-bluesminds-model")

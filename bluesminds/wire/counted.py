@@ -55,9 +55,9 @@ def read_list_reply(body: bytes, *names: str) -> ReplyFacts:
 
 
 def _input_only(usage: Usage | None) -> Usage | None:
-    if usage is None or usage.input is None:
+    if usage is None or usage.input_tokens is None:
         return None
-    return structs.replace(usage, output=0, reasoning=None)
+    return structs.replace(usage, output_tokens=0, reasoning_tokens=None)
 
 
 def list_length(raw: Raw | None) -> int:
@@ -98,7 +98,7 @@ def read_count_reply(body: bytes) -> ReplyFacts:
     return ReplyFacts(
         readable=isinstance(value, dict),
         choices=int(answered),
-        usage=Usage(0, 0, source="upstream") if answered else None,
+        usage=Usage(0, 0, usage_source="upstream") if answered else None,
         error=None if answered else find_error(body),
     )
 

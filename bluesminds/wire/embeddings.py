@@ -44,6 +44,7 @@ class _Vectors(Struct):
 _fields = msgspec.json.Decoder(EmbeddingFields)
 _vectors = msgspec.json.Decoder(_Vectors)
 _texts = msgspec.json.Decoder(str | list[str])
+_MOST_TEXTS = 2048  # OpenAI's maximum
 _encoding = msgspec.json.Decoder(Literal["float", "base64"])
 
 
@@ -65,6 +66,9 @@ def decode_request(fields: Fields) -> VectorRequest:
     texts = decode_as(_texts, raw, "input")
     if not texts:
         raise InvalidRequest("invalid_value", "`input` is empty.", param="input")
+    if not isinstance(texts, str) and len(texts) > _MOST_TEXTS:
+        message = f"`input` has {len(texts)} texts. Send at most {_MOST_TEXTS} in one request."
+        raise InvalidRequest("invalid_value", message, param="input")
     dimensions, encoding = reader.whole("dimensions"), reader.raw("encoding_format")
     packed = bool(encoding) and decode_as(_encoding, encoding, "encoding_format") == "base64"
     reader.drop_rest()
@@ -95,7 +99,7 @@ def decode_reply(body: bytes) -> VectorReply:
     places = {at if row.index is None else row.index: row.embedding for at, row in enumerate(rows)}
     usage = read_reply(body).usage
     vectors = tuple(places[at] for at in sorted(places))
-    return VectorReply(vectors, None if usage is None else usage.input)
+    return VectorReply(vectors, None if usage is None else usage.input_tokens)
 
 
 def encode_reply(reply: VectorReply, request: VectorRequest) -> bytes:

@@ -199,7 +199,7 @@ def read_count_reply(body: bytes) -> ReplyFacts:
     return ReplyFacts(
         readable=isinstance(value, dict),
         choices=int(answered),
-        usage=Usage(0, 0, source="upstream") if answered else None,
+        usage=Usage(0, 0, usage_source="upstream") if answered else None,
         error=None if answered else find_error(body),
     )
 

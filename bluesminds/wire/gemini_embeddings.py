@@ -29,6 +29,7 @@ from bluesminds.wire.vectors import (
 )
 
 _MODELS = "models/"
+_MOST_TEXTS = 100  # Google's maximum for one batch
 
 
 class EmbedFields(Struct):
@@ -188,7 +189,7 @@ def decode_batch_reply(body: bytes) -> VectorReply:
     except NOT_JSON as exc:
         raise ValueError("the reply has no vectors") from exc
     usage = read_batch_reply(body).usage
-    return VectorReply(vectors, None if usage is None else usage.input)
+    return VectorReply(vectors, None if usage is None else usage.input_tokens)
 
 
 def encode_reply(reply: VectorReply, request: VectorRequest) -> bytes:
@@ -230,5 +231,6 @@ GEMINI_BATCH_EMBED = structs.replace(
         encode_request=encode_batch_request,
         decode_reply=decode_batch_reply,
         encode_reply=encode_batch_reply,
+        most_texts=_MOST_TEXTS,
     ),
 )

@@ -43,15 +43,15 @@ _json_object = msgspec.json.Decoder(dict[str, Any])
 
 def write_gemini_usage(usage: Usage) -> dict[str, Any]:
     """Usage in Gemini's format: the tokens of candidates exclude thoughts."""
-    input_, output, thoughts = usage.input or 0, usage.output or 0, usage.reasoning or 0
+    input_, output, thoughts = usage.input_tokens or 0, usage.output_tokens or 0, usage.reasoning_tokens or 0
     report = {
         "promptTokenCount": input_,
         "candidatesTokenCount": max(output - thoughts, 0),
         "totalTokenCount": input_ + output,
     }
-    if usage.cache_read is not None:
-        report["cachedContentTokenCount"] = usage.cache_read
-    if usage.reasoning is not None:
+    if usage.cache_read_tokens is not None:
+        report["cachedContentTokenCount"] = usage.cache_read_tokens
+    if usage.reasoning_tokens is not None:
         report["thoughtsTokenCount"] = thoughts
     return report
 

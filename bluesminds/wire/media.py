@@ -63,18 +63,23 @@ def _mistral_tokens(report: dict[str, Any], usage: Usage | None) -> Usage:
     """Mistral counts the tokens of audio in the total only."""
     counts = [report.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")]
     if usage is None or any(type(count) is not int for count in counts):
-        return usage or Usage(source="upstream")
+        return usage or Usage(usage_source="upstream")
     prompt, completion, total = cast("list[int]", counts)
     if total <= prompt + completion:
         return usage
-    return Usage(total - completion, completion, source="upstream", audio_input=total - completion - prompt)
+    return Usage(
+        total - completion,
+        completion,
+        usage_source="upstream",
+        audio_input_tokens=total - completion - prompt,
+    )
 
 
 def duration_usage(seconds: object) -> Usage:
     """Raises ImplausibleUsage."""
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds <= MAX_SECONDS:
         raise ImplausibleUsage
-    return Usage(audio_ms=round(seconds * 1000), source="upstream")
+    return Usage(audio_ms=round(seconds * 1000), usage_source="upstream")
 
 
 def read_media_event(name: bytes, data: bytes) -> ReplyFacts:
@@ -148,8 +153,8 @@ class MediaEvents:
 
     @property
     def output(self) -> int:
-        if self._reported is not None and self._reported.output:
-            return self._reported.output
+        if self._reported is not None and self._reported.output_tokens:
+            return self._reported.output_tokens
         return estimate_output(self._delivered, self._pieces, self._request)
 
     @property
@@ -265,7 +270,7 @@ class Opaque:
 
     @property
     def output(self) -> int:
-        return self.usage.output or 0
+        return self.usage.output_tokens or 0
 
     @property
     def started(self) -> bool:

@@ -39,15 +39,15 @@ STOPS: Final[dict[StopReason, str]] = {
 
 def write_message_usage(usage: Usage) -> dict[str, Any]:
     """In Anthropic's format: tokens read from and written to a cache are not included in the input."""
-    read, written = usage.cache_read or 0, usage.cache_write or 0
+    read, written = usage.cache_read_tokens or 0, usage.cache_write_tokens or 0
     report: dict[str, Any] = {
-        "input_tokens": max((usage.input or 0) - read - written, 0),
+        "input_tokens": max((usage.input_tokens or 0) - read - written, 0),
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": read,
-        "output_tokens": usage.output or 0,
+        "output_tokens": usage.output_tokens or 0,
     }
-    if usage.reasoning is not None:
-        report["output_tokens_details"] = {"thinking_tokens": usage.reasoning}
+    if usage.reasoning_tokens is not None:
+        report["output_tokens_details"] = {"thinking_tokens": usage.reasoning_tokens}
     return report
 
 
@@ -85,7 +85,7 @@ class MessagesEncoder:
         self._blocks: dict[int, int] = {}  # part -> block; hidden parts are not in it
         self._count = 0
         self._stopped = StreamStopped("end")
-        self._usage = Usage(input=request.expected_input)
+        self._usage = Usage(input_tokens=request.expected_input)
 
     def feed(self, event: StreamEvent) -> bytes:
         if type(event) is PartDelta:
@@ -104,7 +104,11 @@ class MessagesEncoder:
                 self._stopped = event
                 return b"".join([self._close(part) for part in list(self._blocks)])
             case UsageReported(usage) if usage is not None:
-                self._usage = replace(usage, input=self._usage.input) if usage.input is None else usage
+                self._usage = (
+                    replace(usage, input_tokens=self._usage.input_tokens)
+                    if usage.input_tokens is None
+                    else usage
+                )
             case StreamFailed():
                 return write_failure(event.error)
             case StreamFinished():

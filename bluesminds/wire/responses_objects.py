@@ -98,15 +98,15 @@ def write_responses_usage(usage: Usage) -> dict[str, Any] | None:
     """In the spelling of the Responses API; None for a usage that is not known."""
     if usage == NO_USAGE:
         return None
-    input_, output = usage.input or 0, usage.output or 0
+    input_, output = usage.input_tokens or 0, usage.output_tokens or 0
     return {
         "input_tokens": input_,
         "input_tokens_details": {
-            "cached_tokens": usage.cache_read or 0,
-            "cache_write_tokens": usage.cache_write or 0,
+            "cached_tokens": usage.cache_read_tokens or 0,
+            "cache_write_tokens": usage.cache_write_tokens or 0,
         },
         "output_tokens": output,
-        "output_tokens_details": {"reasoning_tokens": usage.reasoning or 0},
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning_tokens or 0},
         "total_tokens": input_ + output,
     }
 

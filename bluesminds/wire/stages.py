@@ -117,10 +117,10 @@ class Passthrough:
     @property
     def output(self) -> int:
         reported = self._reported
-        if reported is not None and reported.output and self._has_full_report():
-            return reported.output
+        if reported is not None and reported.output_tokens and self._has_full_report():
+            return reported.output_tokens
         expected = estimate_output(self._delivered, self._pieces, self._request)
-        return expected if reported is None else max(expected, reported.output or 0)
+        return expected if reported is None else max(expected, reported.output_tokens or 0)
 
     @property
     def started(self) -> bool:
@@ -324,15 +324,15 @@ def _cut_choice(object_: str, index: int) -> dict[str, object]:
 def write_usage(usage: Usage) -> dict[str, object]:
     """In OpenAI's format."""
     written: dict[str, object] = {
-        "prompt_tokens": usage.input or 0,
-        "completion_tokens": usage.output or 0,
-        "total_tokens": (usage.input or 0) + (usage.output or 0),
+        "prompt_tokens": usage.input_tokens or 0,
+        "completion_tokens": usage.output_tokens or 0,
+        "total_tokens": (usage.input_tokens or 0) + (usage.output_tokens or 0),
     }
-    details = {"cached_tokens": usage.cache_read, "cache_write_tokens": usage.cache_write}
+    details = {"cached_tokens": usage.cache_read_tokens, "cache_write_tokens": usage.cache_write_tokens}
     if known := {name: count for name, count in details.items() if count is not None}:
         written["prompt_tokens_details"] = known
-    if usage.reasoning is not None:
-        written["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning}
+    if usage.reasoning_tokens is not None:
+        written["completion_tokens_details"] = {"reasoning_tokens": usage.reasoning_tokens}
     return written
 
 

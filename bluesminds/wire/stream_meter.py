@@ -49,10 +49,10 @@ class StreamMeter:
 
     def output(self, ended: bool) -> int:
         reported = self._reported
-        if reported is not None and reported.output and self._is_complete(ended):
-            return reported.output
+        if reported is not None and reported.output_tokens and self._is_complete(ended):
+            return reported.output_tokens
         expected = estimate_output(self._delivered, self._pieces, self._request)
-        return expected if reported is None else max(expected, reported.output or 0)
+        return expected if reported is None else max(expected, reported.output_tokens or 0)
 
     def _is_complete(self, ended: bool) -> bool:
         return self._pieces == self._pieces_at_report or (ended and not self._absurd)

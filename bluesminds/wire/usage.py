@@ -47,10 +47,10 @@ _REASONING_DETAIL = ("reasoning_tokens", "thinking_tokens")
 _REASONING = ("reasoning_tokens", "thoughtsTokenCount")
 _MEDIA_DETAILS = ("audio_tokens", "image_tokens")
 _OTHER_UNITS = (
-    "audio_input",
-    "audio_output",
-    "image_input",
-    "image_output",
+    "audio_input_tokens",
+    "audio_output_tokens",
+    "image_input_tokens",
+    "image_output_tokens",
     "images",
     "audio_ms",
     "characters",
@@ -106,7 +106,7 @@ def with_tier(usage: Usage | None, tier: object) -> Usage | None:
     """The usage with the service tier that the response names, unless that is the standard one."""
     if usage is None or not isinstance(tier, str) or tier in _STANDARD_TIERS or len(tier) > MAX_TIER:
         return usage
-    return structs.replace(usage, tier=tier)
+    return structs.replace(usage, service_tier=tier)
 
 
 def read_usage(raw: Raw | bytes, *, cache_beside: bool = False, total_is_input: bool = False) -> Usage | None:
@@ -162,14 +162,14 @@ def _normalise(report: dict[str, Any], *, cache_beside: bool, total_is_input: bo
 
 def _with_media(usage: Usage, inputs: Sequence[int | None], outputs: Sequence[int | None]) -> Usage:
     """`inputs` and `outputs`: tokens of audio and of images. They cannot be more than the main counts."""
-    audio_input, image_input = [min(count or 0, usage.input or 0) or None for count in inputs]
-    audio_output, image_output = [min(count or 0, usage.output or 0) or None for count in outputs]
+    audio_input, image_input = [min(count or 0, usage.input_tokens or 0) or None for count in inputs]
+    audio_output, image_output = [min(count or 0, usage.output_tokens or 0) or None for count in outputs]
     return structs.replace(
         usage,
-        audio_input=audio_input,
-        audio_output=audio_output,
-        image_input=image_input,
-        image_output=image_output,
+        audio_input_tokens=audio_input,
+        audio_output_tokens=audio_output,
+        image_input_tokens=image_input,
+        image_output_tokens=image_output,
     )
 
 
@@ -254,11 +254,15 @@ def add_usage(one: Usage, other: Usage) -> Usage:
     counts: dict[str, Any] = {
         name: None if mine is None and theirs is None else (mine or 0) + (theirs or 0)
         for name in Usage.__struct_fields__
-        if name not in ("source", "tier")
+        if name not in ("usage_source", "service_tier")
         for mine, theirs in [(getattr(one, name), getattr(other, name))]
     }
-    source = "estimated" if "estimated" in (one.source, other.source) else one.source
-    return Usage(source=source, tier=one.tier, **counts | {"cost": _sum_of_costs(one.cost, other.cost)})
+    source = "estimated" if "estimated" in (one.usage_source, other.usage_source) else one.usage_source
+    return Usage(
+        usage_source=source,
+        service_tier=one.service_tier,
+        **counts | {"cost": _sum_of_costs(one.cost, other.cost)},
+    )
 
 
 def _sum_of_costs(one: int | None, other: int | None) -> int | None:
@@ -272,22 +276,34 @@ def merge_reports(later: Usage, earlier: Usage | None) -> Usage:
     """The later report, with missing and zero counts taken from the earlier one."""
     if earlier is None:
         return later
-    input_, output = later.input, later.output
-    cache_read, cache_write, reasoning = later.cache_read, later.cache_write, later.reasoning
-    if input_ is None or (earlier.input and input_ in (0, earlier.input)):
-        input_ = earlier.input
+    input_, output = later.input_tokens, later.output_tokens
+    cache_read, cache_write, reasoning = (
+        later.cache_read_tokens,
+        later.cache_write_tokens,
+        later.reasoning_tokens,
+    )
+    if input_ is None or (earlier.input_tokens and input_ in (0, earlier.input_tokens)):
+        input_ = earlier.input_tokens
         cache_read, cache_write = (
-            _larger(cache_read, earlier.cache_read),
-            _larger(cache_write, earlier.cache_write),
+            _larger(cache_read, earlier.cache_read_tokens),
+            _larger(cache_write, earlier.cache_write_tokens),
         )
-    if output is None or (earlier.output and output in (0, earlier.output)):
-        output = earlier.output
-        reasoning = _larger(reasoning, earlier.reasoning)
+    if output is None or (earlier.output_tokens and output in (0, earlier.output_tokens)):
+        output = earlier.output_tokens
+        reasoning = _larger(reasoning, earlier.reasoning_tokens)
     units = {name: _larger(getattr(later, name), getattr(earlier, name)) for name in _OTHER_UNITS}
-    tier = later.tier or earlier.tier
+    tier = later.service_tier or earlier.service_tier
     cost = earlier.cost if later.cost is None else later.cost
     return Usage(
-        input_, output, cache_read, cache_write, reasoning, later.source, **units, tier=tier, cost=cost
+        input_,
+        output,
+        cache_read,
+        cache_write,
+        reasoning,
+        later.usage_source,
+        **units,
+        service_tier=tier,
+        cost=cost,
     )
 
 
@@ -320,11 +336,11 @@ def is_too_large(
     """Whether a report is more than the model could have used: ten times its context, or an answer of twice
     the request's maximum with more tokens than bytes. Tools at the server may use the context several times.
     """
-    if context_length and (usage.input or 0) + (usage.output or 0) > CONTEXTS * context_length:
+    if context_length and (usage.input_tokens or 0) + (usage.output_tokens or 0) > CONTEXTS * context_length:
         return True
-    if request.max_output is None or usage.output is None or own_output is None:
+    if request.max_output is None or usage.output_tokens is None or own_output is None:
         return False
-    written = usage.output - (usage.reasoning or 0)
+    written = usage.output_tokens - (usage.reasoning_tokens or 0)
     maximum = request.max_output * request.choices
     return written > 2 * maximum and written > BYTES_PER_TOKEN * own_output
 
@@ -346,12 +362,12 @@ def settle_usage(
     """
     if not request.text_answer:
         return _settle_media(reported, request), False
-    if reported is not None and reported.input is None and reported.output is None:
+    if reported is not None and reported.input_tokens is None and reported.output_tokens is None:
         return reported, False
     if reported is None:
         expected = estimate_output(delivered, pieces, request)
-        return Usage(expected_input(request), expected, source="estimated"), False
-    input_, output = reported.input, reported.output
+        return Usage(expected_input(request), expected, usage_source="estimated"), False
+    input_, output = reported.input_tokens, reported.output_tokens
     if input_ and output and complete and delivered <= FREE_BYTES:
         return reported, False
     expected = estimate_output(delivered, pieces, request)
@@ -360,24 +376,24 @@ def settle_usage(
         (output == 0 and pieces > 0) or output * MOST_BYTES_PER_TOKEN < delivered - FREE_BYTES
     )
     if output is None or too_low or (not complete and output < expected):
-        output = max(output or 0, expected, reported.reasoning or 0)
+        output = max(output or 0, expected, reported.reasoning_tokens or 0)
     if input_ is None or no_input:
-        cached = (reported.cache_read or 0) + (reported.cache_write or 0)
+        cached = (reported.cache_read_tokens or 0) + (reported.cache_write_tokens or 0)
         input_ = max(expected_input(request), cached)
-    if (input_, output) == (reported.input, reported.output):
+    if (input_, output) == (reported.input_tokens, reported.output_tokens):
         return reported, False
-    settled = structs.replace(reported, input=input_, output=output, source="estimated")
+    settled = structs.replace(reported, input_tokens=input_, output_tokens=output, usage_source="estimated")
     return settled, complete and (no_input or too_low)
 
 
 def _settle_media(reported: Usage | None, request: RequestFacts) -> Usage:
     """The usage of an answer with audio or images. Output tokens are unknown unless they are reported."""
     reported = reported or Usage()
-    if reported.input is not None:
+    if reported.input_tokens is not None:
         return structs.replace(reported, characters=request.characters)
     return structs.replace(
         reported,
-        input=expected_input(request),
-        source="estimated",
+        input_tokens=expected_input(request),
+        usage_source="estimated",
         characters=request.characters,
     )

@@ -53,11 +53,13 @@ class ClientVectorCodec(Struct, frozen=True, kw_only=True):
 
 class VectorCodec(ClientVectorCodec, frozen=True, kw_only=True):
     """Converts in both directions, so that servers can get requests in this format. `encode_request` gets the
-    server's name of the model. `decode_reply` raises ValueError.
+    server's name of the model. `decode_reply` raises ValueError. `most_texts`: how many a server takes in
+    one request; 0: any number.
     """
 
     encode_request: Callable[[VectorRequest, str], EncodedRequest]
     decode_reply: Callable[[bytes], VectorReply]
+    most_texts: int = 0
 
 
 def check_vectors(reply: VectorReply, request: VectorRequest) -> None:

@@ -14,7 +14,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from bluesminds.app.listeners import CannotListen
+from bluesminds.app.errors import CannotListen
 from bluesminds.app.state_dir import BadState
 from bluesminds.cli import exits
 from bluesminds.cli.app import Commands
@@ -254,7 +254,7 @@ def abort() -> None:
 
 @pytest.mark.parametrize("strike", [interrupt, abort])
 def test_interrupted_command_exits_with_its_own_code(strike: Callable[[], None]) -> None:
-    @click.group(cls=Commands)
+    @click.group(cls=Commands, lazy={})
     def group() -> None:
         pass
 

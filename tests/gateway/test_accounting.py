@@ -105,7 +105,7 @@ async def test_request_is_settled_by_its_first_exit_only(nursery: trio.Nursery) 
     entry = setup.open()
     entry.try_target(Target(server("one"), Plan("chat", "/chat/completions")))
     assert setup.limiter.running == 1
-    entry.finish(200, "ok", Usage(input=3, output=4, source="upstream"))
+    entry.finish(200, "ok", Usage(input_tokens=3, output_tokens=4, usage_source="upstream"))
     assert setup.limiter.running == 0
     entry.finish(500, "internal", Usage())
     entry.close(499, "client_gone")
@@ -156,7 +156,7 @@ async def test_usage_so_far_includes_earlier_attempts() -> None:
     entry.begin_response(Passthrough(CHAT, RequestFacts(model="m", stream=True, text_bytes=4)))
     following = Passthrough(CHAT, RequestFacts(model="m", stream=True, text_bytes=4))
     following.feed(chunk("12345678"))
-    entry.replace_stage(following, target, Usage(input=3, output=4, source="upstream"))
+    entry.replace_stage(following, target, Usage(input_tokens=3, output_tokens=4, usage_source="upstream"))
     row = entry.so_far()
     assert (row.input_tokens, row.output_tokens, row.outcome) == (4, 6, "crashed")
     assert row.cost_nano == 4 * 2 + 6 * 8
@@ -184,7 +184,9 @@ async def test_settled_usage_is_recorded_and_learned(nursery: trio.Nursery) -> N
     setup = AccountingSetup()
     nursery.start_soon(setup.recorder.run)
     entry = setup.open()
-    entry.finish(200, "ok", Usage(input=20, output=5, cache_read=8, source="upstream"))
+    entry.finish(
+        200, "ok", Usage(input_tokens=20, output_tokens=5, cache_read_tokens=8, usage_source="upstream")
+    )
     assert entry.cost == 12 * 2 + 8 + 5 * 8
     assert setup.limiter.in_use("user:u").tpm == 25
     assert setup.estimator.estimate(call(size=160)).tokens > 100 + 160 // 4 + 1

@@ -14,7 +14,8 @@ import trio
 from tests import gateways
 from tests.fakes import gemini_server
 from tests.fakes.gemini_server import EMBED_USAGE, VECTOR, error
-from tests.fakes.model_server import ModelServer, refusal, whole
+from tests.fakes.model_server import JSON, Asked, ModelServer, refusal, whole
+from tests.fakes.raw_upstream import Peer
 from tests.gateways import Gateway, entry
 
 ONE = "/v1beta/models/m:embedContent"
@@ -146,6 +147,89 @@ async def test_embeddings_of_gemini_are_base64_if_the_client_wants_that(native: 
     answer = await post(native, OPENAI, {"model": "m", "input": "a", "encoding_format": "base64"})
     packed = b64decode(answer.json()["data"][0]["embedding"])
     assert struct.unpack("<3f", packed) == pytest.approx(NUMBERS)
+
+
+def numbered(body: dict[str, Any], tokens: int = 7) -> bytes:
+    """A reply whose vectors are the numbers in the texts."""
+    texts = [item["content"]["parts"][0]["text"] for item in body["requests"]]
+    vectors = [{"values": [int(text)]} for text in texts]
+    return json.dumps({"embeddings": vectors, "usageMetadata": {"promptTokenCount": tokens}}).encode()
+
+
+async def test_many_embeddings_of_gemini_are_requested_in_batches(
+    native: Gateway, google: ModelServer
+) -> None:
+    last_is_done = trio.Event()
+
+    async def answer_last_first(server: ModelServer, peer: Peer, asked: Asked) -> None:
+        if len(asked.body["requests"]) < 100:
+            last_is_done.set()
+        else:
+            await last_is_done.wait()
+        await peer.answer(numbered(asked.body), JSON)
+
+    google.plan(*[answer_last_first] * 3)
+    texts = [str(number) for number in range(250)]
+    answer = await post(native, OPENAI, {"model": "m", "input": texts, "dimensions": 1})
+    reply = answer.json()
+    assert [(row["index"], row["embedding"]) for row in reply["data"]] == [(n, [n]) for n in range(250)]
+    assert reply["usage"] == {"prompt_tokens": 21, "total_tokens": 21}
+    assert sorted(len(asked.body["requests"]) for asked in google.asked) == [50, 100, 100]
+    assert {item["outputDimensionality"] for asked in google.asked for item in asked.body["requests"]} == {1}
+    await check_row(native, "embeddings", tokens=21)
+
+
+async def test_batches_of_embeddings_are_base64_if_the_client_wants_that(native: Gateway) -> None:
+    body = {"model": "m", "input": ["a"] * 101, "encoding_format": "base64"}
+    rows = (await post(native, OPENAI, body)).json()["data"]
+    assert len(rows) == 101
+    assert struct.unpack("<3f", b64decode(rows[100]["embedding"])) == pytest.approx(NUMBERS)
+
+
+async def test_failure_of_a_batch_is_that_of_the_request(native: Gateway, google: ModelServer) -> None:
+    async def refuse_last(server: ModelServer, peer: Peer, asked: Asked) -> None:
+        if len(asked.body["requests"]) == 1:
+            text = "text 201 is too long"
+            await refusal(400, error(400, "INVALID_ARGUMENT", text))(server, peer, asked)
+        else:
+            await trio.sleep_forever()
+
+    google.plan(*[refuse_last] * 3)
+    answer = await post(native, OPENAI, {"model": "m", "input": ["a"] * 201})
+    assert answer.status_code == 400
+    assert "text 201 is too long" in answer.json()["error"]["message"]
+    (row,) = native.rows()
+    assert (row["status"], row["cost_nano"]) == (400, 0)
+
+
+async def test_failed_batch_is_tried_again_with_all_others(
+    nursery: trio.Nursery, home: Path, google: ModelServer, models: ModelServer
+) -> None:
+    servers = [entry("google", google.url, dialect="gemini"), entry("one", models.url, priority=1)]
+    gateway = await gateways.start(nursery, home, servers=servers)
+    google.plan(*[refusal(500, error(500, "INTERNAL"))] * 2)
+    models.plan(whole(rows(*[NUMBERS] * 101)))
+    answer = await post(gateway, OPENAI, {"model": "m", "input": ["a"] * 101})
+    assert len(answer.json()["data"]) == 101
+
+
+async def test_batch_without_usage_makes_the_usage_estimated(native: Gateway, google: ModelServer) -> None:
+    async def answer(server: ModelServer, peer: Peer, asked: Asked) -> None:
+        vectors = [VECTOR] * len(asked.body["requests"])
+        usage = {"usageMetadata": EMBED_USAGE} if len(vectors) == 1 else {}
+        await peer.answer(json.dumps({"embeddings": vectors} | usage).encode(), JSON)
+
+    google.plan(answer, answer)
+    await post(native, OPENAI, {"model": "m", "input": ["a" * 8] * 101})
+    (row,) = native.rows()
+    assert row["usage_source"] == "estimated"
+    assert row["input_tokens"] >= 202
+
+
+async def test_too_many_texts_for_a_translation_are_refused(native: Gateway, google: ModelServer) -> None:
+    answer = await post(native, OPENAI, {"model": "m", "input": ["a"] * 2049})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input")
+    assert not google.asked
 
 
 async def test_embeddings_without_usage_are_estimated(native: Gateway, google: ModelServer) -> None:

@@ -29,7 +29,7 @@ def call(model: str = "m", most: int | None = None, choices: int = 1, *, size: i
 
 
 def reported(prompt: int) -> Usage:
-    return Usage(input=prompt, output=1, source="upstream")
+    return Usage(input_tokens=prompt, output_tokens=1, usage_source="upstream")
 
 
 def test_estimate_is_prompt_bytes_plus_maximum_completion() -> None:
@@ -48,7 +48,7 @@ def test_learned_ratio_follows_reports_within_bounds() -> None:
     for _ in range(200):
         estimator.learn("dense", 1000, reported(400))
         estimator.learn("pictures", 10, reported(100_000))
-        estimator.learn("estimated", 1000, Usage(input=900, output=1, source="estimated"))
+        estimator.learn("estimated", 1000, Usage(input_tokens=900, output_tokens=1, usage_source="estimated"))
         estimator.learn("empty", 0, reported(5))
     sizes = {
         model: estimator.estimate(call(model, 1, size=10_000)).tokens
@@ -81,7 +81,7 @@ def test_cost_is_rounded_up_once(
     price = token_price(prices[0], prices[2], prices[1])
     fresh, known = prompt - min(cached, prompt), min(cached, prompt)
     exact = Fraction(fresh * prices[0] + known * prices[1] + completion * prices[2], 10**6)
-    cost = price.cost(Usage(prompt, completion, cached, source="upstream"))
+    cost = price.cost(Usage(prompt, completion, cached, usage_source="upstream"))
     assert cost is not None
     assert 0 <= cost - exact < 1
     assert cost <= price.max_cost(prompt, completion)

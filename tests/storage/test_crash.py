@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from storage import Connection, open_store
+from storage import Connection
 from storage.migrate import load, shipped
+from storage.store import open_store
 from storage.usage import LATEST, insert_batch, select_page
 from tests.gateways import eventually
 from tests.storage.samples import usage

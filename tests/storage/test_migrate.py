@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from storage import Connection, MigrationChanged, SchemaTooNew, StorageError, Store, open_store
+from storage import Connection, MigrationChanged, SchemaTooNew, StorageError, Store
 from storage.base import SnapshotMissing, WouldLoseRows
 from storage.keys import insert_key
 from storage.migrate import load, shipped
 from storage.settings import put_setting
 from storage.sqlite import roll_back_sqlite
 from storage.sqlite_schema import statements
-from storage.store import plan_schema
+from storage.store import open_store, plan_schema
 from storage.usage import insert_batch
 from storage.usage_retention import delete_usage
 from storage.users import insert_user

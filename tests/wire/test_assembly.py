@@ -53,7 +53,7 @@ def test_answer_as_a_stream_and_back_is_the_same(messages: list[dict[str, Any]])
     assert json.loads(chat.reply_from_events(stream)) == whole
     passthrough = Passthrough(CHAT, request(wants_usage=True))
     assert run(passthrough, [stream]) == stream
-    assert passthrough.finished and passthrough.usage.output == 7
+    assert passthrough.finished and passthrough.usage.output_tokens == 7
     reply = CHAT.read_reply(json.dumps(whole).encode())
     assert (reply.delivered, reply.pieces) == (passthrough._delivered, passthrough._pieces)
 

@@ -21,7 +21,7 @@ from tests.wire.test_stages import json_values
 VECTOR = {"object": "embedding", "index": 0, "embedding": [0.5, -1e-3]}
 BASE64 = {"object": "embedding", "index": 0, "embedding": "AAAAPwAAgL8="}
 RANKED = [{"index": 1, "relevance_score": 0.9}, {"index": 0, "relevance_score": 0.1}]
-COUNTS = ("input", "output", "cache_read", "cache_write", "reasoning")
+COUNTS = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens", "reasoning_tokens")
 GOLDEN = Path(__file__).parent / "golden"
 
 
@@ -75,14 +75,14 @@ def test_list_reply_is_counted(
 ) -> None:
     facts = read(format_, body)
     assert (facts.readable, facts.choices, facts.units, facts.error) == (True, items, units, None)
-    assert facts.usage == (None if tokens is None else Usage(tokens, 0, source="upstream"))
+    assert facts.usage == (None if tokens is None else Usage(tokens, 0, usage_source="upstream"))
     usage, implausible = settle_usage(
         facts.usage,
         RequestFacts(model="m", max_output=0, text_bytes=40),
         delivered=facts.delivered,
         pieces=facts.pieces,
     )
-    assert (usage.input, usage.output, implausible) == (tokens or 10, 0, False)
+    assert (usage.input_tokens, usage.output_tokens, implausible) == (tokens or 10, 0, False)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_report_without_input_is_no_report(report: dict[str, Any]) -> None:
     usage, _ = settle_usage(
         facts.usage, RequestFacts(model="m", max_output=0, text_bytes=40), delivered=0, pieces=0
     )
-    assert usage == Usage(10, 0, source="estimated")
+    assert usage == Usage(10, 0, usage_source="estimated")
 
 
 @pytest.mark.parametrize("format_", [EMBEDDINGS, MODERATIONS, RERANK])
@@ -115,7 +115,7 @@ def test_any_list_reply_is_read(body: bytes) -> None:
 
 def test_vectors_with_odd_numbers_are_read() -> None:
     facts = EMBEDDINGS.read_reply(b'{"data":[{"embedding":[NaN,1e400]}],"usage":{"total_tokens":8}}')
-    assert (facts.choices, facts.usage) == (1, Usage(8, 0, source="upstream"))
+    assert (facts.choices, facts.usage) == (1, Usage(8, 0, usage_source="upstream"))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -134,7 +134,7 @@ def test_format_reads_its_golden_request_and_reply(name: FormatName) -> None:
         if golden["usage"] is None
         else Usage(
             **dict(zip(COUNTS, golden["usage"], strict=True)),
-            source=golden.get("source", "upstream"),
+            usage_source=golden.get("source", "upstream"),
             **golden.get("units", {}),
         )
     )

@@ -73,18 +73,18 @@ def test_other_names_are_accepted(name: str) -> None:
 @pytest.mark.parametrize(
     ("reply", "usage"),
     [
-        ({"text": "Hello there."}, Usage(205, 3, source="estimated")),
-        ({"text": ""}, Usage(205, 0, source="estimated")),
+        ({"text": "Hello there."}, Usage(205, 3, usage_source="estimated")),
+        ({"text": ""}, Usage(205, 0, usage_source="estimated")),
         (
             {"text": "Hello.", "usage": {"type": "duration", "seconds": 7.5}, "duration": 9},
-            Usage(audio_ms=7500, source="upstream"),
+            Usage(audio_ms=7500, usage_source="upstream"),
         ),
-        ({"text": "Hello.", "duration": 8.47}, Usage(audio_ms=8470, source="upstream")),
+        ({"text": "Hello.", "duration": 8.47}, Usage(audio_ms=8470, usage_source="upstream")),
         (
             {"text": "Hello.", "duration": 2, "usage": {"input_tokens": 20, "output_tokens": 3}},
-            Usage(20, 3, source="upstream", audio_ms=2000),
+            Usage(20, 3, usage_source="upstream", audio_ms=2000),
         ),
-        ({"text": "Hello there.", "duration": "x"}, Usage(205, 3, source="estimated")),
+        ({"text": "Hello there.", "duration": "x"}, Usage(205, 3, usage_source="estimated")),
     ],
 )
 def test_usage_of_a_transcript_is_read_or_estimated(reply: dict[str, Any], usage: Usage) -> None:

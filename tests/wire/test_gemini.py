@@ -108,7 +108,7 @@ def test_event_after_the_end_of_a_native_answer_passes_in_order() -> None:
     last = response({"text": ""}, **report(10))
     stage = GeminiPassthrough(facts())
     assert run_stage(stage, [*STREAM_PIECES, last]) == STREAM + last
-    assert stage.usage.output == 13
+    assert stage.usage.output_tokens == 13
 
 
 def test_native_answer_with_two_candidates_ends_with_the_second() -> None:
@@ -124,7 +124,7 @@ def test_blocked_request_is_a_finished_answer() -> None:
     blocked = b'data: {"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{"promptTokenCount":5}}\n\n'
     stage = GeminiPassthrough(facts())
     assert run_stage(stage, [blocked]) == blocked
-    assert stage.finished and stage.usage.input == 5
+    assert stage.finished and stage.usage.input_tokens == 5
     assert GEMINI.read_reply(blocked[6:]).choices == 1
 
 
@@ -144,7 +144,7 @@ def test_stop_ends_a_native_stream_cleanly(length: int) -> None:
     assert last["candidates"][0]["finishReason"] == ("STOP" if length > 6 else "MAX_TOKENS")
     if length < 7:
         counts = last["usageMetadata"]
-        assert counts["totalTokenCount"] - counts["promptTokenCount"] == stage.usage.output
+        assert counts["totalTokenCount"] - counts["promptTokenCount"] == stage.usage.output_tokens
     assert stage.feed(STREAM_PIECES[2]) == b"" and stage.finish() == b""
 
 
@@ -250,7 +250,7 @@ def test_usage_with_tokens_of_tools_counts_them_as_input() -> None:
     }
     found = GEMINI.read_reply(json.dumps({"candidates": [{}], "usageMetadata": counts}).encode())
     assert found.usage is not None
-    assert (found.usage.input, found.usage.output, found.usage.reasoning) == (12, 4, 4)
+    assert (found.usage.input_tokens, found.usage.output_tokens, found.usage.reasoning_tokens) == (12, 4, 4)
 
 
 def test_error_in_place_of_a_reply_is_found() -> None:

@@ -26,7 +26,7 @@ TOKENS = {
     "input_tokens_details": {"image_tokens": 4, "text_tokens": 6},
     "output_tokens_details": {"image_tokens": 290, "text_tokens": 10},
 }
-READ = Usage(10, 300, None, None, None, "upstream", image_input=4, image_output=290)
+READ = Usage(10, 300, None, None, None, "upstream", image_input_tokens=4, image_output_tokens=290)
 ASKED = RequestFacts(model="m", text_bytes=40, text_answer=False)
 DONE = b"data: [DONE]\n\n"
 
@@ -48,8 +48,8 @@ def raw(report: Any) -> Any:
     ("report", "usage"),
     [
         (TOKENS, READ),
-        ({"type": "duration", "seconds": 12.3456}, Usage(audio_ms=12346, source="upstream")),
-        ({"type": "duration", "seconds": 7}, Usage(audio_ms=7000, source="upstream")),
+        ({"type": "duration", "seconds": 12.3456}, Usage(audio_ms=12346, usage_source="upstream")),
+        ({"type": "duration", "seconds": 7}, Usage(audio_ms=7000, usage_source="upstream")),
         (
             {
                 "type": "tokens",
@@ -58,7 +58,7 @@ def raw(report: Any) -> Any:
                 "total_tokens": 59,
                 "input_token_details": {"text_tokens": 0, "audio_tokens": 14},
             },
-            Usage(14, 45, source="upstream", audio_input=14),
+            Usage(14, 45, usage_source="upstream", audio_input_tokens=14),
         ),
         (None, None),
         ({}, None),
@@ -71,9 +71,12 @@ def test_media_usage_is_read(report: Any, usage: Usage | None) -> None:
 @pytest.mark.parametrize(
     ("counts", "usage"),
     [
-        ((4, 635, 3264), Usage(2629, 635, source="upstream", audio_input=2625, audio_ms=203_000)),
-        ((150, 42, 192), Usage(150, 42, source="upstream", audio_ms=203_000)),
-        ((None, None, None), Usage(source="upstream", audio_ms=203_000)),
+        (
+            (4, 635, 3264),
+            Usage(2629, 635, usage_source="upstream", audio_input_tokens=2625, audio_ms=203_000),
+        ),
+        ((150, 42, 192), Usage(150, 42, usage_source="upstream", audio_ms=203_000)),
+        ((None, None, None), Usage(usage_source="upstream", audio_ms=203_000)),
     ],
 )
 def test_usage_of_mistral_has_the_tokens_of_audio_in_the_total(counts: Any, usage: Usage) -> None:
@@ -95,24 +98,28 @@ def test_media_tokens_of_chat_are_read() -> None:
         "prompt_tokens_details": {"cached_tokens": 1, "audio_tokens": 4, "image_tokens": 3},
         "completion_tokens_details": {"reasoning_tokens": 2, "audio_tokens": 30},
     }
-    read = Usage(9, 5, 1, None, 2, "upstream", audio_input=4, audio_output=5, image_input=3)
+    read = Usage(
+        9, 5, 1, None, 2, "upstream", audio_input_tokens=4, audio_output_tokens=5, image_input_tokens=3
+    )
     assert read_usage(raw(report)) == read, "a detail is no more than its main count"
     report["prompt_tokens_details"] = {"audio_tokens": 0}
     report["completion_tokens_details"] = {"audio_tokens": 0, "image_tokens": None}
-    assert read_usage(raw(report)) == Usage(9, 5, source="upstream")
+    assert read_usage(raw(report)) == Usage(9, 5, usage_source="upstream")
 
 
 def test_merged_reports_keep_media_tokens() -> None:
-    earlier = Usage(9, None, source="upstream", audio_input=4)
-    later = Usage(9, 5, source="upstream", audio_output=3)
-    assert merge_reports(later, earlier) == Usage(9, 5, source="upstream", audio_input=4, audio_output=3)
+    earlier = Usage(9, None, usage_source="upstream", audio_input_tokens=4)
+    later = Usage(9, 5, usage_source="upstream", audio_output_tokens=3)
+    assert merge_reports(later, earlier) == Usage(
+        9, 5, usage_source="upstream", audio_input_tokens=4, audio_output_tokens=3
+    )
 
 
 @pytest.mark.parametrize(
     ("usage", "settled"),
     [
-        (None, Usage(10, None, source="estimated")),
-        (Usage(images=2), Usage(10, None, source="estimated", images=2)),
+        (None, Usage(10, None, usage_source="estimated")),
+        (Usage(images=2), Usage(10, None, usage_source="estimated", images=2)),
         (READ, READ),
     ],
 )
@@ -121,7 +128,7 @@ def test_tokens_of_pictures_are_never_invented(usage: Usage | None, settled: Usa
 
 
 def test_duration_alone_is_settled_without_tokens() -> None:
-    usage = Usage(audio_ms=7000, source="upstream")
+    usage = Usage(audio_ms=7000, usage_source="upstream")
     asked = RequestFacts(model="m", text_bytes=40)
     assert settle_usage(usage, asked, delivered=100, pieces=1) == (usage, False)
 
@@ -156,7 +163,7 @@ def test_stream_holds_back_the_event_that_completes_it() -> None:
     assert stage.finish() == completed
     assert stage.final
     assert stage.usage == Usage(
-        10, 300, None, None, None, "upstream", image_input=4, image_output=290, images=1
+        10, 300, None, None, None, "upstream", image_input_tokens=4, image_output_tokens=290, images=1
     )
 
 
@@ -178,7 +185,7 @@ def test_stream_that_ends_before_its_last_event_is_not_finished() -> None:
     stage = MediaEvents(ASKED)
     assert run(stage, event(PARTIAL), event(PICTURE)[:-9]) == event(PARTIAL)
     assert not stage.finished and not stage.final
-    assert stage.usage == Usage(10, None, source="estimated")
+    assert stage.usage == Usage(10, None, usage_source="estimated")
 
 
 def test_last_event_without_blank_line_is_completed() -> None:
@@ -202,14 +209,14 @@ def test_transcript_without_a_report_is_estimated_by_its_text(named: bool) -> No
     ]
     done = event({"type": "transcript.text.done", "text": "Hällo!"}, named=named)
     assert run(stage, *deltas, done) == b"".join([*deltas, done])
-    assert (stage.output, stage.usage) == (2, Usage(10, 2, source="estimated"))
+    assert (stage.output, stage.usage) == (2, Usage(10, 2, usage_source="estimated"))
 
 
 def test_transcript_with_a_duration_has_no_tokens() -> None:
     stage = MediaEvents(RequestFacts(model="m"))
     usage = {"type": "duration", "seconds": 1.5}
     run(stage, event({"type": "transcript.text.done", "text": "a", "usage": usage}))
-    assert stage.usage == Usage(audio_ms=1500, source="upstream")
+    assert stage.usage == Usage(audio_ms=1500, usage_source="upstream")
 
 
 def test_transcript_of_mistral_is_counted() -> None:
@@ -222,7 +229,7 @@ def test_transcript_of_mistral_is_counted() -> None:
     ]
     assert run(stage, *events) == b"".join(events)
     assert stage.finished
-    assert stage.usage == Usage(48, 4, source="upstream", audio_input=40, audio_ms=3000)
+    assert stage.usage == Usage(48, 4, usage_source="upstream", audio_input_tokens=40, audio_ms=3000)
 
 
 @pytest.mark.parametrize("end", [b"", DONE])
@@ -235,12 +242,12 @@ def test_transcript_in_chunks_is_counted(end: bytes) -> None:
     ]
     assert run(stage, *deltas, end) == b"".join([*deltas, end])
     assert stage.finished and stage.final
-    assert stage.usage == Usage(10, 3, source="estimated")
+    assert stage.usage == Usage(10, 3, usage_source="estimated")
     usage = {"prompt_tokens": 9, "completion_tokens": 5, "total_tokens": 14}
     stage = MediaEvents(RequestFacts(model="m", text_bytes=40))
     last = b"data: %b\n\n" % json.dumps(head | {"choices": [], "usage": usage}).encode()
     assert run(stage, *deltas, last, end) == b"".join([*deltas, last, end])
-    assert stage.usage == Usage(9, 5, source="upstream")
+    assert stage.usage == Usage(9, 5, usage_source="upstream")
 
 
 def test_stream_of_unknown_events_is_finished_by_its_end() -> None:
@@ -256,7 +263,7 @@ def test_speech_events_report_their_usage() -> None:
     usage = {"input_tokens": 14, "output_tokens": 101, "total_tokens": 115}
     done = event({"type": "speech.audio.done", "usage": usage})
     assert run(stage, delta, done) == delta + done
-    assert stage.usage == Usage(14, 101, source="upstream", characters=5)
+    assert stage.usage == Usage(14, 101, usage_source="upstream", characters=5)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +335,7 @@ def test_opaque_reply_passes_and_is_counted(is_text: bool, output: int | None) -
     assert stage.feed(b"\x00\xff[DONE]\n\n") == b"\x00\xff[DONE]\n\n"
     assert stage.started and not stage.finished
     assert stage.finish() == b"" and stage.finished and stage.final and stage.error is None
-    assert stage.usage == Usage(10, output, source="estimated", characters=asked.characters)
+    assert stage.usage == Usage(10, output, usage_source="estimated", characters=asked.characters)
 
 
 @pytest.mark.parametrize(

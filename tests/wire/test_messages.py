@@ -66,7 +66,7 @@ def test_stop_ends_a_native_stream_cleanly(length: int) -> None:
     reason = "tool_use" if length > 17 else "max_tokens"
     assert events[-2][1]["delta"] == {"stop_reason": reason, "stop_sequence": None}
     if reason == "max_tokens":
-        assert events[-2][1]["usage"]["output_tokens"] == stage.usage.output
+        assert events[-2][1]["usage"]["output_tokens"] == stage.usage.output_tokens
     assert stage.feed(MESSAGES_STREAM[7]) == b"" and stage.finish() == b""
 
 
@@ -144,7 +144,7 @@ def test_whole_reply_is_measured() -> None:
     ]
     found = MESSAGES.read_reply(reply(content=content, usage={"input_tokens": 5, "output_tokens": 6}))
     assert (found.choices, found.delivered, found.pieces) == (1, 4 + 1 + 7 + 1, 3)
-    assert found.usage == Usage(5, 6, source="upstream")
+    assert found.usage == Usage(5, 6, usage_source="upstream")
     assert MESSAGES.read_reply(reply(content=[])).choices == 1
     assert MESSAGES.read_reply(reply(content=[], usage={"input_tokens": -5})).implausible
     assert not MESSAGES.read_reply(b"<html>").readable and not MESSAGES.read_reply(b"[]").readable

@@ -49,7 +49,7 @@ def _tuple(value: Any) -> Any:
 def test_server_event_is_read(case: dict[str, Any]) -> None:
     read = dict(case["read"])
     if (usage := read.get("usage")) is not None:
-        read["usage"] = Usage(**usage, source="upstream")
+        read["usage"] = Usage(**usage, usage_source="upstream")
     assert read_server(json.dumps(case["event"])) == ServerEvent(**read)
 
 

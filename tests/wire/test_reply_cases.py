@@ -61,11 +61,16 @@ def test_stream_case_is_counted_and_passed(name: str, wants_usage: bool) -> None
     passed += passthrough.finish()
     input_, output, cache_read, reasoning, source, implausible = STREAMS[name]
     usage = passthrough.usage
-    assert (usage.output, usage.cache_read, usage.reasoning) == (output, cache_read, reasoning)
-    assert (
-        usage.input == (-(-case_request(name).text_bytes // 4) if input_ is None else input_) or wants_usage
+    assert (usage.output_tokens, usage.cache_read_tokens, usage.reasoning_tokens) == (
+        output,
+        cache_read,
+        reasoning,
     )
-    assert (usage.source, passthrough.implausible) == (source, implausible)
+    assert (
+        usage.input_tokens == (-(-case_request(name).text_bytes // 4) if input_ is None else input_)
+        or wants_usage
+    )
+    assert (usage.usage_source, passthrough.implausible) == (source, implausible)
     assert passthrough.started and passthrough.finished and passthrough.error is None
     sent = b"".join(case_pieces(name))
     if wants_usage:
@@ -90,12 +95,12 @@ def test_stream_case_with_other_lines_keeps_them(name: str) -> None:
 def test_client_gone_after_large_deltas_is_charged_by_text_within_its_bound() -> None:
     passthrough, passed = stream_of("gone-big-8k", pieces=10)
     assert len(passed) > 10 * TEXT
-    assert passthrough.usage.output == 8000, "the request's own bound"
-    assert passthrough.usage.source == "estimated"
+    assert passthrough.usage.output_tokens == 8000, "the request's own bound"
+    assert passthrough.usage.usage_source == "estimated"
     unbounded = Passthrough(CHAT, CHAT.read_request(read_body(b'{"model":"m","messages":[]}')))
     for piece in case_pieces("gone-big-8k")[:10]:
         unbounded.feed(piece)
-    assert unbounded.usage.output == 10 * TEXT // 4
+    assert unbounded.usage.output_tokens == 10 * TEXT // 4
 
 
 @pytest.mark.parametrize(
@@ -237,7 +242,7 @@ def test_refusal_of_forced_field_is_recognized() -> None:
     passthrough = Passthrough(CHAT, CHAT.read_request(fields))
     sent = case_pieces("force-stream-options", "upstream", "when", "else")
     assert run(passthrough, sent) == b"".join(sent)
-    assert (passthrough.usage.source, passthrough.usage.output) == ("estimated", 15)
+    assert (passthrough.usage.usage_source, passthrough.usage.output_tokens) == ("estimated", 15)
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ def test_other_ends_of_a_native_stream_are_read(status: str) -> None:
     last = named(f"response.{status}", sequence_number=9, response=response)
     stage = ResponsesPassthrough(facts())
     assert run_stage(stage, [RESPONSES_STREAM[0], last]) == RESPONSES_STREAM[0] + last
-    assert stage.finished and stage.usage.input == 50
+    assert stage.finished and stage.usage.input_tokens == 50
     if error is None:
         assert stage.error is None
     else:
@@ -186,7 +186,7 @@ def test_stop_ends_a_native_stream_cleanly(length: int) -> None:
     else:
         assert (name, data["response"]["status"]) == ("response.incomplete", "incomplete")
         assert data["response"]["incomplete_details"] == {"reason": "max_output_tokens"}
-        assert data["response"]["usage"]["output_tokens"] == stage.usage.output
+        assert data["response"]["usage"]["output_tokens"] == stage.usage.output_tokens
     assert numbers == sorted(numbers)
     assert stage.feed(RESPONSES_STREAM[13]) == b"" and stage.finish() == b""
 
@@ -210,7 +210,7 @@ def test_output_grows_with_the_text_before_it_is_reported() -> None:
     stage.feed(RESPONSES_STREAM[0])
     for _ in range(10):
         stage.feed(named("response.output_text.delta", **at(2, content_index=0, delta="x" * 400)))
-    assert stage.output == 1000 and stage.usage == Usage(10, 1000, source="estimated")
+    assert stage.output == 1000 and stage.usage == Usage(10, 1000, usage_source="estimated")
 
 
 def test_item_without_deltas_is_counted_when_it_is_done() -> None:

@@ -64,7 +64,7 @@ def test_stream_becomes_a_whole_responses_stream_however_it_is_cut(codec: Codec,
     check_responses_order(named_events(written))
     kinds = [item["type"] for item in output_of(written)]
     assert kinds == ["reasoning", "message", "function_call", "function_call"]
-    assert whole.usage.source == "upstream" and whole.finished and whole.error is None
+    assert whole.usage.usage_source == "upstream" and whole.finished and whole.error is None
     joined = b"".join(stream)
     bytewise = to_responses(codec)
     assert run_stage(bytewise, [joined[at : at + 1] for at in range(len(joined))]) == written
@@ -101,7 +101,7 @@ def test_stop_ends_a_translated_responses_stream_cleanly(codec: Codec, stream: l
         response = events[-1][1]["response"]
         if response["status"] == "incomplete":
             assert response["incomplete_details"] == {"reason": "max_output_tokens"}
-        assert response["usage"]["output_tokens"] == stage.usage.output
+        assert response["usage"]["output_tokens"] == stage.usage.output_tokens
 
 
 @given(st.lists(chat_pieces, max_size=12), st.lists(st.integers(0, 5000), max_size=5))

@@ -254,7 +254,7 @@ def test_everything_generated_counts_by_its_text(delta: dict[str, Any], tokens: 
     passthrough = stage()
     passthrough.feed(delta_chunk(**delta))
     assert passthrough.output == tokens
-    assert passthrough.usage == Usage(0, tokens, source="estimated")
+    assert passthrough.usage == Usage(0, tokens, usage_source="estimated")
     message = json.dumps({"choices": [{"index": 0, "message": delta, "finish_reason": "stop"}]})
     facts = CHAT.read_reply(message.encode())
     assert max(-(-facts.delivered // 4), facts.pieces) == tokens
@@ -264,8 +264,8 @@ def test_small_events_are_a_token_each() -> None:
     passthrough = stage()
     for _ in range(5):
         passthrough.feed(chunk("a"))
-    assert passthrough.usage.output == 5
-    assert stage().usage.output == 0
+    assert passthrough.usage.output_tokens == 5
+    assert stage().usage.output_tokens == 0
 
 
 def test_estimate_is_the_same_however_text_is_batched() -> None:
@@ -281,34 +281,34 @@ def test_estimate_is_the_same_however_text_is_batched() -> None:
 def test_estimate_is_bounded_by_what_the_client_allowed() -> None:
     passthrough = stage(max_output=10, choices=2)
     passthrough.feed(chunk("x" * 10_000))
-    assert (passthrough.output, passthrough.usage.output) == (20, 20)
+    assert (passthrough.output, passthrough.usage.output_tokens) == (20, 20)
 
 
 @pytest.mark.parametrize("wants_usage", [True, False])
 def test_report_before_the_end_is_no_less_than_what_came(wants_usage: bool) -> None:
     passthrough = stage(wants_usage=wants_usage)
     passthrough.feed(chunk("a", usage={"prompt_tokens": 50, "completion_tokens": 1}))
-    assert passthrough.usage == Usage(50, 1, source="upstream")
+    assert passthrough.usage == Usage(50, 1, usage_source="upstream")
     for _ in range(9):
         passthrough.feed(chunk("word"))
-    assert passthrough.usage == Usage(50, 10, source="estimated")
+    assert passthrough.usage == Usage(50, 10, usage_source="estimated")
     assert passthrough.output == 10
     passthrough.finish()
-    assert passthrough.usage == Usage(50, 10, source="estimated"), "this may have been a cut"
+    assert passthrough.usage == Usage(50, 10, usage_source="estimated"), "this may have been a cut"
 
 
 def test_report_of_server_that_sent_done_is_trusted() -> None:
     passthrough = stage()
     for one in (chunk("a", usage={"prompt_tokens": 9, "completion_tokens": 1}), chunk("word"), DONE):
         passthrough.feed(one)
-    assert passthrough.usage == Usage(9, 1, source="upstream")
+    assert passthrough.usage == Usage(9, 1, usage_source="upstream")
 
 
 def test_client_gone_within_running_totals_pays_the_last_total() -> None:
     passthrough = stage()
     for number in range(1, 11):
         passthrough.feed(chunk("word", usage={"prompt_tokens": 20, "completion_tokens": number}))
-    assert passthrough.usage == Usage(20, 10, source="upstream")
+    assert passthrough.usage == Usage(20, 10, usage_source="upstream")
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_chunk_with_usage_alone_is_taken_out(body: dict[str, Any]) -> None:
         passthrough = stage(wants_usage=wants_usage)
         passed = run(passthrough, [chunk("a"), alone, DONE])
         assert passed == chunk("a") + (alone if wants_usage else b"") + DONE
-        assert passthrough.usage == Usage(9, 1, source="upstream")
+        assert passthrough.usage == Usage(9, 1, usage_source="upstream")
 
 
 def test_first_chunk_without_choices_passes() -> None:
@@ -351,7 +351,7 @@ def test_first_chunk_without_choices_passes() -> None:
 def test_usage_in_another_place_is_read(body: dict[str, Any]) -> None:
     passthrough = stage(wants_usage=True)
     assert passthrough.feed(event(body)) == event(body)
-    assert passthrough.usage == Usage(9, 2, source="upstream")
+    assert passthrough.usage == Usage(9, 2, usage_source="upstream")
 
 
 @pytest.mark.parametrize("finish", [None, "", "null"])
@@ -475,7 +475,7 @@ def test_stop_does_not_make_an_early_report_complete() -> None:
     before = passthrough.usage
     passthrough.stop()
     assert passthrough.usage == before
-    assert before.output == 200
+    assert before.output_tokens == 200
 
 
 def test_stop_before_any_chunk_is_a_whole_stream() -> None:
@@ -585,7 +585,7 @@ def test_legacy_completions_are_counted_alike() -> None:
     assert passthrough.feed(part) == part
     assert passthrough.output == 10
     assert run(passthrough, [end, usage, DONE]) == end + DONE
-    assert passthrough.usage == Usage(1, 2, source="upstream")
+    assert passthrough.usage == Usage(1, 2, usage_source="upstream")
 
 
 @pytest.mark.parametrize("depth", [20, 300, 900, 100_000])

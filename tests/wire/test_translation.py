@@ -377,7 +377,7 @@ def test_cut_stream_has_no_end(make: Any, stream: list[bytes]) -> None:
         written = run_stage(stage, [whole[:length]])
         assert not stage.finished and not stage.final and stage.error is None
         assert b"message_stop" not in written and b"[DONE]" not in written
-        assert stage.usage.output == stage.output
+        assert stage.usage.output_tokens == stage.output
 
 
 def test_error_in_a_messages_stream_becomes_a_chat_error() -> None:
@@ -415,7 +415,7 @@ def test_stop_ends_a_messages_stream_cleanly(length: int) -> None:
     check_messages_order(events)
     stopped = "tool_use" if length > 10 else "max_tokens"
     assert events[-2][1]["delta"]["stop_reason"] == stopped
-    assert events[-2][1]["usage"]["output_tokens"] == stage.usage.output
+    assert events[-2][1]["usage"]["output_tokens"] == stage.usage.output_tokens
     assert stage.final and stage.feed(CHAT_STREAM[4]) == b"" and stage.finish() == b""
 
 
@@ -424,7 +424,7 @@ def test_stop_ends_a_chat_stream_cleanly(length: int) -> None:
     stage = to_chat()
     stream = b"".join([stage.feed(piece) for piece in MESSAGES_STREAM[:length]]) + stage.stop()
     events = [data for _, data in events_in(stream) if not str(data).startswith(":")]
-    assert events[-1] == "[DONE]" and events[-2]["usage"]["completion_tokens"] == stage.usage.output
+    assert events[-1] == "[DONE]" and events[-2]["usage"]["completion_tokens"] == stage.usage.output_tokens
     assert events[-3]["choices"][0]["finish_reason"] == "length"
 
 
@@ -444,5 +444,5 @@ def test_usage_counts_that_message_delta_lacks_stay() -> None:
 def test_usage_that_is_not_reported_is_estimated() -> None:
     stage = to_messages()
     events = events_in(run_stage(stage, [chunk("12345678"), chunk(finish="stop"), DONE]))
-    assert stage.usage == Usage(10, 2, source="estimated")
+    assert stage.usage == Usage(10, 2, usage_source="estimated")
     assert events[-2][1]["usage"]["output_tokens"] in (0, 2)

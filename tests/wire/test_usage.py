@@ -224,12 +224,18 @@ def test_any_report_gives_counts_whose_parts_fit(report: dict[str, Any], beside:
         return
     if usage is None:
         return
-    for count in (usage.input, usage.output, usage.cache_read, usage.cache_write, usage.reasoning):
+    for count in (
+        usage.input_tokens,
+        usage.output_tokens,
+        usage.cache_read_tokens,
+        usage.cache_write_tokens,
+        usage.reasoning_tokens,
+    ):
         assert count is None or (type(count) is int and 0 <= count <= 4 * MAX_TOKENS)
-    if usage.input is not None:
-        assert (usage.cache_read or 0) + (usage.cache_write or 0) <= usage.input
-    if usage.output is not None:
-        assert (usage.reasoning or 0) <= usage.output
+    if usage.input_tokens is not None:
+        assert (usage.cache_read_tokens or 0) + (usage.cache_write_tokens or 0) <= usage.input_tokens
+    if usage.output_tokens is not None:
+        assert (usage.reasoning_tokens or 0) <= usage.output_tokens
 
 
 @pytest.mark.parametrize(
@@ -288,9 +294,9 @@ def test_charge_is_what_was_reported_or_what_was_delivered(
     implausible: bool,
 ) -> None:
     usage, found = settle_usage(reported, ASKED, delivered=delivered, pieces=pieces, complete=complete)
-    assert (usage.input, usage.output) == charged
-    is_reported = reported is not None and (reported.input, reported.output) == charged
-    assert usage.source == ("upstream" if is_reported else "estimated")
+    assert (usage.input_tokens, usage.output_tokens) == charged
+    is_reported = reported is not None and (reported.input_tokens, reported.output_tokens) == charged
+    assert usage.usage_source == ("upstream" if is_reported else "estimated")
     assert found == implausible
 
 
@@ -323,7 +329,7 @@ def test_estimate_is_within_the_bound_and_no_less_than_the_text(
 )
 def test_reported_cost_is_read_as_an_amount(cost: object, nano: int | None) -> None:
     usage = read({"prompt_tokens": 3, "completion_tokens": 4, "cost": cost})
-    assert usage is not None and (usage.input, usage.output, usage.cost) == (3, 4, nano)
+    assert usage is not None and (usage.input_tokens, usage.output_tokens, usage.cost) == (3, 4, nano)
 
 
 @pytest.mark.parametrize(
@@ -332,8 +338,10 @@ def test_reported_cost_is_read_as_an_amount(cost: object, nano: int | None) -> N
 def test_usage_of_two_attempts_adds_costs_and_keeps_the_tier(
     one: int | None, other: int | None, both: int | None
 ) -> None:
-    added = add_usage(Usage(1, 2, tier="flex", cost=one), Usage(3, 4, tier="flex", cost=other))
-    assert (added.input, added.output, added.tier, added.cost) == (4, 6, "flex", both)
+    added = add_usage(
+        Usage(1, 2, service_tier="flex", cost=one), Usage(3, 4, service_tier="flex", cost=other)
+    )
+    assert (added.input_tokens, added.output_tokens, added.service_tier, added.cost) == (4, 6, "flex", both)
 
 
 @pytest.mark.parametrize(
@@ -345,7 +353,7 @@ def test_usage_of_two_attempts_adds_costs_and_keeps_the_tier(
         (Usage(10, 401), None, 100, True),
         (Usage(10, 401), None, 101, False),
         (Usage(10, 400), None, 10, False),
-        (Usage(10, 500, reasoning=100), None, 10, False),
+        (Usage(10, 500, reasoning_tokens=100), None, 10, False),
         (Usage(10, 401), None, None, False),
     ],
 )

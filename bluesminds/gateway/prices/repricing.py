@@ -1,12 +1,16 @@
 """The cost of a settled request with the prices now in force."""
 
 from collections.abc import Mapping
+from typing import Final
 
 from bluesminds.common.money import total
 from bluesminds.common.prices import SEVERAL_PRICES, NewCost
 from bluesminds.common.values import Server, Usage
 from bluesminds.gateway.prices.book import PriceBook
 from storage.usage import UsageRow
+
+# Fields of a usage that its row has by the same names. What the server says that it costs sets no price.
+_KEPT: Final = tuple(name for name in Usage.__struct_fields__ if name != "cost")
 
 
 def new_cost(book: PriceBook, servers: Mapping[str, Server], row: UsageRow) -> NewCost | None:
@@ -31,19 +35,4 @@ def new_cost(book: PriceBook, servers: Mapping[str, Server], row: UsageRow) -> N
 
 
 def usage_of(row: UsageRow) -> Usage:
-    return Usage(
-        input=row.input_tokens,
-        output=row.output_tokens,
-        cache_read=row.cache_read_tokens,
-        cache_write=row.cache_write_tokens,
-        reasoning=row.reasoning_tokens,
-        source=row.usage_source,
-        audio_input=row.audio_input_tokens,
-        audio_output=row.audio_output_tokens,
-        image_input=row.image_input_tokens,
-        image_output=row.image_output_tokens,
-        images=row.images,
-        audio_ms=row.audio_ms,
-        characters=row.characters,
-        tier=row.service_tier,
-    )
+    return Usage(**{name: getattr(row, name) for name in _KEPT})

@@ -152,7 +152,7 @@ class SessionMeter:
         if implausible or event.implausible:
             running.entry.quarantine = "implausible"
             self._implausible()
-        self._context = (usage.input or 0) + (usage.output or 0)
+        self._context = (usage.input_tokens or 0) + (usage.output_tokens or 0)
         self._added = 0
         if event.failed:
             running.entry.finish(502, "upstream_error", usage)

@@ -37,6 +37,7 @@ from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.routing.server_keys import AttemptKey, ServerKeyRegistry
 from bluesminds.gateway.upstream.attempt import Reply, ReplyReader, handshake_reply
 from bluesminds.gateway.upstream.backoff import Backoff
+from bluesminds.gateway.upstream.batches import TextBatch, exchange_batches, split_texts
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.extra_budget import ExtraBudget
 from bluesminds.gateway.upstream.failures import (
@@ -614,13 +615,19 @@ class Sender:
         call: Call,
         endpoint: UpstreamEndpoint,
         target: Target,
-        body: CallBody,
+        body: CallBody | TextBatch,
         support: Support,
         timeouts: Timeouts,
     ) -> Reply:
         if timeouts.total is not None:
             return await self._exchange_in_time(call, endpoint, target, body, support, timeouts)
         context, plan = call.context, target.plan
+        if body.vectors is not None and (batches := split_texts(body.vectors, plan)):
+
+            async def exchange(batch: TextBatch) -> Reply:
+                return await self._exchange(call, endpoint, target, batch, support, timeouts)
+
+            return await exchange_batches(exchange, batches, body.vectors, plan, call.operation.format)
         deadline = trio.current_time() + timeouts.first_byte
         model = target.model or call.model
         response = await self._pool.request(
@@ -649,7 +656,7 @@ class Sender:
         call: Call,
         endpoint: UpstreamEndpoint,
         target: Target,
-        body: CallBody,
+        body: CallBody | TextBatch,
         support: Support,
         timeouts: Timeouts,
     ) -> Reply:

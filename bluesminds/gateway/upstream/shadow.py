@@ -119,7 +119,7 @@ class ShadowTraffic:
 
     async def _run_one(self, copy: ShadowCopy, room: trio.Semaphore) -> None:
         outcome: ShadowOutcome = "failed"
-        usage = Usage(self._estimator.input_tokens(copy.call), 0, source="estimated")
+        usage = Usage(self._estimator.input_tokens(copy.call), 0, usage_source="estimated")
         slot = self._load.begin(copy.target.server.name, copy.model, stream=copy.call.facts.stream)
         try:
             with trio.move_on_after(self._total_timeout):

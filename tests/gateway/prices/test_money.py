@@ -33,20 +33,20 @@ def price(rates: Rates, *more: tuple[int, Rates], **tiers: Rates) -> Price:
 
 
 def used(**counts: int | None) -> Usage:
-    return structs.replace(Usage(source="upstream"), **counts)
+    return structs.replace(Usage(usage_source="upstream"), **counts)
 
 
 def test_cost_has_every_unit_once() -> None:
     usage = used(
-        input=100,
-        output=50,
-        cache_read=40,
-        cache_write=10,
-        reasoning=20,
-        audio_input=5,
-        audio_output=6,
-        image_input=3,
-        image_output=4,
+        input_tokens=100,
+        output_tokens=50,
+        cache_read_tokens=40,
+        cache_write_tokens=10,
+        reasoning_tokens=20,
+        audio_input_tokens=5,
+        audio_output_tokens=6,
+        image_input_tokens=3,
+        image_output_tokens=4,
         images=2,
         audio_ms=1500,
         characters=7,
@@ -75,7 +75,9 @@ def test_cost_has_every_unit_once() -> None:
 
 def test_kind_without_a_rate_costs_as_the_main_one() -> None:
     plain = price(Rates(input=2 * USD, output=4 * USD))
-    usage = used(input=10, output=10, cache_read=5, reasoning=10, audio_output=3)
+    usage = used(
+        input_tokens=10, output_tokens=10, cache_read_tokens=5, reasoning_tokens=10, audio_output_tokens=3
+    )
     assert plain.cost(usage) == 60_000
     items = plain.items(usage) or []
     assert [(one.unit, one.fallback) for one in items] == [
@@ -89,11 +91,11 @@ def test_kind_without_a_rate_costs_as_the_main_one() -> None:
 def test_cost_without_a_rate_for_the_usage_is_unknown_and_never_zero() -> None:
     tokens = price(Rates(input=USD, output=USD))
     assert tokens.cost(used(images=1)) is None
-    assert tokens.cost(used(input=5)) is None, "the output is unknown"
-    assert price(Rates(input=USD)).cost(used(input=5)) == 5000, "nothing is sold by output"
-    assert price(Rates(second=USD)).cost(used(input=5, output=1)) is None
-    assert price(Rates(second=USD)).cost(used(input=5, audio_ms=1)) == 1
-    assert price(Rates(input=0, output=0)).cost(used(input=5, output=5)) == 0, "zero is a price"
+    assert tokens.cost(used(input_tokens=5)) is None, "the output is unknown"
+    assert price(Rates(input=USD)).cost(used(input_tokens=5)) == 5000, "nothing is sold by output"
+    assert price(Rates(second=USD)).cost(used(input_tokens=5, output_tokens=1)) is None
+    assert price(Rates(second=USD)).cost(used(input_tokens=5, audio_ms=1)) == 1
+    assert price(Rates(input=0, output=0)).cost(used(input_tokens=5, output_tokens=5)) == 0, "zero is a price"
 
 
 def test_request_without_usage_costs_nothing() -> None:
@@ -102,35 +104,35 @@ def test_request_without_usage_costs_nothing() -> None:
 
 def test_long_context_uses_its_rates_for_the_whole_request() -> None:
     two = price(Rates(input=USD, output=USD), (201, Rates(input=2 * USD, output=3 * USD)))
-    assert two.cost(used(input=200, output=1)) == 201_000
-    assert two.cost(used(input=201, output=1)) == 405_000
+    assert two.cost(used(input_tokens=200, output_tokens=1)) == 201_000
+    assert two.cost(used(input_tokens=201, output_tokens=1)) == 405_000
     assert two.max_cost(201, 1) == 405_000
 
 
 def test_service_tier_of_the_response_decides() -> None:
     tiered = price(Rates(input=2 * USD, output=2 * USD), flex=Rates(input=USD, output=USD))
-    assert tiered.cost(used(input=1, output=1)) == 4000
-    assert tiered.cost(structs.replace(used(input=1, output=1), tier="flex")) == 2000
-    assert tiered.cost(structs.replace(used(input=1, output=1), tier="scale")) == 4000
+    assert tiered.cost(used(input_tokens=1, output_tokens=1)) == 4000
+    assert tiered.cost(structs.replace(used(input_tokens=1, output_tokens=1), service_tier="flex")) == 2000
+    assert tiered.cost(structs.replace(used(input_tokens=1, output_tokens=1), service_tier="scale")) == 4000
 
 
 counts = st.none() | st.integers(0, 10**9)
 rates = st.builds(Rates, **{name: st.none() | st.integers(0, 10**12) for name in Rates.__struct_fields__})
 usages = st.builds(
     Usage,
-    input=counts,
-    output=counts,
-    cache_read=counts,
-    cache_write=counts,
-    reasoning=counts,
-    audio_input=counts,
-    audio_output=counts,
-    image_input=counts,
-    image_output=counts,
+    input_tokens=counts,
+    output_tokens=counts,
+    cache_read_tokens=counts,
+    cache_write_tokens=counts,
+    reasoning_tokens=counts,
+    audio_input_tokens=counts,
+    audio_output_tokens=counts,
+    image_input_tokens=counts,
+    image_output_tokens=counts,
     images=counts,
     audio_ms=counts,
     characters=counts,
-    source=st.just("upstream"),
+    usage_source=st.just("upstream"),
 )
 
 
@@ -156,9 +158,9 @@ def test_tokens_are_charged_once(own: Rates, usage: Usage) -> None:
         ("output", ("audio_output", "image_output", "reasoning", "output")),
     ):
         charged = sum(one.quantity for one in price(own).items(usage) or () if one.unit in parts)
-        assert charged in (0, getattr(usage, main) or 0)
+        assert charged in (0, getattr(usage, f"{main}_tokens") or 0)
 
 
 @pytest.mark.parametrize(("markup", "cost"), [(0, 1000), (2000, 1200), (1, 1001)])
 def test_markup_is_in_hundredths_of_a_percent(markup: int, cost: int) -> None:
-    assert price(Rates(input=USD, output=USD)).cost(used(input=1, output=0), markup) == cost
+    assert price(Rates(input=USD, output=USD)).cost(used(input_tokens=1, output_tokens=0), markup) == cost
