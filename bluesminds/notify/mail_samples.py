@@ -52,3 +52,10 @@ SAMPLES: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
         "welcome": {},
     }
 )
+OPTIONAL: Final = frozenset(
+    (
+        *("alert_firing", "alert_resolved", "budget_alert", "credit_low", "key_created", "key_expiring"),
+        *("new_sign_in", "server_down", "server_recovered", "weekly_summary"),
+    )
+)
+"""Mails with a link that stops them."""
