@@ -187,7 +187,9 @@ class Identities:
         if known is not None and known.disabled_at is not None:
             raise user_disabled()
         if known is not None and known.email_verified_at is not None:
-            if not policy.link_by_email:
+            # Another user of the provider has the address now, such as a new owner of the mailbox.
+            linked = await select_identities(connection, known.id)
+            if not policy.link_by_email or any(row.issuer == external.issuer for row in linked):
                 raise account_exists(policy)
             if not external.owns_email:
                 raise AddressUnproven

@@ -333,6 +333,13 @@ async def test_verified_address_opens_the_account_with_it(site: Site) -> None:
         assert (await ada.login(ADA)).status_code == 200, "the password still works"
 
 
+async def test_address_that_another_user_of_the_provider_gets_does_not_open_the_account(site: Site) -> None:
+    async with site.visitor() as ada, site.visitor() as bob:
+        assert code_of(await ada.sign_in()) == "303"
+        site.provider.user["sub"] = "user-2"
+        assert code_of(await bob.sign_in()) == "account_exists"
+
+
 async def test_verified_address_needs_a_password_if_links_are_off(nursery: trio.Nursery, home: Path) -> None:
     site = await open_site(nursery, home, provider={"link_by_email": False})
     await site.deployment.create_user(ADA)
