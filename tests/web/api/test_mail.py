@@ -137,3 +137,11 @@ async def test_webhook_of_resend_without_a_secret_does_not_exist(sqlite_site: De
         body, headers = signed_webhook(bounced(ADA), now=0)
         answer = await client.post("/api/mail/webhook/resend", content=body, headers=headers)
     assert answer.status_code == 404
+
+
+async def test_mailed_link_ignores_the_host_of_the_request(sqlite_site: Deployment) -> None:
+    await sqlite_site.create_user(ADA)
+    forged = {"host": "evil.example", "x-forwarded-host": "evil.example"}
+    async with sqlite_site.browser(**forged) as eve:
+        assert (await eve.send("POST", "/api/auth/password/forgot", {"email": ADA})).status_code == 202
+    assert "evil.example" not in (await sqlite_site.mail.arrived(ADA)).text
