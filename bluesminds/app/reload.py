@@ -1,8 +1,8 @@
 """Reads the configuration again while the gateway runs.
 
 The new configuration is checked completely and then replaces servers, routes, prices, limits of tiers, alerts
-and the level of the log in one step without an `await`. A configuration with a problem changes nothing. Other
-settings only change at a restart.
+and the level of the log in one step without an `await`. The files of the certificate are read too. A
+configuration with a problem changes nothing. All other settings only change at a restart.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import OPERATOR, Actor
 from bluesminds.app.discovery import configured_servers
+from bluesminds.app.errors import BadCertificate
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
@@ -33,7 +34,7 @@ from bluesminds.web.api.reload import ConfigProblem, ReloadReport
 from bluesminds.wire.models import ModelRow
 from storage.base import StorageError
 
-LIVE: Final = ("servers", "routes", "routes_short", "prices", "tiers")
+LIVE: Final = ("servers", "routes", "routes_short", "prices", "tiers", "alerts")
 """The tables that a reload applies."""
 _LIVE_SETTING: Final = "log.level"
 # Counters for these exist only if they were set at the start.
@@ -45,6 +46,7 @@ DISCOVERY_SECONDS: Final = 2.0  # how long a reload waits for the models of new 
 class ConfigSource(Struct, frozen=True):
     """Where the settings come from. `load` raises ConfigError and blocks. `path`: None without a file.
     `demo_url`: of the running demo server, or "". `origins`: where each setting came from at the start.
+    `load_certificate` reads the listener's certificate again, and raises BadCertificate.
     """
 
     load: Callable[[], Settings]
@@ -52,6 +54,7 @@ class ConfigSource(Struct, frozen=True):
     environ: Mapping[str, str]
     demo_url: str
     origins: Mapping[str, SettingOrigin]
+    load_certificate: Callable[[], None]
 
 
 class ConfigReloader:
@@ -71,8 +74,6 @@ class ConfigReloader:
         self._prices = routing.price_loader
         self._source = source
         self._settings = services.settings
-        # Without mail, webhooks and alerts at the start, nothing evaluates rules.
-        self._live = LIVE if services.accounts.alerts is None else (*LIVE, "alerts")
         self._lock = trio.Lock()
         self._loaded_ms = services.clock.now_ms()
         self.accepted = True
@@ -93,9 +94,11 @@ class ConfigReloader:
             try:
                 settings = await trio.to_thread.run_sync(self._source.load)
                 restart = tuple(self._needs_restart(settings))
-                await self._apply(self._with_live_tables(settings))
+                await self._apply(_live(self._services.settings, settings))
             except ConfigError as exc:
                 return self._reject(exc.problems)
+            except BadCertificate as exc:
+                return self._reject([Problem("", str(exc), "check both files, and reload again")])
             except StorageError as exc:
                 return self._reject([Problem("", str(exc), "check that the database runs")])
             self.accepted = True
@@ -122,7 +125,7 @@ class ConfigReloader:
                 await self.reload(OPERATOR)
 
     async def _apply(self, settings: Settings) -> None:
-        """Raises ConfigError and StorageError; then nothing has changed."""
+        """Raises ConfigError, BadCertificate and StorageError; then nothing has changed."""
         problems = list(self._check(settings))
         if problems:
             raise ConfigError(problems)
@@ -131,6 +134,7 @@ class ConfigReloader:
         discovered = await self._discover(servers)
         lines = configured_prices(settings)
         book = await self._prices.read(lines)
+        source.load_certificate()
         await self._routing.registry.configure(servers, file_routes(settings), discovered)
         # No await follows, so that a request sees servers, routes and prices of one configuration.
         self._prices.configured = lines
@@ -183,15 +187,10 @@ class ConfigReloader:
             if before == after:
                 continue
             for changed in _changed(name, before, after):
-                is_live = name in self._live and not changed.endswith(_SHARED)
-                if not is_live and changed != _LIVE_SETTING:
+                # Without mail, webhooks and alerts at the start, nothing evaluates rules.
+                unused = name == "alerts" and self._services.accounts.alerts is None
+                if unused or not is_live(changed):
                     yield changed
-
-    def _with_live_tables(self, after: Settings) -> Settings:
-        """The settings of the start with those of `after` that a reload applies."""
-        before = self._services.settings
-        log = structs.replace(before.log, level=after.log.level)
-        return structs.replace(before, log=log, **{name: getattr(after, name) for name in self._live})
 
     def _reject(self, problems: Sequence[Problem]) -> ReloadReport:
         self.accepted = False
@@ -208,6 +207,17 @@ class ConfigReloader:
             routes=len(self._routing.registry.routes),
             prices=len(settings.prices),
         )
+
+
+def is_live(setting: str) -> bool:
+    """Whether a reload applies a setting, such as "server.port"."""
+    return setting == _LIVE_SETTING or (setting.partition(".")[0] in LIVE and not setting.endswith(_SHARED))
+
+
+def _live(before: Settings, after: Settings) -> Settings:
+    """The earlier settings with those of `after` that a reload applies."""
+    log = structs.replace(before.log, level=after.log.level)
+    return structs.replace(before, log=log, **{name: getattr(after, name) for name in LIVE})
 
 
 def _changed(name: str, before: object, after: object) -> Iterator[str]:
