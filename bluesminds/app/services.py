@@ -12,6 +12,7 @@ import trio
 from argon2 import PasswordHasher
 from msgspec import Struct, structs
 
+from bluesminds.accounts.address_proofs import AddressProofs
 from bluesminds.accounts.alerts import Alerts
 from bluesminds.accounts.audit import AuditLog
 from bluesminds.accounts.billing.context import BillingContext
@@ -87,7 +88,7 @@ from bluesminds.notify.mail import FileMailer, Mailer
 from bluesminds.notify.mail_groups import OptOutLinks
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox, ReadFile
-from bluesminds.notify.webhooks import WebhookSender, deliver_event
+from bluesminds.notify.webhooks import WebhookQueue, WebhookSender
 from storage.base import Store
 from storage.store import open_store
 
@@ -234,7 +235,7 @@ def _event_mails(resources: Resources) -> EventMails:
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
     if (sender := resources.webhook_sender) is not None:
-        resources.events.subscribe(deliver_event, dispatched=sender.notify)
+        resources.events.subscribe(WebhookQueue(resources.log).consume, dispatched=sender.notify)
     if sends_notifications(resources.settings):
         resources.events.subscribe(_event_mails(resources).consume, dispatched=resources.outbox.wake)
     accounts = _build_accounts(resources, password_hasher)
@@ -291,6 +292,7 @@ def _build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Ac
         sessions=sessions,
         verification=verification,
         settings=settings,
+        providers=frozenset(row.name for row in resources.settings.identity.providers),
         changed=resources.key_changes.notify,
     )
     return AccountServices(
@@ -435,6 +437,12 @@ def _build_federated(
         clients,
         identities,
         second_factors,
+        AddressProofs(
+            store=resources.store,
+            outbox=resources.outbox,
+            templates=resources.templates,
+            throttle=throttle,
+        ),
         clock=resources.clock,
         vault=resources.vault,
         throttle=throttle,

@@ -13,7 +13,7 @@ from bluesminds.notify.event_mails import EVENT_MAILS, EventMails
 from bluesminds.notify.events import EVENT_KINDS, EventDispatcher, EventKind, new_event
 from bluesminds.notify.mail import Mail, build_message
 from bluesminds.notify.mail_groups import OptOutLinks
-from bluesminds.notify.mail_samples import SAMPLES
+from bluesminds.notify.mail_samples import OPTIONAL, SAMPLES
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
 from storage import Store
@@ -203,6 +203,10 @@ async def test_optional_mail_has_the_headers_of_one_click_opt_out(site: Site) ->
     assert f"List-Unsubscribe: <{LINKS.url(ADA.id, 'keys')}>\r\n".encode() in content
     assert b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n" in content
     assert mail.opt_out in mail.text and mail.opt_out.replace("&", "&amp;") in mail.html
+
+
+def test_mails_with_a_group_are_previewed_with_a_link_that_stops_them() -> None:
+    assert {mail.template for mail in EVENT_MAILS.values() if mail.group is not None} == OPTIONAL
 
 
 def test_mails_of_events_have_templates_and_kinds_that_exist() -> None:

@@ -262,6 +262,10 @@ GET /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 PATCH /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 DELETE /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 POST /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}/test
+GET /api/admin/users/{user_id}/webhooks
+PATCH /api/admin/users/{user_id}/webhooks/{webhook_id}
+DELETE /api/admin/users/{user_id}/webhooks/{webhook_id}
+GET /api/admin/users/{user_id}/webhooks/{webhook_id}/deliveries
 GET /api/admin/webhooks
 POST /api/admin/webhooks
 GET /api/admin/webhooks/{webhook_id}
@@ -274,6 +278,7 @@ GET /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}
 POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
 GET /api/admin/alerts
 POST /api/admin/alerts
+PATCH /api/admin/alerts/{name}
 DELETE /api/admin/alerts/{name}
 POST /api/admin/alerts/{name}/test
 GET /admin/monitor
