@@ -85,7 +85,7 @@ class RequestsPage(Struct, frozen=True):
         self, principal: Principal, browser: BrowserRequest, request_id: str
     ) -> HandlerResponse[RawBody]:
         """One request with its receipt: where it was sent, and what it cost."""
-        row, _ = await self.usage.request(
+        record = await self.usage.request(
             request_id, None if principal.role == "admin" else principal.user_id
         )
         view = await self.receipts.show(principal, request_id)
@@ -94,13 +94,14 @@ class RequestsPage(Struct, frozen=True):
             "receipt.html",
             browser,
             principal,
-            row=row,
+            row=record.row,
+            repriced=record.repriced,
             view=view,
             receipt=receipt,
             costs=[] if receipt is None else _costs(receipt.cost),
             reasons=DROP_REASONS,
             limit_names=dict(LIMIT_FIELDS),
-            prompt=await self._prompt(principal, row),
+            prompt=await self._prompt(principal, record.row),
         )
 
     async def _prompt(self, principal: Principal, row: UsageRow) -> str:
