@@ -91,6 +91,7 @@ from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
 from bluesminds.web.api import GatewayControls, api_routes, build_guard, monitor, ops, public_models
 from bluesminds.web.data_plane import DataPlane
+from bluesminds.web.docs.guide import Guide, packaged_site
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.pages import account_pages
@@ -567,7 +568,7 @@ def _build_control(
         requests=runtime.requests,
         log=services.log,
         open_backup=services.backups.open,
-        run_doctor=DoctorProcess(source.path, services.settings.state_dir).run,
+        run_doctor=DoctorProcess(source.path, services.settings).run,
         reload=reloader.reload,
         replay=replayer.replay,
     )
@@ -590,7 +591,7 @@ def _build_control(
         open_signup=services.settings.accounts.signup == "open",
         providers=provider_links(services.accounts),
     )
-    mounted = [*routes, *reference.routes, *forms]
+    mounted = [*routes, *reference.routes, *Guide(packaged_site()).routes, *forms]
     recorder, limiter = runtime.recorder, authentication.limiter
     state = SystemState(
         readiness.check,

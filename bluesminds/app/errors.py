@@ -38,5 +38,9 @@ class BackupFailed(Exception):
         self.remedy = remedy
 
 
+class BackupMissing(BackupFailed):
+    """The file of a backup does not exist."""
+
+
 class DatabaseExists(BackupFailed):
     """A restore would replace a database, and this was not requested."""

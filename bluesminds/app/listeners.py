@@ -60,15 +60,16 @@ async def listen_publicly(
     stats: ListenerStats,
     shutdown: trio.Event,
     *,
+    tls: ssl.SSLContext | None,
     task_status: trio.TaskStatus[list[Any]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until `shutdown` is set, then drain. Raises BadCertificate."""
+    """Serve until `shutdown` is set, then drain."""
     server, log = services.settings.server, services.log
     await serve(
         app,
         sockets,
         listener_limits(server),
-        tls=server_tls_context(server),
+        tls=tls,
         http2=server.http2,
         on_error=lambda exc: log.exception("connection_failed", exc),
         on_rejection=lambda client, rejection, request_id, suppressed: log.info(
@@ -114,12 +115,19 @@ def server_tls_context(server: ListenSettings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    load_certificate(context, server)
+    return context
+
+
+def load_certificate(context: ssl.SSLContext | None, server: ListenSettings) -> None:
+    """Read the files of the certificate, for new connections. Raises BadCertificate."""
+    if context is None or server.tls_cert is None:
+        return
     try:
         context.load_cert_chain(server.tls_cert, server.tls_key)
     except OSError as exc:
         why = exc.reason if isinstance(exc, ssl.SSLError) else exc.strerror
         raise BadCertificate(f"tls_cert and tls_key in [server] cannot be used: {why}") from exc
-    return context
 
 
 def _open(where: str, bind: Callable[[], list[socket]]) -> list[socket]:

@@ -32,7 +32,7 @@ from bluesminds.app.backup import (
     run_program,
 )
 from bluesminds.app.database import database_url
-from bluesminds.app.errors import BackupFailed, DatabaseExists
+from bluesminds.app.errors import BackupFailed, BackupMissing, DatabaseExists
 from bluesminds.app.services import open_services
 from bluesminds.app.state_dir import MASTER_KEY, PEPPER, StateDir
 from bluesminds.common.clock import Clock
@@ -182,8 +182,9 @@ def _extract(file: Path, target: Path) -> Manifest:
     except (*_UNREADABLE, msgspec.DecodeError, FileExistsError) as exc:
         raise BackupFailed(_INCOMPLETE) from exc
     except FileNotFoundError as exc:
-        message = _INCOMPLETE if exc.filename != str(file) else f"{file} does not exist"
-        raise BackupFailed(message) from exc
+        if exc.filename == str(file):
+            raise BackupMissing(f"{file} does not exist") from exc
+        raise BackupFailed(_INCOMPLETE) from exc
     if not intact:
         raise BackupFailed("the backup is damaged: the checksum of the database is wrong")
     return manifest

@@ -62,6 +62,9 @@ COMMANDS: Final = {
     "reload": LazyCommand(
         "bluesminds.cli.reload:reload", "Let the running gateway read its configuration again."
     ),
+    "restart": LazyCommand(
+        "bluesminds.cli.restart:restart", "Restart the running gateway without refusing a connection."
+    ),
     "backup": LazyCommand("bluesminds.cli.backup:backup", "Write a backup of the database to FILE."),
     "restore": LazyCommand("bluesminds.cli.backup:restore", "Restore the backup FILE."),
     "migrate": LazyCommand("bluesminds.cli.migrate:migrate", "Create the database, or upgrade its schema."),

@@ -15,6 +15,7 @@ import trio
 
 from bluesminds.app.errors import (
     BackupFailed,
+    BackupMissing,
     BadCertificate,
     BadDatabaseURL,
     CannotListen,
@@ -109,6 +110,8 @@ def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
             return exits.Failure(str(exc), _state_code(exc.__cause__), exc.remedy)
         case DatabaseExists():
             return exits.Failure(str(exc), exits.CONFLICT, exc.remedy)
+        case BackupMissing():
+            return exits.Failure(str(exc), exits.NOT_FOUND, "name the file that `bluesminds backup` wrote")
         case BackupFailed():
             return exits.Failure(str(exc), exits.FAILURE, exc.remedy)
         case BadDatabaseURL():

@@ -308,6 +308,10 @@ def _check_mail(settings: Settings) -> Iterator[Finding]:
             "set it to the URL users open in a browser; links in mail use it",
             warning=True,
         )
+    elif not mail.configured and (mail.sender is not None or mail.username is not None):
+        about = (("mail", "sender"), host) if mail.sender is not None else (("mail", "username"), host)
+        text = f"{about[0][1]} in [mail] has no effect without host"
+        yield Finding(about, text, 'add host = "smtp.example.com", or set backend = "resend"', warning=True)
     if mail.sender is not None and read_email(mail.sender) is None:
         yield Finding(
             (sender,), "sender in [mail] is not an e-mail address", "write only the address, without a name"

@@ -261,3 +261,8 @@ def test_interrupted_command_exits_with_its_own_code(strike: Callable[[], None])
     group.command("wait")(strike)
     result = CliRunner().invoke(group, ["wait"])
     assert (result.exit_code, result.stderr) == (exits.INTERRUPTED, "error: interrupted\n")
+
+
+def test_unknown_command_suggests_a_similar_one(home: Path) -> None:
+    done = User(home).call("kyes", "list")
+    assert done.returncode == exits.USAGE and "Did you mean 'keys'?" in done.stderr
