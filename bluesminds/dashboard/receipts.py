@@ -69,9 +69,10 @@ class ReceiptPage(Struct, frozen=True):
         self, principal: Principal, browser: BrowserRequest, request_id: str
     ) -> HandlerResponse[RawBody]:
         """One request with its receipt: where it was sent, and what it cost."""
-        row, _ = await self.usage.request(
+        record = await self.usage.request(
             request_id, None if principal.role == "admin" else principal.user_id
         )
+        row = record.row
         view = await self.handlers.show(principal, request_id)
         receipt = view.receipt
         names = await self.usage.key_names([row.key_id] if row.key_id else [])
@@ -81,6 +82,7 @@ class ReceiptPage(Struct, frozen=True):
             browser,
             principal,
             row=row,
+            repriced=record.repriced,
             view=view,
             receipt=receipt,
             costs=[] if receipt is None else _costs(receipt.cost),
