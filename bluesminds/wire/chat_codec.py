@@ -21,13 +21,13 @@ from bluesminds.wire.conversation import (
     EncodingOptions,
     MediaPart,
     Part,
-    Reasoning,
     TextPart,
     ThinkingPart,
     ToolCallPart,
     ToolDefinition,
     ToolResultPart,
     Turn,
+    effort_of,
     text_of_parts,
     unique,
     unsupported,
@@ -37,9 +37,6 @@ from bluesminds.wire.stages import write_usage
 from bluesminds.wire.usage import ImplausibleUsage, read_usage
 
 LONGEST_USER: Final = 64  # characters; OpenAI refuses a longer one
-# Tokens: a smaller budget is a low effort, and a larger one a high effort.
-_SMALL_BUDGET: Final = 4096
-_LARGE_BUDGET: Final = 16384
 
 
 def encode_request(request: ConversationRequest, options: EncodingOptions) -> EncodedRequest:
@@ -86,13 +83,6 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
     return EncodedRequest(
         {name: Raw(msgspec.json.encode(value)) for name, value in body.items()}, unique(dropped)
     )
-
-
-def effort_of(reasoning: Reasoning) -> str:
-    """In OpenAI's words; a budget of tokens has the effort that is next to it."""
-    if reasoning.effort or (budget := reasoning.budget) is None:
-        return reasoning.effort
-    return "low" if budget < _SMALL_BUDGET else "medium" if budget < _LARGE_BUDGET else "high"
 
 
 def _write_tools(request: ConversationRequest, body: dict[str, Any]) -> None:

@@ -22,6 +22,9 @@ PartKind = Literal["text", "refusal", "thinking", "redacted", "tool"]
 # Formats with one place for encrypted reasoning say with these what it is.
 SIGNATURE: Final = "signature:"
 REDACTED: Final = "redacted:"
+# Tokens: a smaller budget is a low effort, and a larger one a high effort.
+_SMALL_BUDGET: Final = 4096
+_LARGE_BUDGET: Final = 16384
 
 
 class TextPart(Struct, frozen=True):
@@ -261,6 +264,13 @@ StreamEvent = (
     | StreamFailed
     | StreamFinished
 )
+
+
+def effort_of(reasoning: Reasoning) -> str:
+    """In OpenAI's words; a budget of tokens has the effort that is next to it."""
+    if reasoning.effort or (budget := reasoning.budget) is None:
+        return reasoning.effort
+    return "low" if budget < _SMALL_BUDGET else "medium" if budget < _LARGE_BUDGET else "high"
 
 
 def unsupported(param: str, reason: str) -> InvalidRequest:

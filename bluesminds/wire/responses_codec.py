@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from bluesminds.common.values import NO_USAGE
 from bluesminds.wire.base import Codec
-from bluesminds.wire.chat_codec import LONGEST_USER, effort_of
+from bluesminds.wire.chat_codec import LONGEST_USER
 from bluesminds.wire.chat_requests import FILE_NAME
 from bluesminds.wire.conversation import (
     ConversationReply,
@@ -27,6 +27,7 @@ from bluesminds.wire.conversation import (
     ToolDefinition,
     ToolResultPart,
     Turn,
+    effort_of,
     join_texts,
     text_of_parts,
     unique,

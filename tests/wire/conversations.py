@@ -131,16 +131,20 @@ def messages_requests(draw: st.DrawFn) -> ConversationRequest:
     modes = st.sampled_from(["", "enabled", "adaptive", "between_tools", "disabled"])
     efforts = st.sampled_from(["", "low", "medium", "high", "xhigh", "max"])
     mode, effort = draw(modes), draw(efforts)
+    thinks = mode in ("enabled", "adaptive")
+    if thinks and choice is not None and choice.mode in ("required", "tool"):
+        choice = None
     budget = draw(st.integers(1024, 9999)) if mode == "enabled" else None
-    bound = {} if budget is None else {"max_output": 10_000}
+    bound: dict[str, Any] = {} if budget is None else {"max_output": 10_000}
+    unsampled: dict[str, Any] = {"temperature": None, "top_p": None} if thinks else {}
     return ConversationRequest(
-        **{name: draw(strategy) for name, strategy in _common.items()} | bound,  # type: ignore[arg-type]
+        **{name: draw(strategy) for name, strategy in _common.items()} | bound | unsampled,
         turns=draw(_turns(user, answers)),
         tools=some,
         tool_choice=choice,
         parallel=draw(optional_flags) if choice is not None and choice.mode != "none" else None,
         reasoning=Reasoning(effort, mode, budget) if mode or effort else None,  # type: ignore[arg-type]
-        top_k=draw(st.none() | st.integers(1, 99)),
+        top_k=None if thinks else draw(st.none() | st.integers(1, 99)),
         shows_reasoning=mode not in ("", "disabled"),
     )
 
