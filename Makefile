@@ -132,13 +132,14 @@ soak: $(STAMP) ## Run a mixed load for MINUTES, and fail if memory, descriptors 
 bench-usage: $(STAMP) ## Fill the usage tables with 10 million rows, and time the usage API
 	$(BIN)/python -m bench.usage $(ARGS)
 
-docs: $(STAMP) $(SITE) ## Build the documentation site in build/site
-	$(BIN)/python packaging/site.py
+docs: $(SERVES) $(SITE) ## Build the documentation site, which the gateway serves under /docs/guide
+	$(BIN)/python packaging/site.py prepare
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --quiet --strict --config-file packaging/mkdocs.yml
+	$(BIN)/python packaging/site.py pack
 
 binary: ## Build dist/bluesminds and the tarball
 	@command -v objdump >/dev/null || { echo "error: objdump is missing: install binutils (apt install binutils)" >&2; exit 1; }
-	@$(MAKE) --no-print-directory $(BUILD)
+	@$(MAKE) --no-print-directory docs $(BUILD)
 	$(BUILD_VENV)/bin/python packaging/build.py
 
 deb: $(if $(wildcard dist/bluesminds-dir),,binary) ## Build the Debian package from the executable
@@ -146,6 +147,7 @@ deb: $(if $(wildcard dist/bluesminds-dir),,binary) ## Build the Debian package f
 
 selftest: $(STAMP) ## Test the built executable
 	$(BIN)/python packaging/selftest.py
+	$(BIN)/python -m pytest -m process tests/process/test_offline.py
 
 lock: ## Pin the versions of all dependencies again (needs uv and npm)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-annotate pyproject.toml -o packaging/locks/run.lock
@@ -158,5 +160,6 @@ lock: ## Pin the versions of all dependencies again (needs uv and npm)
 	npm install --prefix tests/process/agents --package-lock-only
 
 clean: ## Remove all generated files
+	rm -f bluesminds/web/docs/guide.zip
 	rm -rf $(VENV) $(LITELLM_VENV) $(LANGCHAIN_VENV) $(BUILD_VENV) $(DOCS_VENV) $(NODE_CLIENTS)/node_modules tests/process/agents/node_modules .venv313 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,9 +26,10 @@ import trio
 
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.web.guard import PLAIN_COOKIE
-from storage import Connection, Store, open_store
+from storage import Connection, Store
 from storage.keys import insert_key
 from storage.latency import LOWS
+from storage.store import open_store
 from storage.usage import DAY, HOUR, USAGE_COLUMNS
 from storage.usage_log import LogQuery
 from storage.usage_series import SeriesQuery

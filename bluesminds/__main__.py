@@ -3,7 +3,10 @@
 import sys
 
 try:
-    from bluesminds.cli.app import cli
+    from bluesminds.common.loading import loading
+
+    with loading():
+        from bluesminds.cli.app import cli
 except KeyboardInterrupt:  # loading takes a moment, and a traceback would show a random import
     sys.stderr.write("error: interrupted\n")
     sys.exit(130)

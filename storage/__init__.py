@@ -12,7 +12,7 @@ from storage.base import (
     StorageUnavailable,
     Store,
 )
-from storage.store import open_store, ping, sqlite_path
+from storage.url import sqlite_path
 
 __all__ = [
     "BadValue",
@@ -25,7 +25,5 @@ __all__ = [
     "StorageError",
     "StorageUnavailable",
     "Store",
-    "open_store",
-    "ping",
     "sqlite_path",
 ]

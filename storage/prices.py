@@ -8,8 +8,8 @@ from storage.base import Connection
 
 @dataclass(frozen=True, slots=True)
 class PriceRow:
-    """`server` and `service_tier` are "" for all servers and the standard tier. `since` is in milliseconds.
-    `rates` is a JSON object.
+    """`server` and `service_tier` are "" for all servers and the standard tier. `since` and `until` are in
+    milliseconds. `rates` is a JSON object.
     """
 
     server: str
@@ -19,13 +19,14 @@ class PriceRow:
     from_tokens: int
     rates: str
     max_output: int | None
+    until: int | None
     updated_at: int
 
 
 async def select_prices(connection: Connection) -> Sequence[PriceRow]:
     rows = await connection.all(
         """
-        SELECT server, model, since, service_tier, from_tokens, rates, max_output, updated_at
+        SELECT server, model, since, service_tier, from_tokens, rates, max_output, until, updated_at
         FROM prices ORDER BY model, server, since, service_tier, from_tokens
         """
     )
@@ -37,7 +38,7 @@ async def select_price(
 ) -> PriceRow | None:
     row = await connection.one(
         """
-        SELECT server, model, since, service_tier, from_tokens, rates, max_output, updated_at
+        SELECT server, model, since, service_tier, from_tokens, rates, max_output, until, updated_at
         FROM prices
         WHERE server = :server AND model = :model AND since = :since AND service_tier = :service_tier
             AND from_tokens = :from_tokens
@@ -54,10 +55,14 @@ async def select_price(
 async def upsert_price(connection: Connection, row: PriceRow) -> None:
     await connection.execute(
         """
-        INSERT INTO prices (server, model, since, service_tier, from_tokens, rates, max_output, updated_at)
-        VALUES (:server, :model, :since, :service_tier, :from_tokens, :rates, :max_output, :updated_at)
+        INSERT INTO prices (
+            server, model, since, service_tier, from_tokens, rates, max_output, until, updated_at
+        ) VALUES (
+            :server, :model, :since, :service_tier, :from_tokens, :rates, :max_output, :until, :updated_at
+        )
         ON CONFLICT (model, server, since, service_tier, from_tokens) DO UPDATE SET
-            rates = excluded.rates, max_output = excluded.max_output, updated_at = excluded.updated_at
+            rates = excluded.rates, max_output = excluded.max_output, until = excluded.until,
+            updated_at = excluded.updated_at
         """,
         server=row.server,
         model=row.model,
@@ -66,6 +71,7 @@ async def upsert_price(connection: Connection, row: PriceRow) -> None:
         from_tokens=row.from_tokens,
         rates=row.rates,
         max_output=row.max_output,
+        until=row.until,
         updated_at=row.updated_at,
     )
 

@@ -120,11 +120,17 @@ def roll_back_file(path: Path, *, discard: bool) -> RolledBack:
             found = len(applied_migrations(earlier))
         _empty_log(raw)
     _require_closed(path)
-    kept = Path(f"{path}.rolled-back-{schema}")
+    kept = _unused(Path(f"{path}.rolled-back-{schema}"))
     _keep(path, kept)
     partial.replace(path)
     _sync(path.parent)
     return RolledBack(found, kept, lost)
+
+
+def _unused(path: Path) -> Path:
+    """The path, with a number if a file has it: an earlier rollback kept rows there."""
+    names = (path, *(Path(f"{path}.{number}") for number in range(2, 10_000)))
+    return next(name for name in names if not name.exists())
 
 
 def _snapshot_before(path: Path, schema: int) -> Path:

@@ -10,19 +10,20 @@ import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.resources.abc import Traversable
-from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 import trio_asyncio
 
 from storage.base import StorageError, Store
 from storage.migrate import SchemaPlan, load, shipped
-from storage.postgres import PostgresStore
 from storage.sqlite import SqliteStore
 from storage.sqlite_schema import plan_file
 from storage.sqlite_thread import to_storage_error
+from storage.url import sqlite_path
+
+if TYPE_CHECKING:  # loaded when it is used: most gateways have SQLite
+    from storage.postgres import PostgresStore
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ async def ping(url: str, *, seconds: float) -> None:
     Raises StorageError, and ValueError for an invalid URL.
     """
     if sqlite_path(url) is None:
-        await _with_postgres(url, seconds, shipped(), PostgresStore.ping)
+        await _with_postgres(url, seconds, shipped(), lambda store: store.ping())
 
 
 async def plan_schema(url: str, *, seconds: float, schema: Traversable | None = None) -> SchemaPlan:
@@ -84,7 +85,7 @@ async def plan_schema(url: str, *, seconds: float, schema: Traversable | None = 
     """
     directory, path = schema or shipped(), sqlite_path(url)
     if path is None:
-        return await _with_postgres(url, seconds, directory, PostgresStore.plan)
+        return await _with_postgres(url, seconds, directory, lambda store: store.plan())
     try:
         return await trio.to_thread.run_sync(plan_file, path, load(directory, "sqlite"))
     except sqlite3.Error as exc:
@@ -92,12 +93,12 @@ async def plan_schema(url: str, *, seconds: float, schema: Traversable | None = 
 
 
 async def _with_postgres(
-    url: str, seconds: float, schema: Traversable, work: Callable[[PostgresStore], Awaitable[T]]
+    url: str, seconds: float, schema: Traversable, work: "Callable[[PostgresStore], Awaitable[T]]"
 ) -> T:
     outcome: T | StorageError
     async with trio_asyncio.open_loop() as loop:
         try:
-            outcome = await loop.run_aio_coroutine(work(PostgresStore(url, loop, seconds, 0, schema)))
+            outcome = await loop.run_aio_coroutine(work(_new_postgres(url, loop, seconds, 0, schema)))
         except StorageError as exc:
             outcome = exc
     # raised here, because open_loop would wrap it in an exception group
@@ -106,49 +107,31 @@ async def _with_postgres(
     return outcome
 
 
-def sqlite_path(url: str) -> Path | None:
-    """The file of a SQLite URL, None for a PostgreSQL URL. Raises ValueError for an invalid URL; its message
-    contains no part of the URL.
-    """
-    try:
-        parts = urlsplit(url)
-        if "," not in parts.netloc:  # PostgreSQL takes several hosts, each with its port
-            _ = parts.port
-    except ValueError:
-        # the cause quotes a part of the URL, which may be a part of the password
-        raise ValueError("the URL is invalid: write special characters in a password as %XX") from None
-    if parts.scheme == "sqlite":
-        path = Path("/" + unquote(parts.path).lstrip("/"))
-        if path.name == ":memory:":
-            raise ValueError("a database in memory is not supported; name a file")
-        if parts.netloc or parts.query or parts.fragment or not path.name:
-            raise ValueError("a SQLite URL looks like sqlite:///absolute/path/to/file.db")
-        return path
-    if parts.scheme in ("postgres", "postgresql"):
-        query = parse_qs(parts.query)
-        if not parts.path.strip("/") and not {"dbname", "database"} & query.keys():
-            raise ValueError("a PostgreSQL URL must name the database: postgresql://user:password@host/name")
-        return None
-    raise ValueError("a database URL must begin with sqlite:// or postgresql://")
-
-
 def _new_store(
     url: str, loop: asyncio.AbstractEventLoop, timeout: float, connections: int, schema: Traversable
-) -> SqliteStore | PostgresStore:
+) -> "SqliteStore | PostgresStore":
     path = sqlite_path(url)
     if path is not None:
         return SqliteStore(path, loop, timeout, schema)
+    return _new_postgres(url, loop, timeout, connections, schema)
+
+
+def _new_postgres(
+    url: str, loop: asyncio.AbstractEventLoop, timeout: float, connections: int, schema: Traversable
+) -> "PostgresStore":
+    from storage.postgres import PostgresStore
+
     return PostgresStore(url, loop, timeout, connections, schema)
 
 
-async def _open(loop: Any, store: SqliteStore | PostgresStore) -> None:  # noqa: ANN401
+async def _open(loop: Any, store: "SqliteStore | PostgresStore") -> None:  # noqa: ANN401
     # not cancelled, because each step has its own limit and a migration is one transaction
     with trio.CancelScope(shield=True):
         await loop.run_aio_coroutine(store.open())
 
 
 async def _close(
-    store: SqliteStore | PostgresStore, serving: asyncio.Task[None], close_timeout: float
+    store: "SqliteStore | PostgresStore", serving: asyncio.Task[None], close_timeout: float
 ) -> None:
     """Finish the waiting units; after the limit only those that have started (they have their own limits)."""
     ended = trio.Event()

@@ -29,7 +29,11 @@ class Prices:
     async def set(self, actor: Actor, line: PriceLine) -> None:
         """Add a line, or replace the one with the same key."""
         row = PriceRow(
-            *line.key, msgspec.json.encode(line.rates).decode(), line.max_output, self._clock.now_ms()
+            *line.key,
+            msgspec.json.encode(line.rates).decode(),
+            line.max_output,
+            line.until,
+            self._clock.now_ms(),
         )
         await self._store.write(_set, self._clock, actor, row)
 
@@ -47,6 +51,7 @@ def _line(row: PriceRow) -> PriceLine:
         service_tier=row.service_tier,
         from_tokens=row.from_tokens,
         max_output=row.max_output,
+        until=row.until,
     )
 
 
@@ -78,6 +83,7 @@ def _audit_fields(line: PriceLine) -> dict[str, object]:
     return {
         "server": line.server,
         "since": write_day(line.since) if line.since else "",
+        "until": "" if line.until is None else write_day(line.until),
         "service_tier": line.service_tier,
         "from_tokens": line.from_tokens,
         **rates,

@@ -26,8 +26,8 @@ from cryptography.fernet import Fernet, InvalidToken
 from msgspec import Struct
 
 from bluesminds import __version__
-from bluesminds.app.secrets import MASTER_KEY, PEPPER
-from bluesminds.app.state_dir import StateDir
+from bluesminds.app.errors import BackupFailed
+from bluesminds.app.state_dir import MASTER_KEY, PEPPER, StateDir
 from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.errors import InvalidRequest, Unavailable
 from bluesminds.common.log import Log
@@ -44,18 +44,6 @@ _NAME: Final = re.compile(r"bluesminds-\d{8}T\d{6}Z\.tar\.gz")
 _NAME_FORMAT: Final = "bluesminds-%Y%m%dT%H%M%S%z.tar.gz"
 _PARTIAL: Final = "backup.partial"
 _SALT: Final = 16  # bytes
-
-
-class BackupFailed(Exception):
-    """A backup cannot be written or restored. `remedy` says what to do."""
-
-    def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
-        self.remedy = remedy
-
-
-class DatabaseExists(BackupFailed):
-    """A restore would replace a database, and this was not requested."""
 
 
 class Manifest(Struct, frozen=True):

@@ -12,6 +12,7 @@ from bluesminds.accounts.notices import UsageNotices
 from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.alert_measures import AlertMeasures
 from bluesminds.app.dashboard import SystemState, build_dashboard
+from bluesminds.app.database import database_files
 from bluesminds.app.doctor_process import DoctorProcess
 from bluesminds.app.identity import provider_links, sign_in_routes
 from bluesminds.app.malloc import HeapTrimmer
@@ -19,7 +20,7 @@ from bluesminds.app.prices import PriceLoader, bundled_prices
 from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.reload import ConfigReloader, ConfigSource
 from bluesminds.app.routing import Routing, log_health, log_key_rest, log_token_failure
-from bluesminds.app.services import Services, database_files
+from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     configured_prices,
     cors_origins,
@@ -48,6 +49,7 @@ from bluesminds.gateway.limits.lease import Lease
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.limits.window import WINDOW_SECONDS
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.observer import RequestObserver
 from bluesminds.gateway.open_requests import OpenRequests
 from bluesminds.gateway.passthrough.exchange import RelayExchange
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
@@ -89,6 +91,7 @@ from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
 from bluesminds.web.api import GatewayControls, api_routes, build_guard, monitor, ops, public_models
 from bluesminds.web.data_plane import DataPlane
+from bluesminds.web.docs.guide import Guide, packaged_site
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
 from bluesminds.web.pages import account_pages
@@ -255,7 +258,7 @@ def build_data_plane(
         ),
         open_requests=OpenRequests(services.store, gateway.accounting.running),
         prompts=gateway.prompts,
-        tracer=gateway.accounting.tracer,
+        tracer=gateway.accounting.observer.tracer,
         heap_trimmer=HeapTrimmer(bodies),
         watchdog=Watchdog(runtime.recorder, limit=MAX_BACKOFF + 2 * settings.storage.settle_timeout),
         traffic=traffic,
@@ -419,12 +422,14 @@ def _build_accounting(
     return UsageAccounting(
         recorder=runtime.recorder,
         estimator=Estimator(prices, default_completion=settings.limits.default_max_tokens),
-        metrics=runtime.metrics,
-        log=services.log,
+        observer=RequestObserver(
+            runtime.metrics,
+            services.log,
+            settings.log.requests,
+            runtime.requests,
+            _build_tracer(services, runtime.metrics),
+        ),
         strict=settings.storage.durability == "strict",
-        log_requests=settings.log.requests,
-        followers=runtime.requests,
-        tracer=_build_tracer(services, runtime.metrics),
         receipts=settings.receipts.retention_days > 0,
         context_length=partial(_context_length, registry),
     )
@@ -563,7 +568,7 @@ def _build_control(
         requests=runtime.requests,
         log=services.log,
         open_backup=services.backups.open,
-        run_doctor=DoctorProcess(source.path, services.settings.state_dir).run,
+        run_doctor=DoctorProcess(source.path, services.settings).run,
         reload=reloader.reload,
         replay=replayer.replay,
     )
@@ -586,7 +591,7 @@ def _build_control(
         open_signup=services.settings.accounts.signup == "open",
         providers=provider_links(services.accounts),
     )
-    mounted = [*routes, *reference.routes, *forms]
+    mounted = [*routes, *reference.routes, *Guide(packaged_site()).routes, *forms]
     recorder, limiter = runtime.recorder, authentication.limiter
     state = SystemState(
         readiness.check,

@@ -22,21 +22,22 @@ from msgspec import Struct
 
 from bluesminds.app import preflight
 from bluesminds.app.backup import newest_backup_ms
+from bluesminds.app.database import database_url
+from bluesminds.app.errors import BadDatabaseURL, NoDatabase
 from bluesminds.app.listeners import OTHER_DESCRIPTORS
-from bluesminds.app.operator import NoDatabase, operator_client
+from bluesminds.app.operator import operator_client
 from bluesminds.app.outbound import outbound
-from bluesminds.app.secrets import MASTER_KEY, PEPPER
-from bluesminds.app.services import BadDatabaseURL, database_url
 from bluesminds.app.settings_map import alert_channels, configured_mailer, mail_backend
-from bluesminds.app.state_dir import BadState, StateBusy
+from bluesminds.app.state_dir import MASTER_KEY, PEPPER, BadState, StateBusy
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.config import ConfigError, Loaded, Settings
 from bluesminds.http.client.pool import Pool, tls_context
 from bluesminds.http.server.sockets import bind_tcp, raise_descriptor_limit
 from bluesminds.notify.mail import MailFailed, MailRefused
-from storage import StorageError, ping, sqlite_path
+from storage import StorageError, sqlite_path
 from storage.backup import check_sqlite
+from storage.store import ping
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
 

@@ -2,16 +2,18 @@
 modules that the gateway does not load.
 """
 
+import contextlib
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import trio
 
+from bluesminds.app.program import program
 from bluesminds.common.errors import Unavailable
+from bluesminds.config import Settings
 from bluesminds.config.environ import PREFIX
 from bluesminds.web.api.doctor import DoctorReport
 
@@ -20,35 +22,35 @@ _LONGEST: Final = 1 << 20  # bytes of a report
 
 
 class DoctorProcess:
-    """`config`: None without a file. One run at a time."""
+    """`config`: None without a file. One run at a time; the next one waits for it."""
 
-    def __init__(self, config: Path | None, state_dir: Path) -> None:
-        frozen = getattr(sys, "frozen", False)
+    def __init__(self, config: Path | None, settings: Settings) -> None:
         self._command = [
-            *((sys.executable,) if frozen else (sys.executable, "-m", "bluesminds")),
+            *program(),
             *("doctor", "--json"),
             *(() if config is None else ("--config", str(config))),
         ]
-        # A flag may have set another directory than the configuration.
-        self._state_dir = str(state_dir)
+        # Flags may have set others than the configuration.
+        self._environ = {
+            f"{PREFIX}STATE_DIR": str(settings.state_dir),
+            f"{PREFIX}SERVER__HOST": settings.server.host,
+            f"{PREFIX}SERVER__PORT": str(settings.server.port),
+        }
         self._lock = trio.Lock()
 
     async def run(self) -> DoctorReport:
         """Raises Unavailable."""
-        environ = os.environ | {f"{PREFIX}STATE_DIR": self._state_dir}
-        async with self._lock:
-            with trio.move_on_after(SECONDS):
+        with trio.move_on_after(SECONDS):
+            async with self._lock:
                 done = await trio.run_process(
                     self._command,
-                    env=environ,
+                    env=os.environ | self._environ,
                     check=False,
                     capture_stdout=True,
                     stderr=subprocess.DEVNULL,
                 )
-                try:
+                with contextlib.suppress(msgspec.DecodeError):
                     return msgspec.json.decode(done.stdout[:_LONGEST], type=DoctorReport)
-                except msgspec.DecodeError:
-                    pass
         raise Unavailable(
             "doctor_failed",
             "The checks could not be run here. Run `bluesminds doctor` on the machine of the gateway.",

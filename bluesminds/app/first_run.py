@@ -11,13 +11,10 @@ from msgspec import Struct
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.key_policy import KeyPolicy
+from bluesminds.app.errors import StartRefused
 from bluesminds.app.services import Services
 
 DAY_MS = 86_400_000
-
-
-class StartRefused(Exception):
-    """A public address is configured, and there is no administrator. `bluesminds users create` makes one."""
 
 
 class FirstRun(Struct, frozen=True):

@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from bluesminds.app.errors import BadCertificate, CannotListen
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import listener_limits
 from bluesminds.common.log import Log
@@ -23,18 +24,6 @@ from bluesminds.http.server.sockets import raise_descriptor_limit
 from bluesminds.web.guard import mark_operator
 
 OTHER_DESCRIPTORS = 100  # for the database, the log, and sockets that are being closed
-
-
-class CannotListen(Exception):
-    """A listening socket cannot be opened at `where`; `cause` says why."""
-
-    def __init__(self, where: str, cause: OSError) -> None:
-        super().__init__(f"cannot listen on {where}: {cause.strerror or cause}")
-        self.cause = cause
-
-
-class BadCertificate(Exception):
-    """The listener's TLS certificate or its private key cannot be used."""
 
 
 def ensure_descriptors(settings: Settings, log: Log) -> None:
@@ -71,15 +60,16 @@ async def listen_publicly(
     stats: ListenerStats,
     shutdown: trio.Event,
     *,
+    tls: ssl.SSLContext | None,
     task_status: trio.TaskStatus[list[Any]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve until `shutdown` is set, then drain. Raises BadCertificate."""
+    """Serve until `shutdown` is set, then drain."""
     server, log = services.settings.server, services.log
     await serve(
         app,
         sockets,
         listener_limits(server),
-        tls=server_tls_context(server),
+        tls=tls,
         http2=server.http2,
         on_error=lambda exc: log.exception("connection_failed", exc),
         on_rejection=lambda client, rejection, request_id, suppressed: log.info(
@@ -125,12 +115,19 @@ def server_tls_context(server: ListenSettings) -> ssl.SSLContext | None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    load_certificate(context, server)
+    return context
+
+
+def load_certificate(context: ssl.SSLContext | None, server: ListenSettings) -> None:
+    """Read the files of the certificate, for new connections. Raises BadCertificate."""
+    if context is None or server.tls_cert is None:
+        return
     try:
         context.load_cert_chain(server.tls_cert, server.tls_key)
     except OSError as exc:
         why = exc.reason if isinstance(exc, ssl.SSLError) else exc.strerror
         raise BadCertificate(f"tls_cert and tls_key in [server] cannot be used: {why}") from exc
-    return context
 
 
 def _open(where: str, bind: Callable[[], list[socket]]) -> list[socket]:

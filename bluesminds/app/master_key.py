@@ -9,8 +9,9 @@ from functools import partial
 from msgspec import Struct
 
 from bluesminds.accounts.audit import OPERATOR, entry
-from bluesminds.app.secrets import MASTER_KEY, read_master_keys, store_fingerprint
+from bluesminds.app.secrets import read_master_keys, store_fingerprint
 from bluesminds.app.services import open_services
+from bluesminds.app.state_dir import MASTER_KEY
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import Vault, fingerprint, new_master_key
 from bluesminds.common.log import Log

@@ -5,64 +5,36 @@ Both ways are the same API, so a command has one code path. The process that hol
 is the only one that writes. A command never creates a database: a wrong state directory is an error.
 """
 
-import os
 import ssl
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from functools import partial
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cache
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 import trio
-from msgspec import structs
 
-from bluesminds.accounts.audit import Actor
-from bluesminds.app.data_plane import build_routing
-from bluesminds.app.prices import PriceLoader
-from bluesminds.app.routing import Routing
-from bluesminds.app.secrets import MASTER_KEY
-from bluesminds.app.services import Services, database_url, open_services
-from bluesminds.app.settings_map import configured_server, file_routes
+from bluesminds.app.database import require_database
 from bluesminds.app.state_dir import ForeignState, StateBusy, StateDir
 from bluesminds.common.clock import Clock
-from bluesminds.common.errors import Unavailable
+from bluesminds.common.loading import loading
 from bluesminds.common.log import Log
-from bluesminds.common.prompts import LoggedPrompt
-from bluesminds.common.routes import ModelRoute
-from bluesminds.common.values import InUse, Server
-from bluesminds.config import ConfigError, Secret, Settings
-from bluesminds.gateway.replay import ReplayResult
-from bluesminds.gateway.routing.catalog import ModelCatalog, merge_servers
-from bluesminds.gateway.routing.explain import Explanation, RouteQuestion
-from bluesminds.gateway.routing.fleet import FleetHealth
-from bluesminds.gateway.routing.health import UNKNOWN, ServerStatus
-from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
-from bluesminds.gateway.server_test import test_server
-from bluesminds.gateway.upstream.entra import EntraTokens
+from bluesminds.config import Settings
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.client.pool import Pool
 from bluesminds.http.client.transport import PoolTransport
-from bluesminds.providers.vendors import from_environment
-from bluesminds.web.api import GatewayControls, api_routes, build_guard
-from bluesminds.web.api.doctor import DoctorReport
-from bluesminds.web.api.reload import ReloadReport
-from bluesminds.web.app import create_app
-from bluesminds.web.guard import mark_operator
-from storage import sqlite_path
-from storage.prompt_log import PromptRow
 
 BASE_URL = "http://local"
 TIMEOUT = 30.0  # seconds; a server test takes up to upstream.probe_timeout
 LOCK_TIMEOUT = 5.0  # seconds; how long to wait for a state directory that another process holds
 POLL = 0.05  # seconds
-MODEL_LIST_SECONDS = 10.0  # how long a command waits for the servers' model lists
 
 
-class NoDatabase(Exception):
-    """No gateway runs, and no gateway has run with these settings before."""
-
-    def __init__(self, state_dir: Path) -> None:
-        super().__init__(f"no gateway is running and there is no database in {state_dir}")
+class _OpenAPI(Protocol):
+    def __call__(
+        self, settings: Settings, *, clock: Clock, log: Log
+    ) -> AbstractAsyncContextManager[ASGIApp]: ...
 
 
 @asynccontextmanager
@@ -76,38 +48,53 @@ async def operator_client(settings: Settings, *, clock: Clock, log: Log) -> Asyn
     created there would belong to the wrong user.
     """
     deadline = trio.current_time() + LOCK_TIMEOUT
-    socket_path = StateDir(settings.state_dir).socket_path
-    while True:
+    while not await _gateway_runs(settings):
         try:
-            async with _in_process_client(settings, clock=clock, log=log) as client:
+            async with (
+                _load_api()(settings, clock=clock, log=log) as app,
+                _client(httpx.ASGITransport(app)) as client,
+            ):
                 yield client
             return
-        except (StateBusy, ForeignState, NoDatabase) as exc:
-            if await _is_served(socket_path):
-                break
-            if not isinstance(exc, StateBusy) or trio.current_time() > deadline:
+        except StateBusy:
+            if trio.current_time() > deadline:
                 raise
         await trio.sleep(POLL)
     async with trio.open_nursery() as nursery:
         # The socket has no TLS. Reading the system's certificates would take longer than the request.
         pool = Pool(tls=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         await nursery.start(pool.run)
-        transport = PoolTransport(pool, socket_path=str(socket_path))
+        transport = PoolTransport(pool, socket_path=str(StateDir(settings.state_dir).socket_path))
         async with _client(transport) as client:
             yield client
         nursery.cancel_scope.cancel()
 
 
+async def _gateway_runs(settings: Settings) -> bool:
+    """Raises BadState, BadDatabaseURL, and NoDatabase if there is no database either."""
+    state = StateDir(settings.state_dir)
+    try:
+        state.check()
+    except ForeignState:
+        if await _is_served(state.socket_path):
+            return True
+        raise
+    if await _is_served(state.socket_path):
+        return True
+    require_database(settings)
+    return False
+
+
+@cache
+def _load_api() -> _OpenAPI:
+    """A command beside a running gateway does not need these modules, which take most of its time."""
+    with loading():
+        from bluesminds.app.operator_api import open_operator_api
+    return open_operator_api
+
+
 def _client(transport: httpx.AsyncBaseTransport) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=transport, base_url=BASE_URL, trust_env=False, timeout=TIMEOUT)
-
-
-def require_database(settings: Settings) -> None:
-    """Raises NoDatabase, BadDatabaseURL."""
-    path = sqlite_path(database_url(settings))
-    # A PostgreSQL database that a gateway has used belongs to the secrets in its state directory.
-    if not (settings.state_dir / MASTER_KEY if path is None else path).exists():
-        raise NoDatabase(settings.state_dir)
 
 
 async def _is_served(path: Path) -> bool:
@@ -118,124 +105,3 @@ async def _is_served(path: Path) -> bool:
         return False
     await stream.aclose()
     return True
-
-
-@asynccontextmanager
-async def _in_process_client(
-    settings: Settings, *, clock: Clock, log: Log
-) -> AsyncIterator[httpx.AsyncClient]:
-    StateDir(settings.state_dir).check()
-    require_database(settings)
-    async with open_services(settings, clock=clock, log=log) as services:
-        transport = httpx.ASGITransport(mark_operator(_build_control(services)))
-        async with _client(transport) as client:
-            yield client
-
-
-def _build_control(services: Services) -> ASGIApp:
-    problems: dict[str, str] = {}
-    controls = GatewayControls(
-        list_servers=partial(_list_servers, services, problems),
-        server_status=partial(_server_status, problems),
-        key_status=ServerKeyRegistry().statuses,
-        servers_changed=_noop,
-        test_server=partial(
-            test_server,
-            services.pool,
-            services.clock,
-            EntraTokens(services.pool, services.settings.upstream.entra_url),
-            seconds=services.settings.upstream.probe_timeout,
-        ),
-        price_book=PriceLoader(services).load,
-        prices_changed=_noop,
-        usage_now=_no_usage,
-        list_routes=partial(_list_routes, services),
-        routes_changed=_noop,
-        catalog=partial(_load_catalog, services),
-        explain=partial(_explain, services),
-        fleet_health=FleetHealth,
-        probe_now=_noop,
-        requests=None,
-        log=None,
-        open_backup=services.backups.open,
-        run_doctor=_refuse_doctor,
-        reload=_refuse_reload,
-        replay=_refuse_replay,
-    )
-    guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
-    routes = api_routes(services.accounts, controls, services.clock)
-    return create_app(routes, guard, clock=services.clock, log=services.log)
-
-
-async def _list_servers(services: Services, problems: dict[str, str]) -> list[Server]:
-    """All servers. `problems` gets the reason for each one whose API key cannot be read."""
-    return merge_servers(_configured(services, problems), await services.accounts.servers.load())
-
-
-def _configured(services: Services, problems: dict[str, str]) -> list[Server]:
-    keyless = services.settings.keyless.enabled
-    configured = []
-    for row in services.settings.servers:
-        if row.mode != "off":
-            try:
-                server = configured_server(row, demo_url="", keyless=keyless)
-            except ConfigError as exc:
-                problems[row.name] = str(exc)
-                unread = structs.replace(row, api_key=Secret(""), api_keys=(), headers=None)
-                server = configured_server(unread, demo_url="", keyless=keyless)
-            configured.append(server)
-    return configured
-
-
-async def _list_routes(services: Services) -> Sequence[ModelRoute]:
-    return (*file_routes(services.settings), *await services.accounts.routes.load())
-
-
-async def _load_catalog(services: Services) -> ModelCatalog:
-    return (await _load_routing(services)).registry.catalog
-
-
-async def _explain(services: Services, question: RouteQuestion) -> Explanation:
-    return await (await _load_routing(services)).explain(question)
-
-
-async def _load_routing(services: Services) -> Routing:
-    """Asks the servers for their models. The demo server only runs inside a gateway."""
-    problems: dict[str, str] = {}
-    configured = [one for one in _configured(services, problems) if one.url and one.name not in problems]
-    if not services.settings.servers:
-        configured = from_environment(os.environ)
-    routing = build_routing(services, configured)
-    await routing.discover_models(MODEL_LIST_SECONDS)
-    return routing
-
-
-def _server_status(problems: dict[str, str], name: str) -> ServerStatus:
-    return ServerStatus("unusable", None, problems[name]) if name in problems else UNKNOWN
-
-
-def _no_usage(subject: str) -> InUse:
-    """Without a running gateway nothing is in use."""
-    return InUse()
-
-
-async def _refuse_doctor() -> DoctorReport:
-    raise Unavailable(
-        "gateway_not_running", "No gateway is running. Run `bluesminds doctor` instead.", retry=False
-    )
-
-
-async def _refuse_reload(actor: Actor) -> ReloadReport:
-    raise Unavailable(
-        "gateway_not_running", "No gateway is running. The next start reads the configuration.", retry=False
-    )
-
-
-async def _refuse_replay(
-    kept: PromptRow, prompt: LoggedPrompt, *, path: str, model: str | None, client: str
-) -> ReplayResult:
-    raise Unavailable("gateway_not_running", "No gateway is running. Start it first.", retry=False)
-
-
-async def _noop() -> None:
-    """Without a running gateway there is nothing to reload."""

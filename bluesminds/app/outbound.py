@@ -5,7 +5,8 @@ import os
 from collections.abc import Iterator
 from typing import Final
 
-from bluesminds.app.services import BadDatabaseURL, database_url
+from bluesminds.app.database import database_url
+from bluesminds.app.errors import BadDatabaseURL
 from bluesminds.common.entra import is_entra_app
 from bluesminds.config import ConfigError, Settings
 from bluesminds.gateway.error_reports import SentryAddress

@@ -18,7 +18,8 @@ from bluesminds.gateway.probe import probe
 from bluesminds.gateway.upstream.entra import EntraTokens, TokenFailed
 from bluesminds.http.client.pool import Pool, UpstreamOrigin, tls_context
 from bluesminds.http.server.sockets import bind_tcp
-from storage import StorageError, ping, sqlite_path
+from storage import StorageError, sqlite_path
+from storage.store import ping
 
 
 def static_checks(loaded: Loaded) -> Iterator[Problem]:

@@ -1,8 +1,8 @@
 """Reads the configuration again while the gateway runs.
 
 The new configuration is checked completely and then replaces servers, routes, prices, limits of tiers and the
-level of the log in one step without an `await`. A configuration with a problem changes nothing. All other
-settings only change at a restart.
+level of the log in one step without an `await`. The files of the listener's certificate are read again. A
+configuration with a problem changes nothing. All other settings only change at a restart.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,6 +14,7 @@ from msgspec import Struct, structs
 
 from bluesminds.accounts.audit import OPERATOR, Actor
 from bluesminds.app.discovery import configured_servers
+from bluesminds.app.errors import BadCertificate
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import configured_prices, file_routes, tier_limits, tier_markups
@@ -38,6 +39,7 @@ DISCOVERY_SECONDS: Final = 2.0  # how long a reload waits for the models of new 
 class ConfigSource(Struct, frozen=True):
     """Where the settings come from. `load` raises ConfigError and blocks. `path`: None without a file.
     `demo_url`: of the running demo server, or "". `origins`: where each setting came from at the start.
+    `load_certificate` reads the listener's certificate again, and raises BadCertificate.
     """
 
     load: Callable[[], Settings]
@@ -45,6 +47,7 @@ class ConfigSource(Struct, frozen=True):
     environ: Mapping[str, str]
     demo_url: str
     origins: Mapping[str, SettingOrigin]
+    load_certificate: Callable[[], None]
 
 
 class ConfigReloader:
@@ -87,6 +90,8 @@ class ConfigReloader:
                 await self._apply(_live(self._services.settings, settings))
             except ConfigError as exc:
                 return self._reject(exc.problems)
+            except BadCertificate as exc:
+                return self._reject([Problem("", str(exc), "check both files, and reload again")])
             except StorageError as exc:
                 return self._reject([Problem("", str(exc), "check that the database runs")])
             self.accepted = True
@@ -113,7 +118,7 @@ class ConfigReloader:
                 await self.reload(OPERATOR)
 
     async def _apply(self, settings: Settings) -> None:
-        """Raises ConfigError and StorageError; then nothing has changed."""
+        """Raises ConfigError, BadCertificate and StorageError; then nothing has changed."""
         problems = list(self._check(settings))
         if problems:
             raise ConfigError(problems)
@@ -122,6 +127,7 @@ class ConfigReloader:
         discovered = await self._discover(servers)
         lines = configured_prices(settings)
         book = await self._prices.read(lines)
+        source.load_certificate()
         await self._routing.registry.configure(servers, file_routes(settings), discovered)
         # No await follows, so that a request sees servers, routes and prices of one configuration.
         self._prices.configured = lines
@@ -171,10 +177,7 @@ class ConfigReloader:
             before, after = getattr(self._services.settings, name), getattr(settings, name)
             if before == after:
                 continue
-            for changed in _changed(name, before, after):
-                is_live = name in LIVE and not changed.endswith(_SHARED)
-                if not is_live and changed != _LIVE_SETTING:
-                    yield changed
+            yield from (changed for changed in _changed(name, before, after) if not is_live(changed))
 
     def _reject(self, problems: Sequence[Problem]) -> ReloadReport:
         self.accepted = False
@@ -191,6 +194,11 @@ class ConfigReloader:
             routes=len(self._routing.registry.routes),
             prices=len(settings.prices),
         )
+
+
+def is_live(setting: str) -> bool:
+    """Whether a reload applies a setting, such as "server.port"."""
+    return setting == _LIVE_SETTING or (setting.partition(".")[0] in LIVE and not setting.endswith(_SHARED))
 
 
 def _live(before: Settings, after: Settings) -> Settings:

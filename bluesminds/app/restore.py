@@ -26,23 +26,23 @@ from bluesminds.app.backup import (
     FORMAT,
     MANIFEST,
     SECRETS,
-    BackupFailed,
-    DatabaseExists,
     Manifest,
     file_sha256,
     open_secrets,
     run_program,
 )
-from bluesminds.app.secrets import MASTER_KEY, PEPPER
-from bluesminds.app.services import database_url, open_services
-from bluesminds.app.state_dir import StateDir
+from bluesminds.app.database import database_url
+from bluesminds.app.errors import BackupFailed, BackupMissing, DatabaseExists
+from bluesminds.app.services import open_services
+from bluesminds.app.state_dir import MASTER_KEY, PEPPER, StateDir
 from bluesminds.common.clock import Clock
 from bluesminds.common.log import Log
 from bluesminds.config import Settings, StorageSettings
 from bluesminds.gateway.limits.lease import Lease
-from storage import open_store, sqlite_path
+from storage import sqlite_path
 from storage.backup import ClientProgram, check_sqlite, restore_postgres
 from storage.settings import select_setting
+from storage.store import open_store
 
 _PARTIAL: Final = "restore.partial"
 _SMALL: Final = 65_536  # bytes; the maximum of the manifest and of the secrets
@@ -182,8 +182,9 @@ def _extract(file: Path, target: Path) -> Manifest:
     except (*_UNREADABLE, msgspec.DecodeError, FileExistsError) as exc:
         raise BackupFailed(_INCOMPLETE) from exc
     except FileNotFoundError as exc:
-        message = _INCOMPLETE if exc.filename != str(file) else f"{file} does not exist"
-        raise BackupFailed(message) from exc
+        if exc.filename == str(file):
+            raise BackupMissing(f"{file} does not exist") from exc
+        raise BackupFailed(_INCOMPLETE) from exc
     if not intact:
         raise BackupFailed("the backup is damaged: the checksum of the database is wrong")
     return manifest

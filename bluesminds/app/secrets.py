@@ -9,13 +9,12 @@ master key is being replaced, its file has two lines: the new key and the old on
 import hmac
 from collections.abc import Callable, Mapping
 
-from bluesminds.app.state_dir import BadState, StateDir
+from bluesminds.app.state_dir import MASTER_KEY, PEPPER, BadState, StateDir
 from bluesminds.common.crypto import Vault, chain_key, fingerprint, new_master_key, new_pepper
 from bluesminds.config import Secret
 from storage.base import Connection, Store
 from storage.settings import insert_setting, put_setting, select_setting
 
-PEPPER, MASTER_KEY = "pepper", "master.key"
 _MAKE: Mapping[str, Callable[[], bytes]] = {PEPPER: new_pepper, MASTER_KEY: new_master_key}
 
 

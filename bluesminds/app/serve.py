@@ -22,7 +22,14 @@ from bluesminds.accounts.weekly_usage import WeeklyUsage
 from bluesminds.app.data_plane import DataPlaneParts, Runtime, build_data_plane, restore_limits
 from bluesminds.app.discovery import configured_servers, start_demo
 from bluesminds.app.first_run import FirstRun, bootstrap, refuse_public_without_admin
-from bluesminds.app.listeners import ensure_descriptors, listen_locally, listen_publicly, public_sockets
+from bluesminds.app.listeners import (
+    ensure_descriptors,
+    listen_locally,
+    listen_publicly,
+    load_certificate,
+    public_sockets,
+    server_tls_context,
+)
 from bluesminds.app.malloc import fix_malloc_thresholds
 from bluesminds.app.reload import ConfigSource
 from bluesminds.app.services import Services, open_services
@@ -52,9 +59,10 @@ MODEL_DISCOVERY_SECONDS = 2.0  # how long the start waits for the servers' model
 class Running(Struct, frozen=True):
     """A gateway that takes requests. `addresses` are the listening sockets' names as the operating system
     gives them. `servers` have their status at the start. `healthy` is for a watchdog: False when only
-    a restart can help.
+    a restart can help. The `sockets` are closed by the shutdown.
     """
 
+    sockets: list[socket.socket]
     addresses: list[Any]
     models: list[str]
     servers: list[tuple[Server, ServerStatus]]
@@ -93,6 +101,7 @@ async def serve(
     """
     fix_malloc_thresholds()
     ensure_descriptors(settings, log)
+    tls = server_tls_context(settings.server)
     async with open_services(settings, clock=clock, log=log, password_hasher=password_hasher) as services:
         with public_sockets(settings.server, inherited) as sockets:
             await refuse_public_without_admin(sockets, services)
@@ -105,7 +114,12 @@ async def serve(
                 demo_url = start_demo(settings, background, log)
                 configured = await configured_servers(settings, services.pool, environ, demo_url)
                 source = ConfigSource(
-                    reread or (lambda: settings), config_path, environ, demo_url, origins or {}
+                    reread or (lambda: settings),
+                    config_path,
+                    environ,
+                    demo_url,
+                    origins or {},
+                    partial(load_certificate, tls, settings.server),
                 )
                 runtime = Runtime(metrics, recorder, tasks, lease, Broadcast())
                 data_plane = build_data_plane(services, configured, runtime, backoff, source)
@@ -115,14 +129,16 @@ async def serve(
                 _start_tasks(background, services, data_plane, runtime)
                 await background.start(listen_locally, services, data_plane.control)
                 async with trio.open_nursery() as listener:
+                    public = partial(listen_publicly, tls=tls)
                     addresses = await listener.start(
-                        listen_publicly, services, data_plane.edge, sockets, data_plane.stats, shutdown
+                        public, services, data_plane.edge, sockets, data_plane.stats, shutdown
                     )
                     listener.start_soon(_end_live_streams, services, runtime, shutdown)
                     first_run = await bootstrap(services, guest_key=guest_key)
                     models = [row.id for row in data_plane.routing.registry.catalog.models()]
                     task_status.started(
                         Running(
+                            sockets,
                             addresses,
                             models,
                             data_plane.routing.statuses(),

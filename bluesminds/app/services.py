@@ -4,7 +4,7 @@ The server runs on them. A command runs on them too when no server is running: t
 makes sure that only one process uses the store.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import get_args
 
@@ -52,6 +52,7 @@ from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
 from bluesminds.accounts.webhooks import WebhookPolicy, Webhooks
 from bluesminds.app.backup import Backups
+from bluesminds.app.database import database_url
 from bluesminds.app.identity import privy_verifier, sign_in_clients
 from bluesminds.app.payments import payment_providers
 from bluesminds.app.secrets import load_secrets
@@ -85,16 +86,12 @@ from bluesminds.notify.mail_groups import OptOutLinks
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
 from bluesminds.notify.webhooks import WebhookSender, deliver_event
-from storage import open_store, sqlite_path
 from storage.base import Store
+from storage.store import open_store
 
 MAIL_FLUSH_SECONDS = 3.0  # how long the end waits for mail that can be sent at once
 WEBHOOK_CONNECTIONS = 400
 WEBHOOK_CONNECTIONS_PER_HOST = 20
-
-
-class BadDatabaseURL(Exception):
-    """The database URL is invalid. The message repeats no part of it."""
 
 
 class KeyChangeNotifier:
@@ -187,25 +184,6 @@ async def open_services(
                 yield _build_services(resources, password_hasher)
                 await resources.outbox.flush(MAIL_FLUSH_SECONDS)
                 nursery.cancel_scope.cancel()
-
-
-def database_url(settings: Settings) -> str:
-    """Raises BadDatabaseURL."""
-    url = settings.database_url.reveal()
-    try:
-        sqlite_path(url)
-    except ValueError as exc:
-        raise BadDatabaseURL(f"url in [storage] cannot be used: {exc}") from exc
-    return url
-
-
-def database_files(settings: Settings) -> Mapping[str, int]:
-    """The sizes of the files of the database in bytes, by name; empty for PostgreSQL."""
-    path = sqlite_path(database_url(settings))
-    if path is None:
-        return {}
-    files = {"Database": path, "Write-ahead log": path.with_name(f"{path.name}-wal")}
-    return {name: file.stat().st_size for name, file in files.items() if file.exists()}
 
 
 def _webhook_pool(settings: Settings) -> Pool | None:

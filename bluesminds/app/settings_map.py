@@ -204,6 +204,7 @@ def configured_prices(settings: Settings) -> list[PriceLine]:
             service_tier=row.service_tier or "",
             from_tokens=row.from_tokens or 0,
             max_output=row.max_output_tokens,
+            until=read_day(row.until) if row.until else None,
         )
         for row in settings.prices
     ]

@@ -15,6 +15,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+PEPPER, MASTER_KEY = "pepper", "master.key"  # files
 MAX_SOCKET_PATH = 104  # bytes; sun_path holds 108 on Linux and 104 on macOS
 _DEFAULT_REMEDY = "set state_dir to a directory that only the gateway can write to"
 _FULL_REMEDY = "free space for the state directory, or set state_dir to a directory on another disk"

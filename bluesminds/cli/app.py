@@ -1,43 +1,90 @@
 """The command tree."""
 
+from typing import Final
+
 import click
 
 from bluesminds import __version__
 from bluesminds.cli import exits
-from bluesminds.cli.audit import audit_group
-from bluesminds.cli.backup import backup, restore
-from bluesminds.cli.billing import billing_group
-from bluesminds.cli.config import check, config_group, init
-from bluesminds.cli.doctor import doctor, support_bundle
-from bluesminds.cli.explain import explain
-from bluesminds.cli.health import health
-from bluesminds.cli.imports import import_group
-from bluesminds.cli.keys import keys_group
-from bluesminds.cli.ledger import ledger_group
-from bluesminds.cli.limits import limits_group
-from bluesminds.cli.logs import logs
-from bluesminds.cli.mail import mail_group
-from bluesminds.cli.master_key import master_key_group
-from bluesminds.cli.migrate import migrate, rollback
-from bluesminds.cli.models import models
-from bluesminds.cli.prices import prices_group
-from bluesminds.cli.prompt_log import prompt_log_group
-from bluesminds.cli.redeem_codes import redeem_codes_group
-from bluesminds.cli.reload import reload
-from bluesminds.cli.replay import replay
-from bluesminds.cli.reprice import reprice
-from bluesminds.cli.routes import routes_group
-from bluesminds.cli.serve import demo, serve
-from bluesminds.cli.server_keys import server_keys_group
-from bluesminds.cli.servers import servers_group
-from bluesminds.cli.shell import completion, man_pages
-from bluesminds.cli.usage import usage_group
-from bluesminds.cli.users import users_group
-from bluesminds.cli.vendor_keys import vendor_keys_group
-from bluesminds.cli.vendors import vendors
-from bluesminds.cli.version import version
-from bluesminds.cli.webhooks import webhooks_group
+from bluesminds.cli.lazy import LazyCommand, LazyGroup
 
+COMMANDS: Final = {
+    "serve": LazyCommand("bluesminds.cli.serve:serve", "Run the gateway."),
+    "demo": LazyCommand("bluesminds.cli.serve:demo", "Run the gateway with a built-in demo server."),
+    "init": LazyCommand(
+        "bluesminds.cli.config:init", "Write a starter configuration, readable only by its owner."
+    ),
+    "check": LazyCommand(
+        "bluesminds.cli.config:check", "Check the configuration without starting the gateway."
+    ),
+    "config": LazyCommand("bluesminds.cli.config:config_group", "Show the configuration."),
+    "keys": LazyCommand("bluesminds.cli.keys:keys_group", "Manage API keys."),
+    "servers": LazyCommand("bluesminds.cli.servers:servers_group", "Manage upstream servers."),
+    "routes": LazyCommand(
+        "bluesminds.cli.routes:routes_group", "Manage routes: which servers get the requests for a model."
+    ),
+    "models": LazyCommand(
+        "bluesminds.cli.models:models", "List all models, with their servers, prices and routes."
+    ),
+    "explain": LazyCommand(
+        "bluesminds.cli.explain:explain", "Show which servers a request would get now, and why."
+    ),
+    "vendors": LazyCommand("bluesminds.cli.vendors:vendors", "List the vendors that can be added by name."),
+    "prices": LazyCommand("bluesminds.cli.prices:prices_group", "Manage the prices of models."),
+    "reprice": LazyCommand("bluesminds.cli.reprice:reprice", "Compute the costs of past requests again."),
+    "users": LazyCommand("bluesminds.cli.users:users_group", "Manage accounts."),
+    "vendor-keys": LazyCommand(
+        "bluesminds.cli.vendor_keys:vendor_keys_group", "Manage the keys of users for vendors."
+    ),
+    "webhooks": LazyCommand(
+        "bluesminds.cli.webhooks:webhooks_group", "Manage the webhooks of the operators."
+    ),
+    "limits": LazyCommand("bluesminds.cli.limits:limits_group", "Show and set limits of accounts and keys."),
+    "ledger": LazyCommand("bluesminds.cli.ledger:ledger_group", "Manage prepaid credit."),
+    "billing": LazyCommand("bluesminds.cli.billing:billing_group", "Manage plans, orders and payments."),
+    "redeem-codes": LazyCommand(
+        "bluesminds.cli.redeem_codes:redeem_codes_group",
+        "Manage redeem codes, each of which gives credit once.",
+    ),
+    "usage": LazyCommand("bluesminds.cli.usage:usage_group", "Show requests, tokens and costs."),
+    "logs": LazyCommand("bluesminds.cli.logs:logs", "Show what the running gateway logs."),
+    "prompt-log": LazyCommand(
+        "bluesminds.cli.prompt_log:prompt_log_group", "Manage the prompt log: requests and responses in full."
+    ),
+    "replay": LazyCommand("bluesminds.cli.replay:replay", "Send a request again, and compare both answers."),
+    "audit": LazyCommand("bluesminds.cli.audit:audit_group", "Show and verify the audit log."),
+    "mail": LazyCommand(
+        "bluesminds.cli.mail:mail_group", "Preview the mails of the gateway, and test its settings."
+    ),
+    "master-key": LazyCommand(
+        "bluesminds.cli.master_key:master_key_group", "Manage the key that encrypts secrets in the database."
+    ),
+    "reload": LazyCommand(
+        "bluesminds.cli.reload:reload", "Let the running gateway read its configuration again."
+    ),
+    "restart": LazyCommand(
+        "bluesminds.cli.restart:restart", "Restart the running gateway without refusing a connection."
+    ),
+    "backup": LazyCommand("bluesminds.cli.backup:backup", "Write a backup of the database to FILE."),
+    "restore": LazyCommand("bluesminds.cli.backup:restore", "Restore the backup FILE."),
+    "migrate": LazyCommand("bluesminds.cli.migrate:migrate", "Create the database, or upgrade its schema."),
+    "rollback": LazyCommand(
+        "bluesminds.cli.migrate:rollback", "Go back to the database as it was before the last upgrade."
+    ),
+    "health": LazyCommand("bluesminds.cli.health:health", "Ask the running gateway whether it works."),
+    "doctor": LazyCommand("bluesminds.cli.doctor:doctor", "Check everything that the gateway needs."),
+    "support-bundle": LazyCommand(
+        "bluesminds.cli.doctor:support_bundle", "Write a report for support, without secrets."
+    ),
+    "import": LazyCommand(
+        "bluesminds.cli.imports:import_group", "Take over servers and users from another gateway."
+    ),
+    "completion": LazyCommand("bluesminds.cli.shell:completion", "Print the completions for a shell."),
+    "man-pages": LazyCommand(
+        "bluesminds.cli.shell:man_pages", "Write a manual page for each command into DIRECTORY."
+    ),
+    "version": LazyCommand("bluesminds.cli.version:version", "Print the version."),
+}
 _EPILOG = (
     "Exit codes: "
     + "; ".join(f"{code} {meaning}" for code, meaning in exits.MEANINGS.items())
@@ -46,7 +93,7 @@ _EPILOG = (
 )
 
 
-class Commands(click.Group):
+class Commands(LazyGroup):
     """Maps Ctrl-C and arguments that are not UTF-8 to their exit codes, for every command."""
 
     def invoke(self, ctx: click.Context) -> object:
@@ -61,54 +108,11 @@ class Commands(click.Group):
 
 
 @click.version_option(__version__, message="bluesminds %(version)s", help="Print the version.")
-@click.group(cls=Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands, lazy=COMMANDS, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]}
+)
 def cli() -> None:
     """A self-hosted AI gateway: keys, limits, routing and usage for the SDKs of OpenAI, Anthropic and Google.
 
     Start with `bluesminds demo`, or `bluesminds serve` with OPENAI_API_KEY set.
     """
-
-
-servers_group.add_command(server_keys_group)
-for command in (
-    serve,
-    demo,
-    init,
-    check,
-    config_group,
-    keys_group,
-    servers_group,
-    routes_group,
-    models,
-    explain,
-    vendors,
-    prices_group,
-    reprice,
-    users_group,
-    vendor_keys_group,
-    webhooks_group,
-    limits_group,
-    ledger_group,
-    billing_group,
-    redeem_codes_group,
-    usage_group,
-    logs,
-    prompt_log_group,
-    replay,
-    audit_group,
-    mail_group,
-    master_key_group,
-    reload,
-    backup,
-    restore,
-    migrate,
-    rollback,
-    health,
-    doctor,
-    support_bundle,
-    import_group,
-    completion,
-    man_pages,
-    version,
-):
-    cli.add_command(command)

@@ -14,7 +14,8 @@ import httpx
 import msgspec
 
 from bluesminds.app.doctor import UNREACHABLE, Diagnosis, diagnose
-from bluesminds.app.operator import NoDatabase, operator_client
+from bluesminds.app.errors import NoDatabase
+from bluesminds.app.operator import operator_client
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import echo_json, json_option, operator_settings
 from bluesminds.cli.config import settings_json

@@ -13,11 +13,16 @@ from typing import TypeVar, TypeVarTuple
 import httpx
 import trio
 
-from bluesminds.app.backup import BackupFailed, DatabaseExists
-from bluesminds.app.first_run import StartRefused
-from bluesminds.app.listeners import BadCertificate, CannotListen
-from bluesminds.app.operator import NoDatabase
-from bluesminds.app.services import BadDatabaseURL
+from bluesminds.app.errors import (
+    BackupFailed,
+    BackupMissing,
+    BadCertificate,
+    BadDatabaseURL,
+    CannotListen,
+    DatabaseExists,
+    NoDatabase,
+    StartRefused,
+)
 from bluesminds.app.state_dir import BadState, StateBusy
 from bluesminds.cli import exits
 from bluesminds.cli.hints import command, demo_command
@@ -105,6 +110,8 @@ def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
             return exits.Failure(str(exc), _state_code(exc.__cause__), exc.remedy)
         case DatabaseExists():
             return exits.Failure(str(exc), exits.CONFLICT, exc.remedy)
+        case BackupMissing():
+            return exits.Failure(str(exc), exits.NOT_FOUND, "name the file that `bluesminds backup` wrote")
         case BackupFailed():
             return exits.Failure(str(exc), exits.FAILURE, exc.remedy)
         case BadDatabaseURL():

@@ -42,9 +42,11 @@ def health(ready: bool, config: Path | None, as_json: bool) -> None:
     """
     path = StateDir(operator_settings(config).settings.state_dir).socket_path
     try:
-        status, body = _ask(path, "/ready" if ready else "/health")
+        status, body = ask_gateway(path, "/ready" if ready else "/health")
     except (OSError, HTTPException) as exc:
-        raise exits.Failure(f"no gateway responds on {path}: {exc}", exits.UNAVAILABLE) from None
+        why = getattr(exc, "strerror", None) or exc
+        remedy = "start it: bluesminds serve"
+        raise exits.Failure(f"no gateway responds on {path}: {why}", exits.UNAVAILABLE, remedy) from None
     if as_json:
         echo_json(body)
     if status != 200:
@@ -55,7 +57,8 @@ def health(ready: bool, config: Path | None, as_json: bool) -> None:
         click.echo("ready" if ready else "ok")
 
 
-def _ask(path: Path, target: str) -> tuple[int, Any]:
+def ask_gateway(path: Path, target: str) -> tuple[int, Any]:
+    """The status and the body of a GET through the operator's socket. Raises OSError and HTTPException."""
     with closing(_SocketConnection(path)) as connection:
         connection.request("GET", target)
         answer = connection.getresponse()

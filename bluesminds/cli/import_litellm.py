@@ -37,7 +37,7 @@ def import_litellm(file: Path, apply_plan: bool, output: Path, as_json: bool) ->
     """
     plan = read_litellm(file)
     text = configuration_text(plan, file.name)
-    _validate(text)
+    validate(text)
     if as_json:
         echo_json({"configuration": plan_json(plan), "left_out": plan.left_out})
     else:
@@ -115,7 +115,7 @@ def _settings(values: Mapping[str, Any]) -> Iterator[str]:
         yield f"{name} = {toml_value(value)}"
 
 
-def _validate(text: str) -> None:
+def validate(text: str) -> None:
     """Raises InvalidConfig."""
     with TemporaryDirectory(prefix="bluesminds-import-") as folder:
         path = Path(folder, "gateway.toml")

@@ -3,6 +3,7 @@
 The names are those of LiteLLM's documentation: docs.litellm.ai/docs/proxy/config_settings.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal
@@ -44,6 +45,9 @@ _RATES: Final = {
     "cache_creation_input_token_cost": "cache_write_usd",
     "output_cost_per_reasoning_token": "reasoning_usd",
 }
+_MAX_WEIGHT: Final = 10_000
+# What its simple-shuffle reads, in this order: the first one that a deployment of the group has.
+_WEIGHTS: Final = ("weight", "rpm", "tpm")
 _READ: Final = {
     *("model", "api_key", "api_base", "base_url", "api_version", "custom_llm_provider", "extra_headers"),
     *("rpm", "max_parallel_requests", "timeout", "stream_timeout", "weight", "order", "organization"),
@@ -123,9 +127,6 @@ class _Planner:
         if not vendor:
             self._leave_out(f'{title}: its provider "{provider or model}" has no vendor here', *where)
             return
-        if name.endswith("*") and model.endswith("*") and name != "*" and name != model:
-            self._leave_out(f"{title}: clients use the names without {name[:-1]!r}", *where)
-            return
         server = self._server(title, where, vendor, variable, params)
         if server is None:
             return
@@ -134,12 +135,15 @@ class _Planner:
             self._leave_out(f"{title}: {', '.join(unread)}", *where)
         wild = model.endswith("*")
         found = self._place(server, "" if wild else model)
+        if wild and name not in ("*", model):
+            self._leave_out(f"{title}: clients use the names without {name[:-1]!r}", *where)
+            return
         target: dict[str, Any] = {"server": found["name"]}
         if not wild and model != name:
             target["model"] = model
         if "order" in params:
             target["priority"] = int(params["order"])
-        target["weight"] = params.get("weight", 1)
+        target["weight"] = {key: params.get(key) for key in _WEIGHTS}
         self._groups.setdefault(name, []).append(target)
         self._add_price(model, found["name"], params | (row.get("model_info") or {}))
 
@@ -147,9 +151,11 @@ class _Planner:
         self, title: str, where: tuple[str, int], vendor: str, variable: str, params: Mapping[str, Any]
     ) -> dict[str, Any] | None:
         """The server of a deployment, without its name and models. None: it cannot be carried over."""
-        url = self._value(params.get("api_base") or params.get("base_url"))
+        given = params.get("api_base") or params.get("base_url")
+        url = self._value(given)
         if url is None or (vendor == "azure" and not url):
-            self._leave_out(f"{title}: its address is not in the configuration or the environment", *where)
+            source = str(given).removeprefix(REFERENCE) if given else "api_base, which it does not have"
+            self._leave_out(f"{title}: set its address, {source}, and import again", *where)
             return None
         server: dict[str, Any] = {} if url and vendor in ("openai", "litellm") else {"vendor": vendor}
         if vendor == "litellm" and url:
@@ -391,13 +397,36 @@ def _rows(value: Any) -> Iterator[Mapping[str, Any]]:  # noqa: ANN401
 
 
 def _weighted(targets: Sequence[Mapping[str, Any]]) -> list[Any]:
-    """Weights as whole numbers. A target with nothing but a server is its name."""
-    scale = 1 if all(float(target["weight"]) >= 1 for target in targets) else 100
-    found: list[Any] = []
-    for target in targets:
-        weight = min(10_000, max(1, round(float(target["weight"]) * scale)))
+    """Targets with whole weights. Equal targets become one; one with nothing but a server is its name."""
+    merged: list[tuple[dict[str, Any], float]] = []
+    for target, weight in zip(targets, _weights(targets), strict=True):
         row = {key: value for key, value in target.items() if key != "weight"}
-        if weight != 1:
-            row["weight"] = weight
-        found.append(row["server"] if len(row) == 1 else row)
-    return found
+        at = next((index for index, (known, _) in enumerate(merged) if known == row), None)
+        if at is None:
+            merged.append((row, weight))
+        else:
+            merged[at] = (row, merged[at][1] + weight)
+    whole = _whole([weight for _, weight in merged])
+    found = [
+        row | ({} if weight == 1 else {"weight": weight})
+        for (row, _), weight in zip(merged, whole, strict=True)
+    ]
+    return [row["server"] if len(row) == 1 else row for row in found]
+
+
+def _weights(targets: Sequence[Mapping[str, Any]]) -> list[float]:
+    for key in _WEIGHTS:
+        given = [float(target["weight"][key] or 0) for target in targets]
+        if any(given):
+            return given
+    return [1.0] * len(targets)
+
+
+def _whole(weights: Sequence[float]) -> list[int]:
+    """In the same proportions, from 1 to 10,000."""
+    largest = max(weights)
+    smallest = min(weight for weight in weights if weight)
+    scale = _MAX_WEIGHT / largest if largest > _MAX_WEIGHT else 1 if smallest >= 1 else 100
+    whole = [max(1, min(_MAX_WEIGHT, round(weight * scale))) for weight in weights]
+    common = math.gcd(*whole)
+    return [weight // common for weight in whole]

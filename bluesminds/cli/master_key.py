@@ -5,8 +5,8 @@ from pathlib import Path
 import click
 from msgspec import structs
 
+from bluesminds.app.database import require_database
 from bluesminds.app.master_key import RotatedMasterKey, rotate_master_key
-from bluesminds.app.operator import require_database
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import echo_json, json_option, operator_settings
 from bluesminds.cli.failures import run

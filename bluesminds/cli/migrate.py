@@ -5,7 +5,8 @@ from typing import Any
 
 import click
 
-from bluesminds.app.services import database_url, open_services
+from bluesminds.app.database import database_url
+from bluesminds.app.services import open_services
 from bluesminds.app.state_dir import StateDir
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import echo_json, json_option

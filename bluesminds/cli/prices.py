@@ -65,7 +65,16 @@ def list_(model: str | None, server: str | None, config: Path | None, as_json: b
     params = {name: value for name, value in (("model", model), ("server", server)) if value}
     query = f"?{urlencode(params)}" if params else ""
     columns = (
-        *("model", "server", "since", "service_tier", "from_tokens", "input_usd", "cached_input_usd"),
+        *(
+            "model",
+            "server",
+            "since",
+            "until",
+            "service_tier",
+            "from_tokens",
+            "input_usd",
+            "cached_input_usd",
+        ),
         *("output_usd", "source"),
     )
     show(call(config, "GET", f"/prices{query}"), as_json=as_json, columns=columns)
@@ -75,6 +84,7 @@ def list_(model: str | None, server: str | None, config: Path | None, as_json: b
 @click.argument("model")
 @_line_options
 @_rate_options
+@click.option("--until", metavar="DAY", help="Only before this day (UTC), such as 2026-12-31.")
 @click.option("--max-output-tokens", type=click.IntRange(1), help="The maximum that the model writes.")
 @config_option
 @json_option

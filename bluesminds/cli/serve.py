@@ -1,15 +1,16 @@
-"""serve and demo: run the gateway until a signal stops it."""
+"""serve and demo: run the gateway until a signal stops it, or replaces it by the program on disk."""
 
 import dataclasses
 import gc
 import logging
 import os
 import signal
-import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any
+from socket import socket
+from typing import Any, Final
 
 import click
 import msgspec
@@ -17,6 +18,7 @@ import trio
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.app import serve as app
+from bluesminds.app.program import kept_sockets, program, replace_process
 from bluesminds.cli import banner, exits
 from bluesminds.cli.failures import run
 from bluesminds.cli.hints import DEMO_DIR
@@ -25,6 +27,8 @@ from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import LibraryLog, LineWriter, Log
 from bluesminds.config import Loaded, ServerSettings, SettingOrigin, Settings, find_file, load
 from bluesminds.http.server import systemd
+
+CHECK_SECONDS: Final = 60.0
 
 
 def listen_options(command: Any) -> Any:  # noqa: ANN401 - a click decorator
@@ -90,18 +94,34 @@ def _run(loaded: Loaded, reread: Callable[[], Settings], *, guest_key: bool = Fa
     with LineWriter() as write:
         log = Log(SystemClock(), level=settings.log.level, json=as_json, write=write)
         logging.getLogger().addHandler(LibraryLog(log))
-        code = run(loaded, _supervise, loaded, reread, log, guest_key)
+        kept: list[socket] = []
+        code = run(loaded, _supervise, loaded, reread, log, guest_key, kept)
+    if kept and code == exits.OK:
+        _replace(kept)
     sys.exit(code)
+
+
+def _replace(kept: list[socket]) -> None:
+    try:
+        replace_process(kept, sys.argv[1:])
+    except OSError as exc:
+        message = f"the program cannot be started again: {exc.strerror}"
+        raise exits.Failure(message, remedy="start the gateway") from None
 
 
 @dataclasses.dataclass
 class _ShutdownState:
-    """The state of the shutdown. The second signal, or one during the start, cancels `everything`."""
+    """The state of the shutdown. The second signal, or one during the start, cancels `everything`.
+
+    `kept` gets copies of the listening sockets if the process is to be replaced after the shutdown.
+    """
 
     everything: trio.CancelScope
     shutdown: trio.Event
+    kept: list[socket]
     running: app.Running | None = None
     interrupted: bool = False
+    is_checking: bool = False
 
     def end(self) -> None:
         self.interrupted = self.shutdown.is_set()
@@ -109,15 +129,23 @@ class _ShutdownState:
             self.everything.cancel()
         self.shutdown.set()
 
+    def forget_sockets(self) -> None:
+        for sock in self.kept:
+            sock.close()
+        self.kept.clear()
 
-async def _supervise(loaded: Loaded, reread: Callable[[], Settings], log: Log, guest_key: bool) -> int:
+
+async def _supervise(
+    loaded: Loaded, reread: Callable[[], Settings], log: Log, guest_key: bool, kept: list[socket]
+) -> int:
     """Run the gateway; the first signal drains it, the second stops it immediately."""
     inherited = [sock for socks in systemd.inherited_sockets(os.environ).values() for sock in socks]
+    inherited += kept_sockets(os.environ)
     notifier = systemd.Notifier(os.environ)
     with trio.open_signal_receiver(*_signals()) as signals:
         async with trio.open_nursery() as nursery:
-            life = _ShutdownState(nursery.cancel_scope, trio.Event())
-            nursery.start_soon(_handle_signals, signals, life, notifier, loaded.settings, log, nursery)
+            life = _ShutdownState(nursery.cancel_scope, trio.Event(), kept)
+            nursery.start_soon(_handle_signals, signals, life, notifier, loaded, log, nursery)
             running: app.Running = await nursery.start(
                 _serve, loaded, reread, log, life, inherited, guest_key
             )
@@ -142,7 +170,7 @@ def _freeze_loaded_objects() -> None:
 def _signals() -> list[signal.Signals]:
     """Not SIGHUP under nohup with a terminal: the gateway continues when the terminal closes."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and _closes_with_terminal()
-    return [signal.SIGTERM, signal.SIGINT, *([] if ignored else [signal.SIGHUP])]
+    return [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, *([] if ignored else [signal.SIGHUP])]
 
 
 def _closes_with_terminal() -> bool:
@@ -154,22 +182,61 @@ async def _handle_signals(
     signals: AsyncIterator[int],
     life: _ShutdownState,
     notifier: systemd.Notifier,
-    settings: Settings,
+    loaded: Loaded,
     log: Log,
-    reloads: trio.Nursery,
+    tasks: trio.Nursery,
 ) -> None:
     async for number in signals:
+        if number == signal.SIGUSR2:
+            tasks.start_soon(_restart, life, notifier, loaded.path, log)
+            continue
         if number == signal.SIGHUP and not _closes_with_terminal():
             if life.running is not None:
-                reloads.start_soon(life.running.reload, OPERATOR)
+                tasks.start_soon(life.running.reload, OPERATOR)
+            continue
+        if life.kept:  # a restart has begun, and becomes a stop
+            life.forget_sockets()
             continue
         notifier.stopping()
         if life.running is not None and not life.shutdown.is_set():
             count = life.running.running_requests()
             log.info("stopping", running=count)
             if sys.stderr.isatty():
-                click.echo(_stopping_text(count, settings.server.drain_timeout), err=True)
+                click.echo(_stopping_text(count, loaded.settings.server.drain_timeout), err=True)
         life.end()
+
+
+async def _restart(life: _ShutdownState, notifier: systemd.Notifier, config: Path | None, log: Log) -> None:
+    """Shut down and keep the listening sockets, if the program on disk accepts the configuration."""
+    if life.running is None or life.shutdown.is_set() or life.is_checking:
+        return
+    if notifier.is_supervised:
+        reason = "the service manager starts and stops this process; use systemctl restart"
+    else:
+        life.is_checking = True
+        reason = await _why_not_startable(config)
+        life.is_checking = False
+    if reason:
+        log.error("restart_refused", reason=reason)
+    elif not life.shutdown.is_set():
+        life.kept += [sock.dup() for sock in life.running.sockets]
+        log.info("restarting", running=life.running.running_requests())
+        life.end()
+
+
+async def _why_not_startable(config: Path | None) -> str:
+    """What `bluesminds check` of the program on disk reports, or ""."""
+    command = [*program(), "check", *(() if config is None else ("--config", str(config)))]
+    try:
+        with trio.fail_after(CHECK_SECONDS):
+            done = await trio.run_process(
+                command, check=False, stdout=subprocess.DEVNULL, capture_stderr=True
+            )
+    except OSError as exc:
+        return f"{command[0]} cannot be run: {exc.strerror}"
+    except trio.TooSlowError:
+        return f"`bluesminds check` has not finished within {CHECK_SECONDS:g} s"
+    return "" if done.returncode == 0 else done.stderr.decode(errors="replace").strip()
 
 
 def _stopping_text(count: int, seconds: float) -> str:
@@ -184,7 +251,7 @@ async def _serve(
     reread: Callable[[], Settings],
     log: Log,
     life: _ShutdownState,
-    inherited: list[socket.socket],
+    inherited: list[socket],
     guest_key: bool,
     *,
     task_status: trio.TaskStatus[app.Running],

@@ -12,6 +12,7 @@ import click
 
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import call, echo_json, json_option, show
+from bluesminds.cli.lazy import LazyCommand, LazyGroup
 from bluesminds.cli.options import config_option
 from bluesminds.common.server_headers import holds_credential
 from bluesminds.common.values import ServerMode, ServerOptions
@@ -68,7 +69,16 @@ def _option_flags(unset: str = "") -> Callable[[Callable[..., None]], Callable[.
     return decorate
 
 
-@click.group("servers")
+@click.group(
+    "servers",
+    cls=LazyGroup,
+    lazy={
+        "keys": LazyCommand(
+            "bluesminds.cli.server_keys:server_keys_group",
+            "Manage the API keys of a server, which are used in turn.",
+        )
+    },
+)
 def servers_group() -> None:
     """Manage upstream servers."""
 

@@ -10,6 +10,7 @@ from click.shell_completion import get_completion_class
 
 from bluesminds import __version__
 from bluesminds.cli import exits
+from bluesminds.cli.lazy import subcommands
 
 _PROGRAM: Final = "bluesminds"
 _VARIABLE: Final = "_BLUESMINDS_COMPLETE"
@@ -88,7 +89,7 @@ def _see_also(context: click.Context) -> Iterator[str]:
     """The commands of a group, and the page above."""
     if isinstance(context.command, click.Group):
         yield ".SH COMMANDS"
-        for name, inner in context.command.commands.items():
+        for name, inner in subcommands(context.command).items():
             page = f"{context.command_path} {name}".replace(" ", "-")
             yield from (".TP", f".BR {_escape(page)} (1)", _escape(inner.get_short_help_str(200)))
     if context.parent is not None:
@@ -98,7 +99,7 @@ def _see_also(context: click.Context) -> Iterator[str]:
 def _contexts(context: click.Context) -> Iterator[click.Context]:
     yield context
     if isinstance(context.command, click.Group):
-        for name, inner in context.command.commands.items():
+        for name, inner in subcommands(context.command).items():
             yield from _contexts(click.Context(inner, parent=context, info_name=name))
 
 

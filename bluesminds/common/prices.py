@@ -35,8 +35,8 @@ RATE_FIELDS: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
 
 
 class PriceLine(Struct, frozen=True):
-    """`server`: "" is every server. `since`: milliseconds since the epoch. `service_tier`: "" is the standard
-    one. `from_tokens`: the rates apply from this many input tokens on.
+    """`server`: "" is every server. `since` and `until` (exclusive): milliseconds since the epoch.
+    `service_tier`: "" is the standard one. `from_tokens`: the rates apply from this many input tokens on.
     """
 
     model: str
@@ -46,6 +46,7 @@ class PriceLine(Struct, frozen=True):
     service_tier: str = ""
     from_tokens: int = 0
     max_output: int | None = None
+    until: int | None = None
 
     @property
     def key(self) -> tuple[str, str, int, str, int]:
@@ -65,12 +66,13 @@ class NewCost(Struct, frozen=True):
 
 
 class OperatorPrice(Struct, frozen=True):
-    """`server`: the name of the only server that it is for; "": all. `since`: milliseconds."""
+    """`server`: the name of the only server that it is for; "": all. `since`, `until`: milliseconds."""
 
     model: str
     price: Price
     server: str = ""
     since: int = 0
+    until: int | None = None
 
 
 def rates_from(fields: Mapping[str, object]) -> Rates:
@@ -101,13 +103,19 @@ def write_day(at_ms: int) -> str:
 
 
 def combine(lines: Iterable[PriceLine]) -> list[OperatorPrice]:
-    """One price for each server, model and date."""
+    """One price for each server, model and date. It ends with the first of its lines that ends."""
     groups: dict[tuple[str, str, int], dict[tuple[str, int], PriceLine]] = {}
     for line in lines:
         group = groups.setdefault((line.server, line.model, line.since), {})
         group.setdefault((line.service_tier, line.from_tokens), line)
     return [
-        OperatorPrice(model, _price(server, model, since, group), server, since)
+        OperatorPrice(
+            model,
+            _price(server, model, since, group),
+            server,
+            since,
+            min((line.until for line in group.values() if line.until is not None), default=None),
+        )
         for (server, model, since), group in groups.items()
     ]
 

@@ -25,6 +25,13 @@ def check_billing(settings: Settings) -> Iterator[Finding]:
             "set enabled = true in [billing], or remove the plans",
             warning=True,
         )
+    if billing.enabled and not (billing.manual or settings.stripe.api_key or settings.creem.api_key):
+        yield Finding(
+            (("billing", "enabled"),),
+            "[billing] is enabled, but there is no way to pay",
+            "set api_key in [stripe] or [creem], or manual = true in [billing]",
+            warning=True,
+        )
     for section, found in (("stripe", settings.stripe), ("creem", settings.creem)):
         yield from _check_provider(section, found, enabled=billing.enabled)
     for name, count in sorted(Counter(plan.name for plan in settings.plans).items()):

@@ -102,6 +102,8 @@ class SettingsBuilder:
                 try:
                     values[key] = self._value(field, given, name)
                 except UnsuitableError as error:
+                    if section not in ("", SERVERS):  # the name of a table in it
+                        error.name = error.name.replace("[[", f"[[{section}.", 1)
                     self.failed.add(source)
                     self.pending.problems.append(_problem(name, field, given, error))
         return values

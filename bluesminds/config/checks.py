@@ -308,6 +308,10 @@ def _check_mail(settings: Settings) -> Iterator[Finding]:
             "set it to the URL users open in a browser; links in mail use it",
             warning=True,
         )
+    elif not mail.configured and (mail.sender is not None or mail.username is not None):
+        about = (("mail", "sender"), host) if mail.sender is not None else (("mail", "username"), host)
+        text = f"{about[0][1]} in [mail] has no effect without host"
+        yield Finding(about, text, 'add host = "smtp.example.com", or set backend = "resend"', warning=True)
     if mail.sender is not None and read_email(mail.sender) is None:
         yield Finding(
             (sender,), "sender in [mail] is not an e-mail address", "write only the address, without a name"
@@ -365,11 +369,18 @@ def _check_limits(settings: Settings) -> Iterator[Finding]:
             "keep one [[prices]] table for a model, server, since, service_tier and from_tokens",
         )
     for index, row in enumerate(settings.prices):
-        if row.since is not None and not _is_day(row.since):
+        wrong = [name for name in ("since", "until") if not _is_day(getattr(row, name))]
+        for name in wrong:
             yield Finding(
-                (("prices", index, "since"),),
-                f"since in [[prices]] {display(row.model)} is not a day",
+                (("prices", index, name),),
+                f"{name} in [[prices]] {display(row.model)} is not a day",
                 "write it like 2026-02-28",
+            )
+        if not wrong and row.until is not None and row.until <= (row.since or ""):
+            yield Finding(
+                (("prices", index, "until"), ("prices", index, "since")),
+                f"[[prices]] {display(row.model)} ends before it begins",
+                "set until to a day after since; the price does not count on this day any more",
             )
         if not any(getattr(row, name) is not None for name in RATE_FIELDS):
             yield Finding(
@@ -379,9 +390,9 @@ def _check_limits(settings: Settings) -> Iterator[Finding]:
             )
 
 
-def _is_day(text: str) -> bool:
+def _is_day(text: str | None) -> bool:
     try:
-        read_day(text)
+        read_day(text or "2026-02-28")
     except ValueError:
         return False
     return True

@@ -650,6 +650,7 @@ class PriceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     model: Text
     server: ServerName | None = None
     since: Day | None = None
+    until: Day | None = None
     service_tier: TierOfService | None = None
     from_tokens: Tokens | None = None
     input_usd: Usd | None = None

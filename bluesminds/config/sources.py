@@ -20,6 +20,7 @@ from bluesminds.config.values import ConfigError, Problem, SettingOrigin
 _SYNTAX_LOCATION = re.compile(
     r"^(?P<what>.*?) \(at (?:line (?P<line>\d+), column (?P<column>\d+)|end of document)\)$"
 )
+_TABLE = re.compile(r"\((?:'[^']*'(?:, |,)?)+\)")  # as tomllib names it: ('server',)
 _NAMES: Final = {
     "env": re.compile(r"[A-Za-z_][A-Za-z0-9_]*"),
     "file": re.compile(r"[^\x00-\x1f\x7f]+"),
@@ -111,10 +112,14 @@ def read_document(path: Path) -> ConfigDocument:
     raise ConfigError([problem])
 
 
+def _as_header(found: re.Match[str]) -> str:
+    return "[" + ".".join(re.findall("'([^']*)'", found[0])) + "]"
+
+
 def _syntax_problem(path: Path, text: str) -> Problem:
     found = _SYNTAX_LOCATION.match(text)
     where = f"{path}:{found['line']}:{found['column']}" if found and found["line"] else str(path)
-    what = found["what"] if found else text
+    what = _TABLE.sub(_as_header, found["what"] if found else text)
     return Problem(
         where, f"not valid TOML: {what}", "quote text, write tables as [NAME], and use each key once"
     )

@@ -12,34 +12,28 @@ from dataclasses import replace
 import trio
 from msgspec import Struct, structs
 
-from bluesminds.common.broadcast import Broadcast
-from bluesminds.common.errors import GatewayError
-from bluesminds.common.log import Log
-from bluesminds.common.money import CostItem, total
-from bluesminds.common.prices import SEVERAL_PRICES
-from bluesminds.common.values import NO_AMOUNT, NO_USAGE, Caller, RequestContext, Usage, server_label
+from bluesminds.common.values import NO_AMOUNT, NO_USAGE, Caller, Usage
+from bluesminds.gateway.bills import Attempt, Bill, bill_request
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.budget import StreamBudget
 from bluesminds.gateway.limits.headers import Headers
 from bluesminds.gateway.limits.reserve import Reservation
-from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.observer import RequestObserver, milliseconds
 from bluesminds.gateway.receipts import FAILED, HEDGED, RequestTrail, write_receipt
 from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.server_keys import AttemptKey
-from bluesminds.gateway.tracing import Tracer
 from bluesminds.gateway.upstream.hedging import HEDGE_LOST
 from bluesminds.gateway.upstream.sender import AttemptRecord
 from bluesminds.wire.base import Stage
 from bluesminds.wire.media import Opaque
-from bluesminds.wire.usage import add_usage, expected_input, is_too_large, settle_usage
+from bluesminds.wire.usage import expected_input, is_too_large, settle_usage
 from storage.receipts import ReceiptRow
 from storage.usage import Quarantine, UsageRow
 
 ALWAYS_PLAUSIBLE = 20_000  # tokens; a smaller report is never too large
 STOPPED = "stopped"  # outcome: a stream that ended because no more money could be reserved
-CLIENT_GONE = 499  # nginx's status for a client that disconnected before the response; only for records
 
 
 class UsageEntry:
@@ -60,7 +54,7 @@ class UsageEntry:
         self._reservation = reservation
         self._batch: Batch | None = None
         self._stage: Stage | None = None
-        self._earlier: list[tuple[Target | None, Usage]] = []  # attempts whose stream went on elsewhere
+        self._earlier: list[Attempt] = []  # those whose stream went on elsewhere
         self.attempts: tuple[str, ...] = ()
         self.server = ""
         self.target: Target | None = None
@@ -119,7 +113,7 @@ class UsageEntry:
         """The input of an attempt is a cost that no account is charged for. Returns it in nano-USD."""
         nano = self.input_cost(target)
         if nano:
-            self._accounting.metrics.uncharged[target.server.name, cost_class] += nano
+            self._accounting.observer.metrics.uncharged[target.server.name, cost_class] += nano
         return nano
 
     def has_queued(self, seconds: float) -> None:
@@ -168,19 +162,12 @@ class UsageEntry:
         """The usage row if the request ended now, because the process crashes. An account with prepaid credit
         is to pay the whole cost.
         """
-        usage = self._usage_so_far(sent=bool(self.attempts))
-        price = self._accounting.estimator.price(self.target, self._call.model, self._call.context.at_ms)
-        items: Sequence[CostItem] | None = None if price is None else price.items(usage)
-        self._price_version = "" if price is None else price.version
-        for failed, used in self._earlier:
-            items = self._add_items(items, failed, used)
-            usage = add_usage(usage, used)
-        cost = None if items is None else total(items, self._call.markup)
+        bill = self._bill(self._usage_so_far(sent=bool(self.attempts)))
+        self._price_version = bill.price_version
         return replace(
-            self._row(500, "crashed", usage),
-            cost_nano=cost,
-            price_version=self._price_version,
-            charged_nano=(cost or 0) if self._reservation.has_credit else None,
+            self._row(500, "crashed", bill.usage),
+            cost_nano=bill.cost,
+            charged_nano=(bill.cost or 0) if self._reservation.has_credit else None,
         )
 
     def finish(self, status: int, outcome: str, usage: Usage) -> None:
@@ -191,33 +178,31 @@ class UsageEntry:
             return
         self.outcome = outcome
         self._accounting.running.pop(self.id, None)
-        estimator = self._accounting.estimator
-        model, target = self._call.model, self.target
-        price = estimator.price(target, model, self._call.context.at_ms)
-        items: Sequence[CostItem] | None = ()
         if usage.usage_source == "upstream":
             usage = self._plausible(usage)
-        if price is not None:
-            items = price.items(usage)
-            self._price_version = price.version
-        elif usage.usage_source != "cache":
-            items = None
-        last = usage
-        for failed, used in self._earlier:
-            items = self._add_items(items, failed, used)
-            usage = add_usage(usage, used)
-        self.cost = None if items is None else total(items, self._call.markup)
+        bill = self._bill(usage)
+        self._price_version = bill.price_version
+        self.cost = bill.cost
         if outcome == STOPPED and self.cost is not None:
             # Its last piece was not sent, and its usage is the gateway's estimate.
             self.cost = min(self.cost, self._reservation.reserved[1])
-        receipt = None if self.trail is None else self._receipt(self.trail, usage, items or ())
-        self._reservation.settle((usage.input_tokens or 0) + (usage.output_tokens or 0), self.cost or 0)
-        if last.usage_source == "upstream" and last.output_tokens and self._reservation.has_budget:
-            estimator.outputs.learn(self._caller.key_id, model, last.output_tokens)
-        estimator.learn((target and target.serves) or model, self._call.facts.text_bytes, last)
-        row = self._row(status, outcome, usage)
+        receipt = None if self.trail is None else self._receipt(self.trail, bill)
+        self._reservation.settle(_tokens(bill.usage), self.cost or 0)
+        self._learn(usage)
+        row = self._row(status, outcome, bill.usage)
         self._batch = self._accounting.recorder.record(row, receipt)
-        self._accounting.observe(row, self._call.context, self.label)
+        self._accounting.observer.observe(row, self._call.context, self.label)
+
+    def _bill(self, usage: Usage) -> Bill:
+        return bill_request(self._accounting.estimator, self._call, self.target, usage, self._earlier)
+
+    def _learn(self, usage: Usage) -> None:
+        """Estimate later requests with what the last attempt has used."""
+        call, estimator = self._call, self._accounting.estimator
+        if usage.usage_source == "upstream" and usage.output_tokens and self._reservation.has_budget:
+            estimator.outputs.learn(self._caller.key_id, call.model, usage.output_tokens)
+        served = "" if self.target is None else self.target.serves
+        estimator.learn(served or call.model, call.facts.text_bytes, usage)
 
     def _plausible(self, usage: Usage) -> Usage:
         """The usage without what is absurd in it. The own counts replace those that are too large."""
@@ -225,7 +210,7 @@ class UsageEntry:
         if usage.cost == NO_AMOUNT:
             self.quarantine = self.quarantine or "cost"
             usage = structs.replace(usage, cost=None)
-        if (usage.input_tokens or 0) + (usage.output_tokens or 0) <= ALWAYS_PLAUSIBLE:
+        if _tokens(usage) <= ALWAYS_PLAUSIBLE:
             return usage
         model = self._call.model if target is None else target.model or self._call.model
         if not is_too_large(usage, facts, self._accounting.context_length(model), self.own_output):
@@ -233,17 +218,6 @@ class UsageEntry:
         self.quarantine = "too_large"
         output = None if usage.output_tokens is None else self.own_output or 0
         return Usage(expected_input(facts), output, usage_source="estimated", cost=usage.cost)
-
-    def _add_items(
-        self, items: Sequence[CostItem] | None, failed: Target | None, usage: Usage
-    ) -> Sequence[CostItem] | None:
-        """With the cost of an earlier attempt, at the price of its own target."""
-        call = self._call
-        price = self._accounting.estimator.price(failed, call.model, call.context.at_ms)
-        more = None if price is None else price.items(usage)
-        if price is None or price.version != self._price_version:
-            self._price_version = SEVERAL_PRICES
-        return None if items is None or more is None else (*items, *more)
 
     def cost_of(self, usage: Usage) -> int | None:
         """What this usage costs, in nano-USD; None if that is unknown."""
@@ -288,17 +262,16 @@ class UsageEntry:
         if self._batch is not None:
             await self._accounting.wait_durable(self._batch, self._call.context.id)
 
-    def _receipt(self, trail: RequestTrail, usage: Usage, items: Sequence[CostItem]) -> ReceiptRow:
+    def _receipt(self, trail: RequestTrail, bill: Bill) -> ReceiptRow:
         """Call it before the reservation is settled."""
-        context, model = self._call.context, self._call.model
-        used = (usage.input_tokens or 0) + (usage.output_tokens or 0)
+        context = self._call.context
         found = trail.receipt(
-            model,
+            self._call.model,
             context.started,
             reserved=self._reservation.reserved,
-            limits=self._reservation.uses(self._caller, used, self.cost or 0),
-            price_version=self._price_version,
-            cost=tuple(items),
+            limits=self._reservation.uses(self._caller, _tokens(bill.usage), self.cost or 0),
+            price_version=bill.price_version,
+            cost=tuple(bill.items or ()),
             replay_of=context.replay_of,
         )
         return ReceiptRow(context.id, context.at_ms, write_receipt(found))
@@ -340,8 +313,8 @@ class UsageEntry:
             usage_source=usage.usage_source,
             first_byte_ms=None
             if self.first_byte is None
-            else _milliseconds(self.first_byte - context.started),
-            duration_ms=_milliseconds(trio.current_time() - context.started),
+            else milliseconds(self.first_byte - context.started),
+            duration_ms=milliseconds(trio.current_time() - context.started),
             cost_nano=self.cost,
             price_version=self._price_version,
             charged_nano=self._reservation.charged,
@@ -392,23 +365,19 @@ def _unknown_context(model: str) -> int | None:
     return None
 
 
-def _milliseconds(seconds: float) -> int:
-    return round(seconds * 1000)
+def _tokens(usage: Usage) -> int:
+    return (usage.input_tokens or 0) + (usage.output_tokens or 0)
 
 
 class UsageAccounting(Struct, frozen=True):
-    """Takes settled requests: recorder, metrics, log and `followers`. `running`: requests that are not
-    settled, by id.
+    """Takes settled requests. `strict`: responses wait for the row. `running`: requests that are not settled,
+    by id.
     """
 
     recorder: Recorder
     estimator: Estimator
-    metrics: Metrics
-    log: Log
+    observer: RequestObserver
     strict: bool
-    log_requests: bool
-    followers: Broadcast[UsageRow]
-    tracer: Tracer | None = None
     receipts: bool = False
     context_length: Callable[[str], int | None] = _unknown_context
     running: dict[str, UsageEntry] = {}
@@ -418,102 +387,6 @@ class UsageAccounting(Struct, frozen=True):
         entry = self.running[call.context.id] = UsageEntry(self, caller, call, reservation)
         return entry
 
-    def observe(self, row: UsageRow, context: RequestContext, label: str) -> None:
-        """Count and log a settled request. `label` is the model in metrics."""
-        metrics = self.metrics
-        metrics.requests[row.endpoint, label, server_label(row.server), str(row.status)] += 1
-        metrics.seconds[row.endpoint].observe(row.duration_ms / 1000)
-        if row.first_byte_ms is not None:
-            metrics.first_byte[row.endpoint].observe(row.first_byte_ms / 1000)
-        if row.input_tokens:
-            metrics.tokens[label, "input"] += row.input_tokens
-        if row.output_tokens:
-            metrics.tokens[label, "output"] += row.output_tokens
-            if row.streamed and row.first_byte_ms is not None and row.duration_ms > row.first_byte_ms:
-                seconds = (row.duration_ms - row.first_byte_ms) / 1000
-                metrics.token_rate[row.endpoint].observe(row.output_tokens / seconds)
-        if row.outcome not in ("ok", "stopped"):
-            metrics.errors[(row.outcome,)] += 1
-        if row.cost_nano is None and row.usage_source in ("upstream", "estimated"):
-            metrics.unpriced[label] += 1
-        self.followers.publish(row)
-        if self.tracer is not None:
-            self.tracer.record(row, context)
-        if row.own_output_tokens is not None and row.usage_source == "upstream":
-            metrics.meters[label, server_label(row.server)].add(row)
-        if row.quarantine:
-            metrics.quarantined[server_label(row.server), row.quarantine] += 1
-        if self.log_requests:
-            self._log_row(row, context)
-
-    def record_rejection(
-        self,
-        context: RequestContext,
-        status: int,
-        *,
-        code: str | None = None,
-        key_id: str = "",
-        model: str = "",
-    ) -> None:
-        """A request that was sent to no server: it is counted and logged, but has no usage row.
-
-        `model` is the client's text, so it is no label.
-        """
-        self.metrics.requests[context.endpoint, "", "", str(status)] += 1
-        if code is not None:
-            self.metrics.errors[(code,)] += 1
-        if self.tracer is not None:
-            elapsed = _milliseconds(trio.current_time() - context.started)
-            self.tracer.record_rejection(context, status, code, model, elapsed)
-        if self.log_requests:
-            self.log.info(
-                "request",
-                request_id=context.request_id,
-                endpoint=context.endpoint,
-                method=context.method,
-                path=context.path,
-                model=model,
-                status=status,
-                code=code,
-                key_id=key_id,
-                client=context.client,
-                duration_ms=_milliseconds(trio.current_time() - context.started),
-            )
-
-    def record_failure(
-        self, context: RequestContext, caller: Caller | None, exc: BaseException, *, model: str = ""
-    ) -> None:
-        """A request that ends with an exception before it is admitted."""
-        if isinstance(exc, GatewayError):
-            status, code = exc.status, exc.code
-        elif isinstance(exc, OSError):
-            status, code = CLIENT_GONE, "client_gone"
-        elif isinstance(exc, Exception):
-            status, code = 500, "internal_error"
-        else:
-            status, code = CLIENT_GONE, "interrupted"
-        key_id = "" if caller is None else caller.key_id
-        self.record_rejection(context, status, code=code, key_id=key_id, model=model)
-
     async def wait_durable(self, batch: Batch, row_id: str) -> None:
         if self.strict:
             await self.recorder.wait_durable(batch, row_id)
-
-    def _log_row(self, row: UsageRow, context: RequestContext) -> None:
-        self.log.info(
-            "request",
-            request_id=row.request_id,
-            endpoint=row.endpoint,
-            method=context.method,
-            path=context.path,
-            model=row.model,
-            server=row.server,
-            status=row.status,
-            outcome=row.outcome,
-            key_id=row.key_id,
-            attempts=row.attempts,
-            input_tokens=row.input_tokens,
-            output_tokens=row.output_tokens,
-            first_byte_ms=row.first_byte_ms,
-            duration_ms=row.duration_ms,
-        )

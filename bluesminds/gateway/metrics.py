@@ -88,6 +88,7 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.requests: defaultdict[tuple[str, str, str, str], int] = defaultdict(int)
         self.tokens: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self.cost: defaultdict[tuple[str, str], int] = defaultdict(int)  # nano-USD
         self.attempts: defaultdict[tuple[str, str], int] = defaultdict(int)
         self.errors: defaultdict[tuple[str], int] = defaultdict(int)
         self.cache: defaultdict[tuple[str], int] = defaultdict(int)
@@ -172,6 +173,12 @@ class Metrics(Collector):
         )
         yield _counter("bluesminds_tokens", "Tokens of settled requests.", ("model", "kind"), self.tokens)
         yield _counter(
+            "bluesminds_cost_usd",
+            "Cost of settled requests, with the markup.",
+            ("model", "server"),
+            {labels: nano / NANO for labels, nano in self.cost.items()},
+        )
+        yield _counter(
             "bluesminds_unpriced_requests",
             "Requests that used a model without a price.",
             ("model",),
@@ -181,7 +188,7 @@ class Metrics(Collector):
             "bluesminds_uncharged_usd",
             "Estimated cost of attempts that no account is charged for.",
             ("server", "class"),
-            {labels: nano / 1e9 for labels, nano in self.uncharged.items()},
+            {labels: nano / NANO for labels, nano in self.uncharged.items()},
         )
         yield _counter(
             "bluesminds_shadow_requests",

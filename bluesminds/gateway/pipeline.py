@@ -15,7 +15,7 @@ from msgspec import Struct, structs
 from bluesminds.common.errors import Forbidden, GatewayError, InsufficientCredit, NotFound, RateLimited
 from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTraits
 from bluesminds.common.values import Caller, OwnKey, RequestContext, join_requirements
-from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEntry
+from bluesminds.gateway.accounting import UsageAccounting, UsageEntry
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
@@ -25,6 +25,7 @@ from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.errors import no_price_error
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter, Reservation
+from bluesminds.gateway.observer import CLIENT_GONE
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.prompt_log import PromptLog
 from bluesminds.gateway.recovery import StreamRecovery, may_recover
@@ -133,7 +134,8 @@ class Gateway(Struct, frozen=True):
                 selection = None if routed is None else routed.selection
                 entry.trail.decide(catalog, match.operation, targets, selection, body, only)
         except BaseException as exc:
-            self.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)
+            model = "" if call is None else call.model
+            self.accounting.observer.record_failure(context, caller, exc, model=model)
             if linked is not None:
                 linked.release()
             if isinstance(exc, GatewayError) and caller is not None:
@@ -232,7 +234,7 @@ class Gateway(Struct, frozen=True):
 
     def reject(self, context: RequestContext, error: GatewayError) -> None:
         """Record a request that matches no operation."""
-        self.accounting.record_failure(context, None, error)
+        self.accounting.observer.record_failure(context, None, error)
 
     def _select_routed(
         self,
@@ -359,11 +361,11 @@ class Gateway(Struct, frozen=True):
             self.keys.authorize_use(caller, context)
             found = find(self._catalog(caller, context), caller)
         except BaseException as exc:
-            self.accounting.record_failure(context, caller, exc)
+            self.accounting.observer.record_failure(context, caller, exc)
             if isinstance(exc, GatewayError) and caller is not None:
                 raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise
-        self.accounting.record_rejection(context, 200, key_id=caller.key_id)
+        self.accounting.observer.record_rejection(context, 200, key_id=caller.key_id)
         return found, self.limiter.headers(caller)
 
     def _catalog(self, caller: Caller, context: RequestContext) -> ModelCatalog:
@@ -432,7 +434,8 @@ class Gateway(Struct, frozen=True):
                     entry.budget = None  # it costs nothing here
                 recovery = None
                 if routed is not None and isinstance(body, JsonBody) and may_recover(call, routed, entry):
-                    recovery = StreamRecovery(self.sender, call, body, routed, entry, self.accounting.log)
+                    log = self.accounting.observer.log
+                    recovery = StreamRecovery(self.sender, call, body, routed, entry, log)
                 try:
                     await self.relay.pass_on(call, body, reply, entry, out, recovery)
                 except OSError:  # of writing to a client that has left

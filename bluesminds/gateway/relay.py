@@ -15,8 +15,9 @@ from msgspec import Struct, structs
 from bluesminds.common.errors import GatewayError, InvalidRequest, Unavailable, UpstreamFailed
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import NO_USAGE, Usage
-from bluesminds.gateway.accounting import CLIENT_GONE, STOPPED, UsageEntry
+from bluesminds.gateway.accounting import STOPPED, UsageEntry
 from bluesminds.gateway.call import Call, CallBody, JsonBody
+from bluesminds.gateway.observer import CLIENT_GONE
 from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.recovery import StreamRecovery
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply

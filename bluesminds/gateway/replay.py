@@ -139,7 +139,7 @@ class Replayer:
     ) -> RequestContext:
         now = self._clock.now_ms()
         forward = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in prompt.headers)
-        trace, tracer = None, self._gateway.accounting.tracer
+        trace, tracer = None, self._gateway.accounting.observer.tracer
         if tracer is not None:
             trace, forward = tracer.begin(forward)
         required = None

@@ -229,7 +229,7 @@ class DataPlane:
             endpoint = PASSTHROUGH.name
         google = path.api == "gemini" or (endpoint in _SHARED and is_google_client(scope))
         context = read_request_context(
-            scope, endpoint, self._clock, google=google, tracer=self._gateway.accounting.tracer
+            scope, endpoint, self._clock, google=google, tracer=self._gateway.accounting.observer.tracer
         )
         if google:
             send = google_send(scope, send)
@@ -316,7 +316,7 @@ class DataPlane:
         except GatewayError as exc:
             self._gateway.reject(context, exc)
             raise
-        self._gateway.accounting.record_rejection(context, 204)
+        self._gateway.accounting.observer.record_rejection(context, 204)
         await out.start(204, preflight_headers(preflight, origin, request.methods))
         await out.end()
 

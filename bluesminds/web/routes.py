@@ -8,8 +8,8 @@ define the rest.
 
 The parameters of a handler are optional: `principal`, `body`, `query` (Structs that forbid unknown fields),
 `browser` (a BrowserRequest), `raw` (a RawInput) and every {name} of its path. It returns a Struct, None
-for no content, or a HandlerResponse to set a status or headers. Routes are only added by `mount`, so every
-route checks its access.
+for no content, or a HandlerResponse to set a status or headers. {name:path} takes slashes as well. Routes
+are only added by `mount`, so every route checks its access.
 """
 
 import inspect
@@ -44,7 +44,7 @@ T = TypeVar("T")
 Row = TypeVar("Row")
 
 MAX_PAGE: Final = 100  # rows
-_PATH_PARAM: Final = re.compile(r"\{(\w+)\}")
+_PATH_PARAM: Final = re.compile(r"\{(\w+)(:path)?\}")
 _PARAMETERS: Final = frozenset(("principal", "body", "query", "browser", "raw"))
 
 
@@ -136,7 +136,7 @@ class Route(Struct, frozen=True, kw_only=True):
 
     @property
     def path_params(self) -> tuple[str, ...]:
-        return tuple(_PATH_PARAM.findall(self.path))
+        return _path_params(self.path)
 
 
 def route(
@@ -154,7 +154,7 @@ def route(
     """Raises TypeError if the handler has a parameter that is neither known nor in the path."""
     hints = dict(_hints(getattr(handler, "__func__", handler)))
     response = hints.pop("return")
-    if unknown := set(hints) - _PARAMETERS - set(_PATH_PARAM.findall(path)):
+    if unknown := set(hints) - _PARAMETERS - set(_path_params(path)):
         raise TypeError(f"{method} {path} has no value for the parameters {', '.join(sorted(unknown))}")
     response = get_args(response)[0] if get_origin(response) is HandlerResponse else response
     return Route(
@@ -175,6 +175,10 @@ def route(
         media=media,
         other_media=other_media,
     )
+
+
+def _path_params(path: str) -> tuple[str, ...]:
+    return tuple(found[1] for found in _PATH_PARAM.finditer(path))
 
 
 @lru_cache(maxsize=1024)
@@ -210,7 +214,8 @@ def _url_map(routes: tuple[tuple[str, str, str], ...]) -> QuartMap:
     """
     found = QuartMap(merge_slashes=False)  # they are merged by a redirect with an HTML body
     for method, path, name in routes:
-        rule = MatchedRule(_PATH_PARAM.sub(r"<\1>", path), methods={method}, endpoint=name)
+        pattern = _PATH_PARAM.sub(lambda found: f"<path:{found[1]}>" if found[2] else f"<{found[1]}>", path)
+        rule = MatchedRule(pattern, methods={method}, endpoint=name)
         rule.provide_automatic_options = False
         found.add(rule)
     return found

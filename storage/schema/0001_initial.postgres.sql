@@ -540,6 +540,7 @@ CREATE TABLE prices (
     from_tokens BIGINT NOT NULL, -- it counts from this many input tokens on
     rates TEXT NOT NULL, -- JSON object: nano-USD for a million units
     max_output BIGINT,
+    until BIGINT, -- from when it does not count any more
     updated_at BIGINT NOT NULL,
     PRIMARY KEY (model, server, since, service_tier, from_tokens)
 );

@@ -804,6 +804,7 @@ CREATE TABLE prices (
     from_tokens INTEGER NOT NULL, -- it counts from this many input tokens on
     rates TEXT NOT NULL, -- JSON object: nano-USD for a million units
     max_output INTEGER,
+    until INTEGER, -- from when it does not count any more
     updated_at INTEGER NOT NULL,
     PRIMARY KEY (model, server, since, service_tier, from_tokens)
 ) STRICT, WITHOUT ROWID;

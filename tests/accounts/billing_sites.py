@@ -14,8 +14,8 @@ from bluesminds.accounts.subscription_states import DunningPolicy
 from bluesminds.accounts.trials import Referrals, Trials
 from bluesminds.common.log import Log
 from bluesminds.payments.port import PaymentProvider
-from storage import open_store
 from storage.base import Connection, Store
+from storage.store import open_store
 from storage.users import UserRow, insert_user, select_user
 from tests.storage.samples import user
 from tests.storage.test_ledger import FixedClock

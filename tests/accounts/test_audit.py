@@ -14,9 +14,10 @@ from bluesminds.accounts.audit import MASK, OPERATOR, Actor, AuditLog, entry
 from bluesminds.common.crypto import chain_key
 from bluesminds.common.money import NANO
 from bluesminds.common.values import LimitSet
-from storage import Connection, Store, open_store
+from storage import Connection, Store
 from storage.audit import AuditQuery, insert_audit
 from storage.chain import START, ChainCheck
+from storage.store import open_store
 from tests.storage.samples import NOON
 
 ACCOUNTS = Path(__file__).resolve().parents[2] / "bluesminds" / "accounts"

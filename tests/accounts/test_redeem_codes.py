@@ -8,7 +8,7 @@ from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.common.errors import Conflict
-from storage import open_store
+from storage.store import open_store
 from storage.users import insert_user
 from tests.storage.samples import NOON, user
 from tests.storage.test_ledger import FixedClock

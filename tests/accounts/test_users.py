@@ -19,9 +19,10 @@ from bluesminds.common.crypto import Vault, key_digest, new_master_key
 from bluesminds.common.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from bluesminds.common.log import Log
 from bluesminds.common.values import LimitSet, Server
-from storage import Connection, Store, open_store
+from storage import Connection, Store
 from storage.keys import select_key_by_digest
 from storage.settings import select_setting
+from storage.store import open_store
 from storage.usage import DAY, insert_batch
 from tests.storage.samples import NOON, usage
 

@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from bluesminds.accounts.weekly_usage import UsageWeek, WeeklyUsage
-from storage import Store, open_store
+from storage import Store
 from storage.events import select_new_events
 from storage.mail_preferences import MailPreferencesRow, put_mail_preferences
+from storage.store import open_store
 from storage.usage import insert_batch
 from storage.users import insert_user
 from tests.storage.samples import usage, user

@@ -15,7 +15,8 @@ from trio.testing import MockClock
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.ledger import CreditEntry
-from bluesminds.app.backup import BackupFailed, Backups, DatabaseExists
+from bluesminds.app.backup import Backups
+from bluesminds.app.errors import BackupFailed, DatabaseExists
 from bluesminds.app.restore import RestoredBackup, restore_backup
 from bluesminds.app.services import Services, open_services
 from bluesminds.app.state_dir import BadState, StateBusy, StateDir
@@ -26,10 +27,10 @@ from bluesminds.common.money import NANO
 from bluesminds.common.values import Server
 from bluesminds.config import Settings, load
 from bluesminds.gateway.limits.lease import LeaseHeld
-from storage import open_store
 from storage.base import Connection
 from storage.leases import take_lease
 from storage.settings import select_setting
+from storage.store import open_store
 from storage.usage import LATEST, select_page
 from tests import gateways
 from tests.fakes import model_server

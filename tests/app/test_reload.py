@@ -1,11 +1,13 @@
 """A reload replaces servers, routes and prices as a whole, or nothing."""
 
+import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
 import trio
+import trustme
 from trio.testing import wait_all_tasks_blocked
 
 from bluesminds.accounts.audit import OPERATOR
@@ -66,6 +68,33 @@ async def test_reload_uses_new_servers_while_streams_continue(
     assert "two" in rest[0] and rest[-1] == "data: [DONE]"
     (event,) = gateway.events("config_reloaded")
     assert event["restart"] == []
+
+
+async def test_reload_uses_a_renewed_certificate_for_new_connections(
+    nursery: trio.Nursery, home: Path
+) -> None:
+    files = [home / "cert.pem", home / "key.pem"]
+
+    def issue() -> None:
+        issued = trustme.CA().issue_cert("localhost")
+        issued.private_key_pem.write_to_path(files[1])
+        for number, blob in enumerate(issued.cert_chain_pems):
+            blob.write_to_path(files[0], append=number > 0)
+
+    issue()
+    server = {"tls_cert": str(files[0]), "tls_key": str(files[1])}
+    gateway = await gateways.start(nursery, home, servers=[], server=server)
+    (address, *_) = gateway.running.addresses
+    served = [await trio.to_thread.run_sync(ssl.get_server_certificate, address)]
+    issue()
+    report = await reload(gateway)
+    assert (report.accepted, report.restart) == (True, ())
+    served.append(await trio.to_thread.run_sync(ssl.get_server_certificate, address))
+    assert served[0] != served[1]
+    assert served[1].strip() in files[0].read_text()
+    files[1].write_text("damaged")
+    assert not (await reload(gateway)).accepted
+    assert await trio.to_thread.run_sync(ssl.get_server_certificate, address) == served[1]
 
 
 async def test_reload_of_bad_configuration_changes_nothing(

@@ -84,7 +84,8 @@ def test_backup_to_directory_that_is_missing_fails(home: Path) -> None:
 
 def test_restore_of_missing_or_other_file_fails(home: Path) -> None:
     user = user_with_passphrase(home)
-    assert "one.tar.gz does not exist" in user.call("restore", "one.tar.gz", *WORDS).stderr
+    missing = user.call("restore", "one.tar.gz", *WORDS)
+    assert missing.returncode == exits.NOT_FOUND and "one.tar.gz does not exist" in missing.stderr
     (home / "one.tar.gz").write_text("something else")
     other = user.call("restore", "one.tar.gz", *WORDS)
     assert other.returncode == exits.FAILURE

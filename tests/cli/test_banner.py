@@ -51,6 +51,7 @@ def running(
 ) -> Running:
     services = cast("Any", SimpleNamespace(state=state))
     return Running(
+        [],
         addresses,
         models,
         servers or [],

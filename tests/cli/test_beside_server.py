@@ -65,6 +65,32 @@ def test_commands_with_running_gateway_take_effect_there(home: Path) -> None:
     }
 
 
+LIST_MODULES = """
+import sys
+from bluesminds.__main__ import main
+try:
+    main()
+finally:
+    sys.stderr.write(" ".join(sys.modules))
+"""
+
+
+@pytest.mark.process
+def test_command_loads_only_modules_that_it_uses(home: Path) -> None:
+    user = demo_user(home)
+
+    def modules(*words: str) -> set[str]:
+        done = user.run(*words, launcher=(sys.executable, "-c", LIST_MODULES))
+        assert done.returncode == 0
+        return set(done.stderr.split())
+
+    assert not {"trio", "bluesminds.config"} & modules("version")
+    with user.serving("demo", "--port", "0") as gateway:
+        assert not {"quart", "storage.store"} & modules("keys", "list")
+        assert gateway.stop() == 0
+    assert "asyncpg" not in modules("keys", "list")
+
+
 # Waits longer than the default, for slow disks.
 PATIENT = """
 from bluesminds.app import operator

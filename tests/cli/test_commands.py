@@ -23,8 +23,9 @@ from bluesminds import __version__
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import show
 from bluesminds.cli.app import cli
+from bluesminds.cli.lazy import LazyGroup, subcommands
 from bluesminds.common.clock import SystemClock
-from storage import open_store
+from storage.store import open_store
 from storage.usage import insert_batch
 from tests.storage.samples import usage
 from tests.terminal import COMMAND, SECONDS, User
@@ -32,7 +33,9 @@ from tests.terminal import COMMAND, SECONDS, User
 
 def tree(command: click.Command, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     if isinstance(command, click.Group):
-        inner = [found for name, child in command.commands.items() for found in tree(child, (*path, name))]
+        inner = [
+            found for name, child in subcommands(command).items() for found in tree(child, (*path, name))
+        ]
         return [path, *inner]
     return [path]
 
@@ -43,14 +46,23 @@ def test_help_every_command_documents_its_options(path: tuple[str, ...]) -> None
     assert result.exit_code == 0
     listed = result.output.partition("Commands:")[2]
     assert "..." not in listed, "a command's first sentence is too long for the list"
-    command = cli
+    command: click.Command = cli
     for name in path:
         assert isinstance(command, click.Group)
-        command = command.commands[name]  # type: ignore[assignment]
+        command = subcommands(command)[name]
     assert command.help
     for parameter in command.params:
         if isinstance(parameter, click.Option) and parameter.name != "help":
             assert parameter.help, f"{parameter.name} has no help"
+
+
+def test_help_summary_of_lazy_command_is_that_of_its_help() -> None:
+    for group in (cli, subcommands(cli)["servers"]):
+        assert isinstance(group, LazyGroup)
+        loaded = {name: subcommands(group)[name] for name in group.lazy}
+        assert [command.name for command in loaded.values()] == list(group.lazy)
+        summaries = {name: row.summary for name, row in group.lazy.items()}
+        assert {name: command.get_short_help_str(200) for name, command in loaded.items()} == summaries
 
 
 def test_help_lists_every_exit_code() -> None:
@@ -65,7 +77,7 @@ def test_options_never_take_a_secret() -> None:
         command: click.Command = cli
         for name in path:
             assert isinstance(command, click.Group)
-            command = command.commands[name]
+            command = subcommands(command)[name]
         for parameter in command.params:
             if parameter.name and re.search(
                 "password|secret|token(?!s_per_|_timeout|s$)|api_key|pepper", parameter.name

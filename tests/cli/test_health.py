@@ -11,7 +11,8 @@ from tests.terminal import User, demo_user
 def test_health_without_a_gateway_fails(home: Path) -> None:
     done = User(home).prepare().call("health")
     assert done.returncode == exits.UNAVAILABLE
-    assert "no gateway responds on" in done.stderr
+    assert "no gateway responds on" in done.stderr and "admin.sock: No such file" in done.stderr
+    assert "start it: bluesminds serve" in done.stderr
 
 
 @pytest.mark.process

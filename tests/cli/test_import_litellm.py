@@ -1,14 +1,20 @@
 """`bluesminds import litellm`: the plan, what is left out, and the configuration that is written."""
 
 import json
+import os
 import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from bluesminds.cli import exits
-from bluesminds.cli.import_litellm import plan_lines, read_litellm
+from bluesminds.cli.import_litellm import configuration_text, plan_lines, read_litellm, validate
 from tests.terminal import User
+
+_LIBRARY = Path(os.environ.get("LITELLM_VENV") or ".venv-litellm", "lib")
+# The example configurations that the LiteLLM package contains, if it is installed.
+PUBLISHED = next(_LIBRARY.glob("python3*/site-packages/litellm/proxy/example_config_yaml"), None)
 
 # The shape of the example configurations in LiteLLM's repository and documentation.
 CONFIG = """\
@@ -92,17 +98,18 @@ def test_import_litellm_prints_the_plan_and_writes_nothing(home: Path, config: P
         "server anthropic: anthropic, key from ANTHROPIC_API_KEY, 1 model",
         "server server: http://127.0.0.1:9999/v1, key in the file, 1 model",
         "server ollama: http://127.0.0.1:11434/v1, no key, 1 model",
+        "server groq: groq, key from GROQ_API_KEY, all models",
         "server openai-2: openai, key from OPENAI_API_KEY, all models",
         (
-            "route gpt-5: eu-endpoint (model=gpt-5-eu), ca-endpoint (model=gpt-5-ca), openai; weighted;"
-            " fallback claude-sonnet-5"
+            "route gpt-5: eu-endpoint (model=gpt-5-eu weight=6), ca-endpoint (model=gpt-5-ca weight=12),"
+            " openai; weighted; fallback claude-sonnet-5"
         ),
         "route local: server (model=facebook/opt-125m); fallback claude-sonnet-5",
         "route llama: ollama (model=llama3)",
         "route *: openai-2",
         (
-            "route gpt-4: eu-endpoint (model=gpt-5-eu), ca-endpoint (model=gpt-5-ca), openai (model=gpt-5);"
-            " weighted"
+            "route gpt-4: eu-endpoint (model=gpt-5-eu weight=6), ca-endpoint (model=gpt-5-ca weight=12),"
+            " openai (model=gpt-5); weighted"
         ),
         "price of claude-sonnet-5 at anthropic",
         "setting upstream.total_timeout = 300.0",
@@ -168,7 +175,7 @@ def test_import_litellm_applied_writes_a_configuration_that_is_valid(home: Path,
     again = user.call("import", "litellm", "config.yaml", "--apply")
     assert again.returncode == exits.CONFLICT
     assert "--output" in again.stderr
-    names = ("AZURE_API_KEY_EU", "AZURE_API_KEY_CA", "OPENAI_API_KEY", "ANTHROPIC_API_KEY")
+    names = ("AZURE_API_KEY_EU", "AZURE_API_KEY_CA", "OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GROQ_API_KEY")
     checked = User(home, environ=dict.fromkeys(names, "k")).call("check", "-c", "gateway.toml")
     assert checked.returncode == 0, checked.stderr
 
@@ -183,8 +190,43 @@ def test_import_litellm_of_weights_and_equal_keys_shares_a_server(tmp_path: Path
     plan = read_litellm(path)
     assert list(plan_lines(plan)) == [
         "server openai: openai, key from OPENAI_API_KEY, 2 models",
-        "route a: openai (model=x priority=1 weight=70), openai (model=y priority=2 weight=30); weighted",
+        "route a: openai (model=x priority=1 weight=7), openai (model=y priority=2 weight=3); weighted",
     ]
+
+
+def test_import_litellm_of_capacities_makes_weights_and_merges_equal_deployments(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "model_list:\n"
+        "- {model_name: a, litellm_params: {model: openai/a, tpm: 1000000}}\n"
+        "- {model_name: a, litellm_params: {model: groq/a, tpm: 200000}}\n"
+        "- {model_name: b, litellm_params: {model: openai/b}}\n"
+        "- {model_name: b, litellm_params: {model: openai/b}}\n"
+        "- {model_name: b, litellm_params: {model: groq/b}}\n"
+        "- {model_name: c, litellm_params: {model: openai/c, api_base: os.environ/NOT_SET}}\n"
+    )
+    plan = read_litellm(path)
+    assert [line for line in plan_lines(plan) if line.startswith(("route", "not"))] == [
+        "route a: openai (weight=5), groq; weighted",
+        "route b: openai (weight=2), groq; weighted",
+        'not carried over: line 2: model "a": tpm',
+        'not carried over: line 3: model "a": tpm',
+        'not carried over: line 7: model "c": set its address, NOT_SET, and import again',
+    ]
+
+
+@pytest.mark.process
+def test_import_litellm_of_every_published_example_makes_a_valid_configuration() -> None:
+    if PUBLISHED is None:
+        pytest.skip("LiteLLM is not installed: run make test-process")
+    names = [path for path in PUBLISHED.glob("*.yaml") if "\nmodel_list:" in f"\n{path.read_text()}"]
+    assert len(names) > 20
+    for path in names:
+        plan = read_litellm(path)
+        validate(configuration_text(plan, path.name))
+        models = len(yaml.safe_load(path.read_text())["model_list"])
+        placed = sum(len(one.get("models", [1])) for one in plan.servers)
+        assert placed or sum("model " in text for text in plan.left_out) >= models, path
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ def test_prices_are_set_listed_and_removed(home: Path) -> None:
     ]
     assert shown == [(None, "1.25", "10"), ("flex", "0.5", "10")]
     table = user.call("prices", "list").stdout.splitlines()
-    assert table[0].split("\t")[:3] == ["model", "server", "since"]
+    assert table[0].split("\t")[:4] == ["model", "server", "since", "until"]
     assert len(table) == 3
+    assert user.call("prices", "set", "m", "--until", "2099-01-01", "--input", "1").returncode == 0
+    assert user.call("prices", "list").stdout.splitlines()[1].split("\t")[3] == "2099-01-01"
     assert user.call("prices", "remove", "m", "--service-tier", "flex").stdout == "removed the price of m\n"
     again = user.call("prices", "remove", "m", "--service-tier", "flex")
     assert (again.returncode, "bluesminds prices list" in again.stderr) == (exits.NOT_FOUND, True)
@@ -36,6 +38,7 @@ def test_prices_wrong_input_is_refused(home: Path) -> None:
         ["set", "m"],
         ["set", "m", "--input", "-1"],
         ["set", "m", "--input", "1", "--since", "2026-02-30"],
+        ["set", "m", "--input", "1", "--since", "2026-03-01", "--until", "2026-02-28"],
         ["list", "--server", "one"],
     ):
         assert user.call("prices", *words).returncode == exits.USAGE, words

@@ -10,6 +10,7 @@ import pytest
 
 from bluesminds.cli import exits
 from bluesminds.cli.app import cli
+from bluesminds.cli.lazy import subcommands
 from tests.terminal import SECONDS, User
 
 
@@ -41,7 +42,7 @@ def test_completion_offers_commands_and_options(home: Path) -> None:
 
 
 def commands(command: click.Command, path: str = "bluesminds") -> list[str]:
-    inner = command.commands.items() if isinstance(command, click.Group) else ()
+    inner = subcommands(command).items() if isinstance(command, click.Group) else ()
     return [path, *(found for name, one in inner for found in commands(one, f"{path}-{name}"))]
 
 

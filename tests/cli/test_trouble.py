@@ -14,7 +14,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from bluesminds.app.listeners import CannotListen
+from bluesminds.app.errors import CannotListen
 from bluesminds.app.state_dir import BadState
 from bluesminds.cli import exits
 from bluesminds.cli.app import Commands
@@ -254,10 +254,15 @@ def abort() -> None:
 
 @pytest.mark.parametrize("strike", [interrupt, abort])
 def test_interrupted_command_exits_with_its_own_code(strike: Callable[[], None]) -> None:
-    @click.group(cls=Commands)
+    @click.group(cls=Commands, lazy={})
     def group() -> None:
         pass
 
     group.command("wait")(strike)
     result = CliRunner().invoke(group, ["wait"])
     assert (result.exit_code, result.stderr) == (exits.INTERRUPTED, "error: interrupted\n")
+
+
+def test_unknown_command_suggests_a_similar_one(home: Path) -> None:
+    done = User(home).call("kyes", "list")
+    assert done.returncode == exits.USAGE and "Did you mean 'keys'?" in done.stderr

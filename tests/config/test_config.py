@@ -281,3 +281,16 @@ def test_load_tier_accepts_largest_account_limits(write: Write) -> None:
     text = '[tiers.enterprise]\ntokens_per_month = 50_000_000_000\nusd_per_month = "2500000.5"\n'
     tier = load(write(text), {}, {}).settings.tiers.enterprise
     assert (tier.tokens_per_month, tier.usd_per_month) == (50_000_000_000, "2500000.5")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[mail]\nsender = "a@example.com"\n', "sender in [mail] has no effect without host"),
+        ("[billing]\nenabled = true\n", "[billing] is enabled, but there is no way to pay"),
+    ],
+)
+def test_setting_without_effect_is_a_warning(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "gateway.toml"
+    path.write_text(text)
+    assert message in [warning.message for warning in load(path, {}, {}).warnings]

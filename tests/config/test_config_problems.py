@@ -45,6 +45,12 @@ ONE_PROBLEM = [
     ("prot = 1\n", 'unknown key "prot"', 1, 'did you mean "port" in [server]?'),
     ("[sever]\nport = 1\n", 'unknown key "sever"', 1, 'did you mean "server"?'),
     (
+        '[[identity.providers]]\nname = "x"\n',
+        'client_id in [[identity.providers]] "x" is missing',
+        1,
+        'add a line like client_id = "bluesminds"',
+    ),
+    (
         "[limits]\n\nqueue_rows = 4\n",
         'unknown key "queue_rows" in [limits]',
         3,
@@ -61,6 +67,12 @@ ONE_PROBLEM = [
         'input_usd in [[prices]] "m" must be an amount of USD below 100000, such as 12.5, not -1',
         3,
         'write it like input_usd = "12.5"',
+    ),
+    (
+        '[[prices]]\nmodel = "m"\ninput_usd = 1\nsince = "2026-12-01"\nuntil = "2026-12-01"\n',
+        '[[prices]] "m" ends before it begins',
+        5,
+        "set until to a day after since; the price does not count on this day any more",
     ),
     (
         '[[prices]]\nmodel = "m"\ninput_usd = 1\noutput_us = 1\n',
@@ -594,3 +606,8 @@ def test_load_any_bytes_loads_or_is_refused(content: bytes) -> None:
         path.write_bytes(content)
         with contextlib.suppress(ConfigError):
             load(path, {}, {})
+
+
+def test_load_table_given_twice_names_it_as_in_the_file(write: Write) -> None:
+    (problem,) = problems_of(write("[server]\nport = 1\n[server]\n"))
+    assert problem.message == "not valid TOML: Cannot declare [server] twice"

@@ -20,6 +20,7 @@ from bluesminds.gateway.estimate import Estimator
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.metrics import Metrics
+from bluesminds.gateway.observer import RequestObserver
 from bluesminds.gateway.passthrough.handler import PassthroughHandler
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.recorder import Recorder
@@ -84,11 +85,8 @@ class AccountingSetup:
         self.accounting = UsageAccounting(
             recorder=self.recorder,
             estimator=self.estimator,
-            metrics=self.metrics,
-            log=self.log,
+            observer=RequestObserver(self.metrics, self.log, log_requests=True, followers=Broadcast()),
             strict=True,
-            log_requests=True,
-            followers=Broadcast(),
         )
 
     def open(self) -> UsageEntry:
@@ -106,7 +104,7 @@ async def test_request_is_settled_by_its_first_exit_only(nursery: trio.Nursery) 
     entry.try_target(Target(server("one"), Plan("chat", "/chat/completions")))
     assert setup.limiter.running == 1
     entry.finish(200, "ok", Usage(input_tokens=3, output_tokens=4, usage_source="upstream"))
-    assert setup.limiter.running == 0
+    assert setup.limiter.running == 0 and setup.metrics.cost["m", "one"] == entry.cost == 38
     entry.finish(500, "internal", Usage())
     entry.close(499, "client_gone")
     await entry.wait_durable()
@@ -123,7 +121,8 @@ async def test_failing_log_makes_no_second_row(nursery: trio.Nursery) -> None:
     def broken(line: bytes) -> None:
         raise BrokenPipeError
 
-    setup.accounting = msgspec.structs.replace(setup.accounting, log=Log(SystemClock(), write=broken))
+    observer = msgspec.structs.replace(setup.accounting.observer, log=Log(SystemClock(), write=broken))
+    setup.accounting = msgspec.structs.replace(setup.accounting, observer=observer)
     entry = setup.open()
     with pytest.raises(BrokenPipeError):
         entry.finish(200, "ok", Usage())

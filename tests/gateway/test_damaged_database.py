@@ -12,7 +12,7 @@ from bluesminds.common.errors import Unavailable
 from bluesminds.common.log import Log
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import Recorder
-from storage import open_store
+from storage.store import open_store
 from storage.usage import UsageRow, insert_batch
 from tests.gateways import eventually
 from tests.storage.samples import usage

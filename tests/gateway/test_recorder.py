@@ -15,8 +15,8 @@ from bluesminds.common.errors import Unavailable
 from bluesminds.common.log import Log
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import MAX_BATCH, Recorder
-from storage import open_store
 from storage.base import BadValue, IntegrityError, StorageBroken, StorageError, StorageUnavailable, Store
+from storage.store import open_store
 from storage.usage import LATEST, UsageRow, select_page
 from tests.gateways import eventually
 from tests.storage.samples import NOON, usage

@@ -9,8 +9,9 @@ import pytest
 from bluesminds.common.values import Server
 from bluesminds.gateway.routing.health import ServerStatus
 from bluesminds.gateway.server_notices import ServerNotices
-from storage import Store, open_store
+from storage import Store
 from storage.events import select_new_events
+from storage.store import open_store
 from tests.storage.samples import NOON
 
 SERVERS = [

@@ -1,4 +1,4 @@
-"""Restarts with a kept socket at a fixed rate of requests. Prints figures and judges none."""
+"""Restarts with an open socket at a fixed rate of requests. Prints figures and judges none."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -7,20 +7,21 @@ from threading import Event, Thread
 
 import pytest
 
-from tests.process.test_restart import ask, kept_socket
+from tests.process.test_restart import Restarts, ask, kept_socket, restarting_gateway
 
 pytestmark = pytest.mark.load
 RESTARTS, RATE, BETWEEN = 20, 100, 1.0  # requests a second; seconds between two restarts
 
 
-def test_restarts_at_a_fixed_rate_print_what_failed(home: Path) -> None:
+@pytest.mark.parametrize("restarts", [kept_socket, restarting_gateway], ids=["manager", "command"])
+def test_restarts_at_a_fixed_rate_print_what_failed(home: Path, restarts: Restarts) -> None:
     stop, outcomes = Event(), []
 
     def one(port: int, key: str) -> None:
         began = time.monotonic()
         outcomes.append((ask(port, key), time.monotonic() - began))
 
-    with kept_socket(home) as (port, key, restart), ThreadPoolExecutor(1000) as pool:
+    with restarts(home) as (port, key, restart), ThreadPoolExecutor(1000) as pool:
 
         def send() -> None:
             began, sent = time.monotonic(), 0

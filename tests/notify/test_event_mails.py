@@ -16,9 +16,10 @@ from bluesminds.notify.mail_groups import OptOutLinks
 from bluesminds.notify.mail_samples import SAMPLES
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
-from storage import Store, open_store
+from storage import Store
 from storage.events import insert_event
 from storage.mail_preferences import MailPreferencesRow, put_mail_preferences
+from storage.store import open_store
 from storage.users import insert_user, update_user
 from tests.storage.samples import NOON, user
 

@@ -12,9 +12,10 @@ from bluesminds.common.log import Log
 from bluesminds.notify import outbox as outbox_module
 from bluesminds.notify.mail import Mail, MailFailed, MailRefused
 from bluesminds.notify.outbox import LIFETIME, PAUSES, MailOutbox
-from storage import Connection, Store, open_store
+from storage import Connection, Store
 from storage.base import StorageUnavailable
 from storage.mail_outbox import count_mails
+from storage.store import open_store
 from tests.gateways import eventually
 
 LONG = 600.0  # seconds; no test waits for it

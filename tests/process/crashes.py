@@ -21,7 +21,8 @@ import tomli_w
 import trio
 
 from bluesminds.common.money import read_usd
-from storage import Connection, open_store
+from storage import Connection
+from storage.store import open_store
 from tests.terminal import COMMAND, SECONDS, Serving, User
 
 KILLS = int(os.environ.get("KILLS") or 3)  # `make test-crash KILLS=100`

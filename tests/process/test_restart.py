@@ -1,4 +1,4 @@
-"""Restarts with a socket that the service manager keeps open: no request fails.
+"""Restarts with a socket that stays open, in the service manager or in the process: no request fails.
 
 RESTARTS sets the number of restarts. tests/load/test_restart.py has a fixed rate of requests.
 """
@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from http.client import HTTPConnection, HTTPException
 from json import dumps, loads
 from pathlib import Path
@@ -17,12 +17,15 @@ from threading import Event
 
 import pytest
 
+from bluesminds.cli import exits
 from tests.gateways import ASK
 from tests.process.test_shutdown import LAUNCHER
-from tests.terminal import SECONDS, Serving, demo_user
+from tests.terminal import SECONDS, Serving, User, demo_user
 
 RESTARTS = int(os.environ.get("RESTARTS", "3"))
 WORKERS = 8
+# A port, a key, and a function that restarts the gateway.
+Restarts = Callable[[Path], AbstractContextManager[tuple[int, str, Callable[[], None]]]]
 BODY = dumps(ASK | {"model": "demo/echo"})
 
 
@@ -96,6 +99,20 @@ def kept_socket(home: Path) -> Iterator[tuple[int, str, Callable[[], None]]]:
             running[-1].process.wait(SECONDS)
 
 
+@contextmanager
+def restarting_gateway(home: Path) -> Iterator[tuple[int, str, Callable[[], None]]]:
+    """A gateway that keeps its own socket: its port, a key, and a function that restarts it."""
+    user = demo_user(home)
+    with user.serving("demo", "--port", "0") as gateway:
+        key = loads(user.run("keys", "create", "load", "--json").stdout)["key"]
+
+        def restart() -> None:
+            done = user.run("restart")
+            assert (done.stdout, gateway.process.poll()) == ("restarted\n", None), done.stderr
+
+        yield int(gateway.url.rpartition(":")[2]), key, restart
+
+
 @pytest.mark.process
 def test_restart_with_a_kept_socket_fails_no_request(home: Path) -> None:
     with kept_socket(home) as (port, key, restart), load_on(port, key) as finish:
@@ -103,3 +120,33 @@ def test_restart_with_a_kept_socket_fails_no_request(home: Path) -> None:
             restart()
         count, failures = finish()
     assert failures == [] and count > 0
+
+
+@pytest.mark.process
+def test_restart_command_fails_no_request(home: Path) -> None:
+    with restarting_gateway(home) as (port, key, restart), load_on(port, key) as finish:
+        for _ in range(RESTARTS):
+            restart()
+        count, failures = finish()
+    assert failures == [] and count > 0
+
+
+@pytest.mark.process
+def test_restart_with_a_bad_configuration_is_refused_and_the_gateway_continues(home: Path) -> None:
+    user, config = User(home), home / "gateway.toml"
+    config.write_text("[server]\nport = 0\n")
+    with user.serving("serve") as gateway:
+        config.write_text("[server]\nporrt = 0\n")
+        refused = user.run("restart")
+        assert refused.returncode == exits.CONFIG_INVALID and "gateway.toml:2" in refused.stderr
+        gateway.send_signal(signal.SIGUSR2)
+        gateway.wait_for("restart_refused")
+        assert "gateway.toml:2" in gateway.said
+        config.write_text("[server]\nport = 0\n")
+        assert user.run("restart").stdout == "restarted\n"
+        assert user.run("health").stdout == "ok\n"
+
+
+def test_restart_without_a_gateway_says_how_to_start_it(home: Path) -> None:
+    refused = User(home).prepare().call("restart")
+    assert refused.returncode == exits.UNAVAILABLE and "start it: bluesminds serve" in refused.stderr

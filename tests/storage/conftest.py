@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from storage import Store, open_store
+from storage import Store
+from storage.store import open_store
 from tests.storage.postgres_server import PostgresServer
 
 

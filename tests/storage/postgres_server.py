@@ -60,6 +60,13 @@ class PostgresServer:
         self._server.psql(f"CREATE DATABASE {name};")
         return str(self._server.get_uri(database=name))
 
+    def copy_database(self, url: str) -> str:
+        """The URL of a copy. Nothing may be connected to the original."""
+        self._databases += 1
+        name = f"test_{self._databases}"
+        self._server.psql(f"CREATE DATABASE {name} TEMPLATE {urlsplit(url).path[1:]};")
+        return str(self._server.get_uri(database=name))
+
     def drop_database(self, url: str) -> None:
         """Free the space of a database, which may still have connections."""
         name = urlsplit(url).path[1:]

@@ -11,7 +11,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import Connection, IntegrityError, Store, open_store
+from storage import Connection, IntegrityError, Store
 from storage.audit import (
     CHAIN,
     AuditQuery,
@@ -24,6 +24,7 @@ from storage.audit import (
 )
 from storage.chain import START, ChainCheck, ChainPosition, row_hash
 from storage.settings import put_setting, select_setting
+from storage.store import open_store
 from tests.storage.samples import NOON, uuid7
 
 COLUMNS = ("id", "at", "actor", "action", "subject", "detail", "address", "hash")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import trio
 
-from storage import Connection, open_store
+from storage import Connection
 from storage.migrate import load, shipped
+from storage.store import open_store
 from storage.usage import LATEST, insert_batch, select_page
 from tests.gateways import eventually
 from tests.storage.samples import usage
@@ -95,10 +96,11 @@ def test_migration_is_killed_finishes_at_the_next_start(tmp_path: Path) -> None:
 
 
 OPEN = """
-import pathlib, sys, trio, storage
+import pathlib, sys, trio
+from storage.store import open_store
 
 async def main():
-    async with storage.open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])):
+    async with open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])):
         pass
 
 trio.run(main)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from storage import Connection, IntegrityError, Store, open_store
+from storage import Connection, IntegrityError, Store
 from storage.keys import (
     SELECT_HOLDER,
     SELECT_ORIGINS,
@@ -22,6 +22,7 @@ from storage.keys import (
     touch_keys,
     update_key,
 )
+from storage.store import open_store
 from storage.users import insert_user, update_user
 from tests.storage.samples import NOON, key, user
 

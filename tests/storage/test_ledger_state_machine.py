@@ -28,11 +28,11 @@ from bluesminds.common.errors import GatewayError
 from bluesminds.common.values import Caller, LimitSet
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.reserve import RateLimiter, Reservation
-from storage import open_store
 from storage.base import Connection, Store, Ts
 from storage.ledger import select_wallet
 from storage.open_requests import open_request, settle_open_requests, store_open_requests
 from storage.quotas import select_quotas
+from storage.store import open_store
 from storage.usage import UsageRow, insert_batch
 from tests.storage.samples import usage
 from tests.storage.test_ledger import USERS, FixedClock, with_users

@@ -8,17 +8,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from storage import Connection, MigrationChanged, SchemaTooNew, StorageError, Store, open_store
+from storage import Connection, MigrationChanged, SchemaTooNew, StorageError, Store
 from storage.base import SnapshotMissing, WouldLoseRows
 from storage.keys import insert_key
 from storage.migrate import load, shipped
 from storage.settings import put_setting
 from storage.sqlite import roll_back_sqlite
 from storage.sqlite_schema import statements
-from storage.store import plan_schema
+from storage.store import open_store, plan_schema
 from storage.usage import insert_batch
 from storage.usage_retention import delete_usage
 from storage.users import insert_user
+from tests.storage.postgres_server import PostgresServer
 from tests.storage.samples import NOON, key, names, usage, user
 
 SECOND = """
@@ -164,10 +165,10 @@ async def owner_with_key(sqlite_url: str) -> None:
 @pytest.mark.process
 async def test_migration_instances_start_together_is_applied_once(postgres_url: str, schema: Path) -> None:
     add(schema, "second", SECOND)
-    program = "import sys, trio, storage, pathlib\n" + "\n".join(
+    program = "import sys, trio, pathlib\nfrom storage.store import open_store\n" + "\n".join(
         (
             "async def main():",
-            "    async with storage.open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])): pass",
+            "    async with open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])): pass",
             "trio.run(main)",
         )
     )
@@ -224,7 +225,8 @@ async def test_schema_both_engines_have_the_same_columns(store: Store, postgres_
 
 
 KILLED_AT = """
-import os, pathlib, signal, sys, trio, storage
+import os, pathlib, signal, sys, trio
+from storage.store import open_store
 
 folder, last, seen = os.path.dirname(sys.argv[1].removeprefix("sqlite://")), int(sys.argv[3]), 0
 
@@ -237,7 +239,7 @@ def watch(event, values):
             os.kill(os.getpid(), signal.SIGKILL)
 
 async def main():
-    async with storage.open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])):
+    async with open_store(sys.argv[1], schema=pathlib.Path(sys.argv[2])):
         pass
 
 sys.addaudithook(watch)
@@ -271,6 +273,65 @@ async def test_upgrade_killed_at_each_step_is_finished_by_the_next_start(
         if done.returncode == 0:
             break
     assert step > 10 and schemas == {1, 2}
+
+
+KILLED_IN_CALL = """
+import asyncio, os, pathlib, signal, sys, asyncpg, trio
+from storage.store import open_store
+
+calls, last = 0, int(sys.argv[3])
+
+def pass_point():
+    global calls
+    calls += 1
+    if calls == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def watched(function):
+    # Before a statement is sent, when the server has it, and after its answer.
+    async def call(*args, **more):
+        pass_point()
+        answer = asyncio.ensure_future(function(*args, **more))
+        await asyncio.sleep(0)
+        pass_point()
+        result = await answer
+        pass_point()
+        return result
+    return call
+
+for name in ("execute", "fetch", "close"):
+    setattr(asyncpg.Connection, name, watched(getattr(asyncpg.Connection, name)))
+
+async def main():
+    async with open_store(sys.argv[1], connections=0, schema=pathlib.Path(sys.argv[2])):
+        pass
+
+trio.run(main)
+"""
+
+
+@pytest.mark.process
+async def test_postgres_upgrade_killed_at_each_step_is_finished_by_the_next_start(
+    postgres: PostgresServer, schema: Path
+) -> None:
+    old, kept = postgres.create_database(), []
+    async with open_store(old, schema=schema) as store:
+        await store.write(put_setting, "a", "1")
+    add(schema, "second", SECOND)
+    add(schema, "third", "ALTER TABLE extra ADD COLUMN more INTEGER NOT NULL DEFAULT 1")
+    for step in range(1, 100):
+        url = postgres.copy_database(old)
+        command = [sys.executable, "-c", KILLED_IN_CALL, url, str(schema), str(step)]
+        done = await trio.run_process(command, check=False)
+        waiting = (await plan_schema(url, seconds=60.0, schema=schema)).pending
+        kept.append(len(waiting))
+        async with open_store(url, schema=schema) as store:
+            assert await store.read(extras) == [1, 2]
+            assert await store.read(names) == ["a"]
+        postgres.drop_database(url)
+        if done.returncode == 0:
+            break
+    assert step > 20 and set(kept) == {0, 2}, "each kill left all migrations, or none"
 
 
 async def test_upgrade_that_fails_leaves_the_file_as_it_was(
@@ -320,6 +381,23 @@ async def test_rollback_restores_the_snapshot_and_keeps_the_file(
         assert await store.read(names) == ["a"]
     async with open_store(f"sqlite://{done.kept}", schema=schema) as store:
         assert await store.read(names) == ["a", "b"]
+
+
+async def test_second_rollback_keeps_the_file_of_the_first(
+    sqlite_url: str, sqlite_path: Path, schema: Path
+) -> None:
+    async with open_store(sqlite_url, schema=schema):
+        pass
+    add(schema, "second", SECOND)
+    kept = []
+    for name in ("a", "b"):
+        async with open_store(sqlite_url, schema=schema) as store:
+            await store.write(put_setting, name, "1")
+        kept.append((await roll_back_sqlite(sqlite_path, discard=False)).kept)
+    assert kept == [Path(f"{sqlite_path}.rolled-back-2"), Path(f"{sqlite_path}.rolled-back-2.2")]
+    for path, name in zip(kept, ("a", "b"), strict=True):
+        async with open_store(f"sqlite://{path}", schema=schema) as store:
+            assert await store.read(names) == [name]
 
 
 async def test_rollback_that_would_lose_requests_is_refused_unless_asked_for(

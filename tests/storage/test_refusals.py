@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from storage import BadValue, Connection, StorageError, StorageUnavailable, open_store
+from storage import BadValue, Connection, StorageError, StorageUnavailable
 from storage.settings import put_setting
+from storage.store import open_store
 from storage.usage import insert_batch
 from tests.storage.samples import usage
 

@@ -14,8 +14,9 @@ from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.ledger import CreditEntry, Ledger
 from bluesminds.accounts.repricing import Repricing, RepricingQuery, RepricingResult
 from bluesminds.common.prices import NewCost
-from storage import Store, open_store
+from storage import Store
 from storage.base import Connection
+from storage.store import open_store
 from storage.usage import DAY, UsageRow, insert_batch
 from storage.usage_stats import StatsQuery, select_stats
 from tests.storage.samples import NOON, usage

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from storage import StorageError, StorageUnavailable, open_store
+from storage import StorageError, StorageUnavailable
 from storage.settings import put_setting
+from storage.store import open_store
 from tests.storage.samples import names
 
 MEGABYTES = 8

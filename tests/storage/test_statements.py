@@ -13,8 +13,9 @@ from bluesminds.accounts import statements
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.ledger import CreditEntry, Ledger
 from bluesminds.accounts.statements import StatementLine, Statements
-from storage import Store, open_store
+from storage import Store
 from storage.base import Connection
+from storage.store import open_store
 from storage.usage import insert_batch
 from tests.storage.samples import usage
 from tests.storage.test_ledger import USERS, FixedClock, with_users

@@ -9,8 +9,9 @@ import pytest
 import trio
 import trio.testing
 
-from storage import Connection, IntegrityError, StorageError, StorageUnavailable, Store, open_store
+from storage import Connection, IntegrityError, StorageError, StorageUnavailable, Store
 from storage.settings import put_setting, select_setting
+from storage.store import open_store
 from tests.storage.samples import Pair, names, put_pairs
 
 

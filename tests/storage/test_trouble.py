@@ -15,8 +15,9 @@ import pytest
 import trio
 import trio.testing
 
-from storage import Connection, StorageBroken, StorageError, StorageUnavailable, Store, open_store
+from storage import Connection, StorageBroken, StorageError, StorageUnavailable, Store
 from storage.settings import put_setting, select_setting
+from storage.store import open_store
 from storage.usage import LATEST, insert_batch, select_page
 from storage.work import QUEUE_LIMIT
 from tests.gateways import eventually
@@ -306,7 +307,8 @@ async def test_writes_disk_is_full_are_refused_until_space_is_free(
 
 SYNC_FAILS = """
 import sys, trio
-from storage import StorageBroken, open_store
+from storage import StorageBroken
+from storage.store import open_store
 from storage.settings import put_setting
 
 async def main():

@@ -5,7 +5,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from storage import StorageUnavailable, ping, sqlite_path
+from storage import StorageUnavailable, sqlite_path
+from storage.store import ping
 from tests.storage.postgres_server import PostgresServer
 
 TABLES = "SELECT 'tables: ' || count(*) FROM information_schema.tables WHERE table_schema = 'public';"

@@ -9,9 +9,10 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import Connection, StorageError, Store, open_store
+from storage import Connection, StorageError, Store
 from storage.latency import LOWS
 from storage.quotas import SELECT_RECENT, QuotaRow, RecentUse, select_quota, select_recent
+from storage.store import open_store
 from storage.usage import (
     DAY,
     HOUR,

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from storage import Connection, Store, open_store
+from storage import Connection, Store
+from storage.store import open_store
 from storage.usage import LATEST, UsageRow, insert_batch
 from storage.usage_log import LogQuery, log_statement, select_log
 from tests.storage.samples import NOON, usage, uuid7

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from storage import Connection, Store, open_store
+from storage import Connection, Store
 from storage.base import Engine
 from storage.keys import insert_key
 from storage.latency import LOWS, percentile
+from storage.store import open_store
 from storage.usage import DAY, HOUR, insert_batch
 from storage.usage_stats import (
     Grouping,

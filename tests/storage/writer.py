@@ -9,7 +9,7 @@ from itertools import count
 
 import trio
 
-from storage import open_store
+from storage.store import open_store
 from storage.usage import insert_batch
 from tests.storage.samples import NOON, usage
 

@@ -86,6 +86,9 @@ GET /account/style.css
 GET /account/icon.svg
 GET /account/script.js
 GET /dashboard/assets/{digest}/{name}
+GET /docs/guide
+GET /docs/guide/
+GET /docs/guide/{file:path}
 """
 PAGES_OF_USERS = """
 GET /dashboard
@@ -548,7 +551,7 @@ async def call(client: httpx.AsyncClient, name: str, carried: Carried) -> httpx.
     if cookies:
         headers = headers | {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
     body = {"json": {"no such field": 1}} if method in ("POST", "PUT", "PATCH") else {}
-    path = re.sub(r"\{\w+\}", UNKNOWN_ID, path)
+    path = re.sub(r"\{\w+(:path)?\}", UNKNOWN_ID, path)
     request = client.build_request(method, path, headers=headers, params=query or None, **body)  # type: ignore[arg-type]
     answer = await client.send(request, stream=True)
     try:

@@ -146,7 +146,16 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
     "POST /api/admin/routes": (ROUTE, {"model": "new", "targets": ["one"]}),
     "PATCH /api/admin/routes/{route_id}": (ROUTE, {"policy": "weighted"}),
     "PUT /api/admin/prices": (
-        {"model", "server", "since", "service_tier", "from_tokens", "max_output_tokens", *RATE_FIELDS},
+        {
+            "model",
+            "server",
+            "since",
+            "until",
+            "service_tier",
+            "from_tokens",
+            "max_output_tokens",
+            *RATE_FIELDS,
+        },
         {"model": "new", "input_usd": "1"},
     ),
     "POST /api/admin/users/{user_id}/credit": (

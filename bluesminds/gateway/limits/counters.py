@@ -122,7 +122,9 @@ class UsageCounters:
         if not (limits.usd_per_day or limits.usd_per_month or limits.usd_total or credit is not None):
             return True
         nano = estimate.nano
-        if nano is None or (credit is not None and nano > credit.available):
+        if not nano:  # a free request is allowed even if a budget is exceeded
+            return nano is not None
+        if credit is not None and nano > credit.available:
             return False
         total = self.total
         return not (

@@ -84,8 +84,8 @@ def limit_error(
                 "model_not_priced",
                 f"{_capitalized(owner)} has a budget or prepaid credit, but `{model[:200]}` has no price.",
             )
-        if credit is not None and (estimate.nano or 0) > credit.available:
-            return _insufficient_credit(credit, estimate.nano or 0)
+        if credit is not None and estimate.nano and estimate.nano > credit.available:
+            return _insufficient_credit(credit, estimate.nano)
         if owner == TIER_OWNER:
             reasons += _tier_reasons(counters, limits, estimate, ends)
             continue
@@ -109,7 +109,7 @@ def _tier_reasons(
         ("day", limits.usd_per_day, counters.day, ends.day),
         ("month", limits.usd_per_month, counters.month, ends.month),
     ):
-        if limit and period.nano + period.held_nano + (estimate.nano or 0) > limit:
+        if limit and estimate.nano and period.nano + period.held_nano + estimate.nano > limit:
             message = (
                 f"The budget of the {name} that all accounts of this tier share does not cover this request."
             )
@@ -188,6 +188,8 @@ def _quota_reasons(
         (_TOTAL_BUDGET, limits.usd_total, counters.total, None),
     ):
         needed = (estimate.nano or 0) if quota.money else estimate.tokens
+        if quota.money and not needed:
+            continue
         held = period.held_nano if quota.money else period.held_tokens
         remaining = limit - held - (period.nano if quota.money else period.tokens)
         if limit and remaining < needed:

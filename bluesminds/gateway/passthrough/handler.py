@@ -71,7 +71,7 @@ class PassthroughHandler(Struct, frozen=True):
             relayed = await self._read(path, context, caller, request, client_format)
             entry = self.runner.admit(relayed, PASSTHROUGH)
         except BaseException as exc:
-            self.runner.accounting.record_failure(context, caller, exc)
+            self.runner.accounting.observer.record_failure(context, caller, exc)
             if isinstance(exc, GatewayError) and caller is not None:
                 raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise

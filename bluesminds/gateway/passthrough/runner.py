@@ -4,11 +4,12 @@ import trio
 from msgspec import Struct
 
 from bluesminds.common.errors import GatewayError, UpstreamFailed
-from bluesminds.gateway.accounting import CLIENT_GONE, UsageAccounting, UsageEntry
+from bluesminds.gateway.accounting import UsageAccounting, UsageEntry
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
+from bluesminds.gateway.observer import CLIENT_GONE
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.passthrough.exchange import RelayedRequest, RelayExchange
 from bluesminds.gateway.relay import ResponseWriter, settle_failure

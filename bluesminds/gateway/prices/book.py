@@ -2,7 +2,7 @@
 
 In this order: a price of this server, a price of the operator, the table that comes with the gateway by the
 vendor of the server, the same table by the name of the model alone. Of several prices with dates, the last
-one that has begun counts.
+one that has begun and has not ended counts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ class PriceBook:
         self.bundled = bundled
         self._own: dict[tuple[str, str], list[DatedPrice]] = {}
         for row in sorted(self.rows, key=lambda row: row.since):
-            dated = DatedPrice(row.since, row.price)
+            dated = DatedPrice(row.since, row.price, until=row.until)
             self._own.setdefault((row.server, row.model), []).append(dated)
         self._found: dict[tuple[tuple[str, str, str], str, str], Found] = {}
 
@@ -57,10 +57,11 @@ class PriceBook:
                 if one.hours is not None:
                     minute = at_ms - at_ms % MINUTE_MS
                     start, end = max(start, minute), min(end, minute + MINUTE_MS)
-                elif one.since <= at_ms:
-                    start = max(start, one.since)
-                else:
-                    end = min(end, one.since)
+                for change in (one.since, one.until) if one.until is not None else (one.since,):
+                    if change <= at_ms:
+                        start = max(start, change)
+                    else:
+                        end = min(end, change)
             for one in reversed(prices):
                 if one.applies(at_ms):
                     return start, end, one.price

@@ -61,14 +61,15 @@ class _Table(Struct):
 
 
 class DatedPrice(Struct, frozen=True):
-    """`since`: milliseconds since the epoch. `hours`: minutes of the day in UTC, from and to (exclusive)."""
+    """`since`, `until`: milliseconds. `hours`: minutes of the day (UTC). Ends are excluded."""
 
     since: int
     price: Price
     hours: tuple[int, int] | None = None
+    until: int | None = None
 
     def applies(self, at_ms: int) -> bool:
-        if at_ms < self.since:
+        if at_ms < self.since or (self.until is not None and at_ms >= self.until):
             return False
         if self.hours is None:
             return True

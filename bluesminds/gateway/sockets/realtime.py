@@ -21,7 +21,7 @@ from bluesminds.common.errors import (
     RateLimited,
 )
 from bluesminds.common.values import Caller, RequestContext
-from bluesminds.gateway.accounting import CLIENT_GONE, UsageEntry
+from bluesminds.gateway.accounting import UsageEntry
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import BodyMemory, HeldMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
@@ -29,6 +29,7 @@ from bluesminds.gateway.call import Call
 from bluesminds.gateway.limits.errors import no_price_error
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.session import SessionLimits
+from bluesminds.gateway.observer import CLIENT_GONE
 from bluesminds.gateway.operations import OperationMatch
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.relay import settle_failure
@@ -129,7 +130,8 @@ class RealtimeSessions:
             targets = gateway.select_for_session(match.operation, caller, context, model)
             return self._reserve_any(caller, call, targets)
         except BaseException as exc:
-            gateway.accounting.record_failure(context, caller, exc, model="" if call is None else call.model)
+            model = "" if call is None else call.model
+            gateway.accounting.observer.record_failure(context, caller, exc, model=model)
             if isinstance(exc, GatewayError) and caller is not None:
                 raise exc.with_headers(as_text(gateway.limiter.headers(caller))) from None
             raise
@@ -255,8 +257,8 @@ class RealtimeSessions:
 
     def _log_end(self, call: Call, server: str, end: SessionEnd) -> None:
         accounting = self._gateway.accounting
-        if accounting.log_requests:
-            accounting.log.info(
+        if accounting.observer.log_requests:
+            accounting.observer.log.info(
                 "session_closed",
                 request_id=call.context.request_id,
                 model=call.model,

@@ -80,11 +80,11 @@ class ResponsesSessions:
             self._gateway.keys.authorize_use(caller, context)
             await check_origin(self._origins, context, opening)
         except BaseException as exc:
-            accounting.record_failure(context, caller, exc)
+            accounting.observer.record_failure(context, caller, exc)
             if isinstance(exc, GatewayError) and caller is not None:
                 raise exc.with_headers(as_text(self._gateway.limiter.headers(caller))) from None
             raise
-        accounting.record_rejection(context, SWITCHED, key_id=caller.key_id)
+        accounting.observer.record_rejection(context, SWITCHED, key_id=caller.key_id)
         memory = HeldMemory(self._bodies)
         try:
             subprotocol = chosen_subprotocol(upgrade.subprotocols, None)

@@ -13,10 +13,10 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
 from bluesminds.common.errors import GatewayError, InvalidRequest, RateLimited, Unavailable, UpstreamFailed
 from bluesminds.common.values import RequestContext
-from bluesminds.gateway.accounting import CLIENT_GONE
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_client, check_model
 from bluesminds.gateway.bodies import HeldMemory
+from bluesminds.gateway.observer import CLIENT_GONE
 from bluesminds.gateway.sockets.meter import SessionMeter
 from bluesminds.gateway.sockets.objects import SessionObjects
 from bluesminds.gateway.upstream.sender import UpstreamSocket

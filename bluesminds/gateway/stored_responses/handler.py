@@ -72,12 +72,12 @@ class StoredResponseHandler(Struct, frozen=True):
                 relayed = self._relayed(match, context, caller, found, query, request)
                 entry = self.runner.admit(relayed, match.operation)
         except BaseException as exc:
-            self.runner.accounting.record_failure(context, caller, exc)
+            self.runner.accounting.observer.record_failure(context, caller, exc)
             if isinstance(exc, GatewayError) and caller is not None:
                 raise exc.with_headers(as_text(self.limiter.headers(caller))) from None
             raise
         if isinstance(found, StoredResponse):
-            self.runner.accounting.record_rejection(context, 200, key_id=caller.key_id)
+            self.runner.accounting.observer.record_rejection(context, 200, key_id=caller.key_id)
             await out.send(200, headers, body)
         else:
             await self.runner.run(relayed, entry, out)

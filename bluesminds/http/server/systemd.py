@@ -32,13 +32,14 @@ def inherited_sockets(environ: MutableMapping[str, str]) -> dict[str, list[socke
     found: dict[str, list[socket.socket]] = {}
     for index in range(int(count)):
         name = names[index] if index < len(names) and names[index] else "unknown"
-        sock = _listening_socket(FIRST_FD + index)
+        sock = listening_socket(FIRST_FD + index)
         sock.set_inheritable(False)
         found.setdefault(name, []).append(sock)
     return found
 
 
-def _listening_socket(descriptor: int) -> socket.socket:
+def listening_socket(descriptor: int) -> socket.socket:
+    """Raises UnusableDescriptor."""
     try:
         sock = socket.socket(fileno=descriptor)
     except OSError as exc:
@@ -94,6 +95,11 @@ class Notifier:
             if healthy():
                 self.watchdog()
             await trio.sleep(self.watchdog_seconds / 2)
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether a service manager waits for notifications."""
+        return bool(self._address)
 
     def _notify(self, state: str, status: str = "") -> None:
         if not self._address:

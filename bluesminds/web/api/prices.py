@@ -8,8 +8,8 @@ from msgspec import Meta, Struct, structs
 from bluesminds.accounts.prices import Prices
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import InvalidRequest
-from bluesminds.common.money import Price, PriceSource
-from bluesminds.common.prices import PriceLine, rate_texts, rates_from, read_day, write_day
+from bluesminds.common.money import PriceSource
+from bluesminds.common.prices import OperatorPrice, PriceLine, rate_texts, rates_from, read_day, write_day
 from bluesminds.common.values import Server
 from bluesminds.config.settings import Day, ServerName, TierOfService, Tokens
 from bluesminds.gateway.prices.book import PriceBook
@@ -55,13 +55,15 @@ class PriceRates(Struct, frozen=True, kw_only=True):
 
 
 class PriceInput(PriceRates, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A line. Lines with the same server, model and `since` are one price. `since`: a day (UTC); without it,
-    the price counts for all time. `from_tokens`: the rates count from this many input tokens on.
+    """A line. Lines with the same server, model and `since` are one price. `since`, `until`: days (UTC);
+    without them, the price counts for all time. It does not count on the day `until` any more.
+    `from_tokens`: the rates count from this many input tokens on.
     """
 
     model: Name
     server: ServerName | None = None
     since: Day | None = None
+    until: Day | None = None
     service_tier: TierOfService | None = None
     from_tokens: FromTokens = 0
     max_output_tokens: Tokens | None = None
@@ -75,6 +77,7 @@ class PriceView(PriceRates, frozen=True, kw_only=True):
     model: str
     server: str | None
     since: str | None
+    until: str | None
     service_tier: str | None
     from_tokens: int
     max_output_tokens: int | None
@@ -119,12 +122,12 @@ class PriceHandlers(Struct, frozen=True):
                 [
                     view
                     for row in sorted(book.rows, key=lambda row: (row.model, row.server, row.since))
-                    for view in _views(row.model, row.price, row.server, row.since)
+                    for view in _views(row)
                 ]
             )
         server = await self._server(query.server)
         price = book.find(server, query.model, self.clock.now_ms())
-        return Page([] if price is None else _views(query.model, price, query.server, 0))
+        return Page([] if price is None else _views(OperatorPrice(query.model, price, query.server)))
 
     async def set(self, principal: Principal, body: PriceInput) -> Page[PriceView]:
         """Set a line of a price. It replaces the line with the same server, model, date, tier and length.
@@ -141,7 +144,11 @@ class PriceHandlers(Struct, frozen=True):
             service_tier=body.service_tier or "",
             from_tokens=body.from_tokens,
             max_output=body.max_output_tokens,
+            until=_day(body.until, "until") if body.until else None,
         )
+        if line.until is not None and line.until <= line.since:
+            message = "`until` must be a day after `since`. The price does not count on this day any more."
+            raise InvalidRequest("invalid_value", message, param="until")
         if all(rate is None for rate in structs.astuple(rates)):
             raise InvalidRequest(
                 "invalid_value", "Send at least one rate, such as `input_usd`.", param="input_usd"
@@ -149,7 +156,7 @@ class PriceHandlers(Struct, frozen=True):
         await self.prices.set(principal.actor, line)
         await self.changed()
         rows = [row for row in (await self.book()).rows if row.model == line.model]
-        return Page([view for row in rows for view in _views(row.model, row.price, row.server, row.since)])
+        return Page([view for row in rows for view in _views(row)])
 
     async def remove(self, principal: Principal, query: PriceKey) -> None:
         """Remove a line of a price from the database."""
@@ -176,25 +183,27 @@ def routes(handlers: PriceHandlers) -> list[Route]:
     ]
 
 
-def _day(text: str | None) -> int:
+def _day(text: str | None, param: str = "since") -> int:
     """Raises InvalidRequest."""
     try:
         return read_day(text) if text else 0
     except ValueError as exc:
         raise InvalidRequest(
-            "invalid_value", "`since` must be a day like 2026-02-28.", param="since"
+            "invalid_value", f"`{param}` must be a day like 2026-02-28.", param=param
         ) from exc
 
 
-def _views(model: str, price: Price, server: str, since: int) -> list[PriceView]:
+def _views(row: OperatorPrice) -> list[PriceView]:
     """One line for each service tier and number of tokens."""
+    price = row.price
     lines = [("", steps) for steps in price.steps]
     lines += [(tier, step) for tier, steps in sorted(price.tiers.items()) for step in steps]
     return [
         PriceView(
-            model=model,
-            server=server or None,
-            since=write_day(since) if since else None,
+            model=row.model,
+            server=row.server or None,
+            since=write_day(row.since) if row.since else None,
+            until=None if row.until is None else write_day(row.until),
             service_tier=tier or None,
             from_tokens=start,
             max_output_tokens=price.max_output,

@@ -17,8 +17,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from bluesminds.common.log import Log
 from bluesminds.common.money import write_usd
 from bluesminds.gateway.limits.lease import LEASE_SECONDS, RENEW_SECONDS, Lease, LeaseHeld
-from storage import open_store
 from storage.leases import renew_lease, take_lease
+from storage.store import open_store
 from tests import gateways
 from tests.deployment import deploy
 from tests.fakes.model_server import ModelServer, completion, refusal, whole

@@ -203,6 +203,16 @@ async def test_budget_with_unpriced_model_is_forbidden() -> None:
     )
 
 
+async def test_free_request_is_allowed_over_every_budget_and_named_by_other_limits() -> None:
+    limiter = open_limiter()
+    spent = make_caller(usd_total=100, usd_per_day=100, rpm=2, user=LimitSet(usd_per_month=100))
+    limiter.reserve(spent, SMALL).settle(10, 500)
+    limiter.credit_changed("u", -7, 1)  # a payment was taken back
+    assert rejection(limiter, spent).code == "insufficient_credit"
+    limiter.reserve(spent, Estimate(10, 0)).settle(10, 0)
+    assert rejection(limiter, spent, Estimate(10, 0)).code == "rate_limit_exceeded"
+
+
 async def test_settle_replaces_reserved_tokens_in_their_minute(mock_clock: MockClock) -> None:
     """Less than reserved is given back in the minute it was taken in; more counts at once."""
     limiter = open_limiter()

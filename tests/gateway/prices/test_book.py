@@ -86,6 +86,17 @@ def test_price_counts_from_its_date() -> None:
     assert [usd(book, None, "m", at) for at in (NOW + DAY, NOW, NOW - 1)] == [3, 2, 1]
 
 
+def test_price_is_replaced_by_an_earlier_one_after_its_end() -> None:
+    offer = line("m", 2, since=NOW, until=NOW + DAY)
+    times = (NOW - 1, NOW, NOW + DAY - 1, NOW + DAY, NOW)
+    own = PriceBook(combine([line("m", 1), offer]), None)
+    assert [usd(own, None, "m", at) for at in times] == [1, 2, 2, 1, 2]
+    over_table = PriceBook(combine([offer, line("m", 3, since=NOW, service_tier="flex")]), BUNDLED)
+    assert [usd(over_table, server(), "m", at) for at in times] == [5, 2, 2, 5, 2]
+    two_ends = PriceBook(combine([offer, line("m", 3, since=NOW, from_tokens=9, until=NOW + 1)]), BUNDLED)
+    assert [usd(two_ends, server(), "m", at) for at in times] == [5, 2, 5, 5, 2], "the first end counts"
+
+
 def test_future_price_hides_no_current_one_of_another_source() -> None:
     book = PriceBook(combine([line("m", 1, since=NOW + DAY)]), BUNDLED)
     assert [usd(book, server(), "m", at) for at in (NOW, NOW + DAY)] == [5, 1]

@@ -121,7 +121,7 @@ async def test_administrator_sets_and_removes_prices(
     nursery: trio.Nursery, home: Path, models: ModelServer, day: str
 ) -> None:
     gateway = await start(nursery, home, models, prices=[PRICE | {"model": "other"}])
-    models.plan(*[whole(reply(**TOKENS))] * 3)
+    models.plan(*[whole(reply(**TOKENS))] * 4)
     async with gateway.operator() as client:
 
         async def put(**line: Any) -> httpx.Response:
@@ -129,6 +129,11 @@ async def test_administrator_sets_and_removes_prices(
 
         assert (await put()).json()["error"]["code"] == "invalid_value"
         assert (await put(input_usd="1", since=day)).json()["error"]["param"] == "since"
+        assert (await put(input_usd="1", until=day)).json()["error"]["param"] == "until"
+        same = {"since": "2026-12-01", "until": "2026-12-01"}
+        assert (await put(input_usd="1", **same)).json()["error"]["param"] == "until"
+        assert (await put(input_usd="8", until="2026-01-01")).status_code == 200
+        assert "x-cost-usd" not in (await gateway.chat(ASK)).headers, "it has ended"
         assert (await put(input_usd="1", output_usd="2")).status_code == 200
         assert (await gateway.chat(ASK)).headers["x-cost-usd"] == "0.00012"
         added = (await put(input_usd="9", since="2099-01-01")).json()["data"]
@@ -143,5 +148,5 @@ async def test_administrator_sets_and_removes_prices(
         assert (await client.delete("/api/admin/prices", params={"model": "m"})).status_code == 204
         assert (await client.delete("/api/admin/prices", params={"model": "m"})).status_code == 404
         audit = (await client.get("/api/admin/audit", params={"subject": "m"})).json()["data"]
-        assert [row["action"] for row in audit] == ["price.remove", "price.set", "price.set"]
+        assert [row["action"] for row in audit] == ["price.remove", *["price.set"] * 3]
     assert "x-cost-usd" not in (await gateway.chat(ASK)).headers
