@@ -6,8 +6,8 @@ turns and texts are not empty, tool results come first in a turn, and adjacent t
 joined.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
@@ -19,6 +19,8 @@ from bluesminds.wire.json_text import Fields
 Role = Literal["user", "assistant", "system"]
 StopReason = Literal["end", "length", "sequence", "tool", "filter", "pause"]
 PartKind = Literal["text", "refusal", "thinking", "redacted", "tool"]
+SAMPLING: Final = ("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty")
+CacheLife = Literal["", "5m", "1h"]
 # Formats with one place for encrypted reasoning say with these what it is.
 SIGNATURE: Final = "signature:"
 REDACTED: Final = "redacted:"
@@ -28,10 +30,13 @@ _LARGE_BUDGET: Final = 16384
 
 
 class TextPart(Struct, frozen=True):
-    """`refusal`: the model refuses, in an answer."""
+    """`refusal`: the model refuses, in an answer. `cache`: how long the server should cache the prompt up to
+    here.
+    """
 
     text: str
     refusal: bool = False
+    cache: CacheLife = ""
 
 
 class MediaPart(Struct, frozen=True):
@@ -41,6 +46,7 @@ class MediaPart(Struct, frozen=True):
     url: str = ""
     data: str = ""
     media_type: str = ""
+    cache: CacheLife = ""
 
 
 class ThinkingPart(Struct, frozen=True):
@@ -68,6 +74,7 @@ class ToolResultPart(Struct, frozen=True):
     call_id: str
     parts: tuple[TextPart | MediaPart, ...] = ()
     is_error: bool = False
+    cache: CacheLife = ""
 
 
 Part = TextPart | MediaPart | ThinkingPart | ToolCallPart | ToolResultPart
@@ -85,6 +92,7 @@ class ToolDefinition(Struct, frozen=True):
     description: str = ""
     schema: bytes = b""
     strict: bool | None = None
+    cache: CacheLife = ""
 
 
 class ToolChoice(Struct, frozen=True):
@@ -137,6 +145,8 @@ class ConversationRequest(Struct, frozen=True):
     model: str
     turns: tuple[Turn, ...]
     system: str = ""
+    system_cache: tuple[int, CacheLife] = (0, "")  # of the first characters of `system`
+    cache: CacheLife = ""  # of the whole prompt
     tools: tuple[ToolDefinition, ...] = ()
     client_tools: tuple[ClientTool, ...] = ()
     tool_choice: ToolChoice | None = None
@@ -148,6 +158,9 @@ class ConversationRequest(Struct, frozen=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     stop: tuple[str, ...] = ()
     reasoning: Reasoning | None = None
     user: str = ""  # the client's name for its end user
@@ -169,7 +182,7 @@ class EncodingOptions(Struct, frozen=True):
     max_output: int | None = None  # maximum tokens, for formats that require a maximum
     bound: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # chat: the field of the maximum
     usage: bool = True  # chat: streams can report usage
-    sampling: bool = True  # temperature, top_p, top_k
+    sampling: bool = True  # the fields of SAMPLING
     reasoning: bool = True  # an effort or a budget
     reasoning_content: bool = False  # chat: reasoning in earlier answers
     system_turns: bool = False  # messages: the role "system" inside the conversation
@@ -282,6 +295,23 @@ def unsupported(param: str, reason: str) -> InvalidRequest:
     )
 
 
+def write_sampling(
+    request: ConversationRequest,
+    options: EncodingOptions,
+    names: Mapping[str, str],
+    body: dict[str, Any],
+    dropped: list[str],
+) -> None:
+    """Write the fields of SAMPLING. `names`: what the server calls those that it supports."""
+    for field in SAMPLING:
+        if (value := getattr(request, field)) is None:
+            continue
+        if options.sampling and field in names:
+            body[names[field]] = value
+        else:
+            dropped.append(field)
+
+
 def unique(names: Iterable[str]) -> tuple[str, ...]:
     """Each name once, in the order of first use."""
     return tuple(dict.fromkeys(names))
@@ -313,8 +343,9 @@ def join_texts(parts: Iterable[Part]) -> tuple[Part, ...]:
             and joined
             and isinstance(last := joined[-1], TextPart)
             and part.refusal is last.refusal
+            and not last.cache
         ):
-            joined[-1] = TextPart(last.text + part.text, part.refusal)
+            joined[-1] = TextPart(last.text + part.text, part.refusal, part.cache)
         elif not (isinstance(part, TextPart) and not part.text):
             joined.append(part)
     return tuple(joined)

@@ -13,7 +13,10 @@ from msgspec import Raw
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import NO_USAGE, Usage
 from bluesminds.wire.base import Codec
+from bluesminds.wire.chat_requests import CACHE_MARKS
 from bluesminds.wire.conversation import (
+    SAMPLING,
+    CacheLife,
     ConversationReply,
     ConversationRequest,
     EncodedRequest,
@@ -26,6 +29,7 @@ from bluesminds.wire.conversation import (
     ToolCallPart,
     ToolChoice,
     ToolDefinition,
+    ToolResultPart,
     Turn,
     effort_of,
     join_texts,
@@ -50,20 +54,23 @@ _BUDGETS: Final = {"minimal": 1024, "low": 1024, "medium": 8192}  # tokens of an
 _LARGEST_BUDGET: Final = 24_576
 _LEAST_TOP_P: Final = 0.95  # together with thinking
 _ID: Final = re.compile("[^a-zA-Z0-9_-]")  # not allowed in the id of a call
+_SAMPLING: Final = ("temperature", "top_p", "top_k")
 _THINKS: Final = ("enabled", "adaptive")
 _CHOICES: Final = {mode: kind for kind, mode in MODES.items()}
 _json_object = msgspec.json.Decoder(dict[str, Any])
 
 
 def encode_request(request: ConversationRequest, options: EncodingOptions) -> EncodedRequest:
-    dropped = list(request.dropped)
+    dropped = [name for name in request.dropped if not name.endswith(CACHE_MARKS)]
     system, turns = _place_system(request, options, dropped)
     body: dict[str, Any] = {
         "model": options.model,
         "max_tokens": request.max_output or options.max_output or DEFAULT_MAX_TOKENS,
     }
     if system:
-        body["system"] = "\n\n".join(system)
+        body["system"] = _write_system("\n\n".join(system), *request.system_cache)
+    if request.cache:
+        body["cache_control"] = _write_cache(request.cache)
     body["messages"] = [
         {"role": turn.role, "content": _write_blocks(turn.parts)} for turn in join_turns(turns)
     ]
@@ -112,6 +119,18 @@ def _place_system(
     return system, turns
 
 
+def _write_system(text: str, cached: int, cache: CacheLife) -> str | list[dict[str, Any]]:
+    """The first characters of the text are `cached`."""
+    if not cache:
+        return text
+    blocks = [{"type": "text", "text": text[:cached], "cache_control": _write_cache(cache)}]
+    return [*blocks, {"type": "text", "text": rest}] if (rest := text[cached:].lstrip("\n")) else blocks
+
+
+def _write_cache(cache: CacheLife) -> dict[str, str]:
+    return {"type": "ephemeral"} if cache == "5m" else {"type": "ephemeral", "ttl": cache}
+
+
 def _write_sampling(
     request: ConversationRequest, options: EncodingOptions, body: dict[str, Any], dropped: list[str]
 ) -> None:
@@ -119,11 +138,15 @@ def _write_sampling(
     Models that think only accept a high top_p.
     """
     thinks = "thinking" in body and body["thinking"]["type"] in _THINKS
-    for field in ("temperature", "top_p", "top_k"):
+    for field in SAMPLING:
         value = getattr(request, field)
         if value is None or (field == "top_p" and value == 1 and request.temperature is not None):
             continue
-        if not options.sampling or (thinks and not (field == "top_p" and value >= _LEAST_TOP_P)):
+        if (
+            field not in _SAMPLING
+            or not options.sampling
+            or (thinks and not (field == "top_p" and value >= _LEAST_TOP_P))
+        ):
             dropped.append(field)
         elif field == "temperature" and value > 1:  # the highest effort
             dropped.append(field)
@@ -155,6 +178,8 @@ def _write_tool(tool: ToolDefinition) -> dict[str, Any]:
         written["description"] = tool.description
     if tool.strict is not None:
         written["strict"] = tool.strict
+    if tool.cache:
+        written["cache_control"] = _write_cache(tool.cache)
     return written
 
 
@@ -224,9 +249,14 @@ def _may_think(request: ConversationRequest, *, budgeted: bool) -> bool:
 
 
 def _write_blocks(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
-    if len(parts) == 1 and isinstance(only := parts[0], TextPart):
+    if len(parts) == 1 and isinstance(only := parts[0], TextPart) and not only.cache:
         return only.text
-    return [_write_block(part) for part in parts]
+    blocks = []
+    for part in parts:
+        blocks.append(_write_block(part))
+        if isinstance(part, TextPart | MediaPart | ToolResultPart) and part.cache:
+            blocks[-1]["cache_control"] = _write_cache(part.cache)
+    return blocks
 
 
 def _write_block(part: Part) -> dict[str, Any]:

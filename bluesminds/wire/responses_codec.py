@@ -32,6 +32,7 @@ from bluesminds.wire.conversation import (
     text_of_parts,
     unique,
     unsupported,
+    write_sampling,
 )
 from bluesminds.wire.responses_encoder import OutputWriter, ResponsesEncoder, close_item
 from bluesminds.wire.responses_objects import ResponseHead, status_of
@@ -48,6 +49,7 @@ from bluesminds.wire.responses_stream import (
     usage_in,
 )
 
+_SAMPLING: Final = {"temperature": "temperature", "top_p": "top_p"}
 _ENCRYPTED: Final = ["reasoning.encrypted_content"]
 
 
@@ -63,14 +65,7 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
         body["max_output_tokens"] = request.max_output
     if request.stop:
         raise unsupported("stop", "the server's format has no stop sequences.")
-    for field in ("temperature", "top_p"):
-        if (value := getattr(request, field)) is not None:
-            if options.sampling:
-                body[field] = value
-            else:
-                dropped.append(field)
-    if request.top_k is not None:
-        dropped.append("top_k")
+    write_sampling(request, options, _SAMPLING, body, dropped)
     if len(request.user) > LONGEST_USER:
         dropped.append("user")
     elif request.user:

@@ -11,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from bluesminds.wire.conversation import ConversationRequest
+from bluesminds.wire.conversation import SAMPLING, ConversationRequest
 from bluesminds.wire.errors import NOT_THE_REQUEST, ErrorDetail
 
 _IS_UNSUPPORTED: Final = re.compile(
@@ -27,13 +27,15 @@ _REASONING_VALUE: Final = re.compile(
 _SAMPLING_WITH_REASONING: Final = re.compile(
     r"\b(?:temperature|top_?[pk])\b.*\bwhen (?:extended )?(?:thinking|reasoning)\b", re.IGNORECASE
 )
-_SAMPLING: Final = re.compile(r"\b(?:temperature|top_?[pk])\b", re.IGNORECASE)
+_SAMPLING: Final = re.compile(
+    r"\b(?:temperature|top_?[pk]|seed|(?:presence|frequency)_?penalty)\b", re.IGNORECASE
+)
 _KNOWN_FIELDS: Final = re.compile(r"\bexpected one of\b.*", re.IGNORECASE | re.DOTALL)
 
 
 class Support(Struct, frozen=True):
     """The optional fields that a server accepts for a model. `usage`: stream_options. Only for translated
-    requests: `reasoning`, an effort or a budget; `sampling`, temperature, top_p and top_k; `other_bound`, the
+    requests: `reasoning`, an effort or a budget; `sampling`, the fields of SAMPLING; `other_bound`, the
     maximum length of chat completions is in the other field than the one of the plan.
     """
 
@@ -69,9 +71,7 @@ def find_refusal(
     text = _KNOWN_FIELDS.sub("", f"{error.param or ''} {error.message or ''}")
     refused: dict[str, bool] = {}
     lasting = True
-    sampled = any(
-        value is not None for value in (conversation.temperature, conversation.top_p, conversation.top_k)
-    )
+    sampled = any(getattr(conversation, name) is not None for name in SAMPLING)
     if support.sampling and sampled and _SAMPLING_WITH_REASONING.search(text):
         return Refusal(replace(support, sampling=False), lasting=conversation.reasoning is None)
     if support.reasoning and conversation.reasoning is not None and _REASONING.search(text):
