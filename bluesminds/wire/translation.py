@@ -5,6 +5,8 @@ client's stream is held back, because the client must not see the end of an answ
 recorded. Comments and keep-alive events of the server are sent as the client's keep-alive.
 """
 
+from msgspec.structs import replace
+
 from bluesminds.wire.base import ClientCodec, Codec, RequestFacts
 from bluesminds.wire.conversation import (
     ConversationRequest,
@@ -93,4 +95,6 @@ class Translation(MeteredStage):
                 self._meter.report(event.usage)
             case PartOpened() if event.name:
                 self._meter.count(event.name)
+                if (names := self._conversation.long_names) and event.name in names:
+                    event = replace(event, name=names[event.name])
         return self._encoder.feed(event)

@@ -28,6 +28,7 @@ from bluesminds.wire.errors import ErrorDetail, read_error
 from bluesminds.wire.formats import FORMATS, client_codec_of, client_vectors_of, codec_of, vectors_of
 from bluesminds.wire.media import Opaque, PassingJson
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
+from bluesminds.wire.tool_names import restore_names
 from bluesminds.wire.translation import Translation
 from bluesminds.wire.usage import read_cost
 from bluesminds.wire.vectors import VectorRequest
@@ -311,7 +312,8 @@ class ReplyReader(Struct, frozen=True):
         if self.conversation is None:
             return body
         server, client = self._codecs
-        return client.encode_reply(server.decode_reply(body, self.conversation), self.conversation)
+        answer = restore_names(server.decode_reply(body, self.conversation), self.conversation)
+        return client.encode_reply(answer, self.conversation)
 
 
 def handshake_reply(endpoint: UpstreamEndpoint, rejected: HandshakeRejected) -> Reply:
