@@ -1,11 +1,11 @@
-"""Names of tools that are too long for the format of the server."""
+"""What the gateway changes in translated requests and replies."""
 
 import json
 from typing import Any
 
 import pytest
 
-from tests.fakes.model_server import ModelServer
+from tests.fakes.model_server import ModelServer, completion, whole
 from tests.gateways import Gateway
 
 LONG = "mcp__plugin_" + "a" * 100
@@ -44,3 +44,16 @@ async def test_long_name_of_a_tool_is_short_for_the_server_and_whole_for_the_cli
     else:
         names = [block.get("name") for block in answer.json()["content"]]
     assert names == [OTHER]
+
+
+async def test_client_of_a_reply_without_usage_gets_the_estimate(
+    gateway: Gateway, models: ModelServer
+) -> None:
+    models.plan(whole(completion("Hello " * 40, usage=...)))
+    async with gateway.client() as client:
+        body = {"model": "m", "max_tokens": 99, "messages": TURNS[:1]}
+        usage = (await client.post("/v1/messages", json=body)).json()["usage"]
+    (row,) = gateway.rows()
+    assert row["usage_source"] == "estimated"
+    assert usage["input_tokens"] == row["input_tokens"] > 0
+    assert usage["output_tokens"] == row["output_tokens"] > 40
