@@ -216,14 +216,11 @@ class StreamRelay(Struct, frozen=True):
 
     def _cut(self, call: Call, reply: Reply, entry: UsageEntry, reason: str) -> bytes:
         self._close_cut(reply, entry, reason)
-        code, message = (
-            "upstream_cut",
-            "The server ended the stream before the answer was complete. Try again.",
-        )
         if reason == TOO_LARGE:
-            code = "upstream_invalid"
             message = f"The server sent an event of more than {MAX_EVENT >> 20} MiB, which is too large."
-        return call.format.write_stream_error(code, message, entry.next_number)
+            return call.format.write_stream_error("upstream_invalid", message, entry.next_number)
+        message = "The server ended the stream before the answer was complete. Try again."
+        return call.format.write_stream_error("upstream_cut", message, entry.next_number)
 
     def _close_cut(self, reply: Reply, entry: UsageEntry, reason: str) -> None:
         self.outcomes.stream_failed(reply, reason)

@@ -15,7 +15,7 @@ from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.call import with_scoped_idempotency
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
-from bluesminds.gateway.operations import PASSTHROUGH, method_not_allowed
+from bluesminds.gateway.operations import PASSTHROUGH, method_not_allowed, unknown_path
 from bluesminds.gateway.passthrough.bodies import ClientRequest, read_relay_body
 from bluesminds.gateway.passthrough.exchange import RelayedRequest
 from bluesminds.gateway.passthrough.paths import (
@@ -70,7 +70,11 @@ class PassthroughHandler(Struct, frozen=True):
             _check_method(path, context.method)
             caller = await self.keys.authenticate(context)
             self.keys.authorize_use(caller, context)
+            if not self._relays(path, caller):
+                raise unknown_path(f"/v1{path.text}")
             _check_key(caller)
+            if caller.own_keys is None:  # before its body is read
+                _check_budget(caller, context.method)
             relayed = await self._read(path, context, caller, request, client_format)
             entry = self.runner.admit(relayed, PASSTHROUGH)
         except BaseException as exc:
@@ -107,7 +111,8 @@ class PassthroughHandler(Struct, frozen=True):
         server = candidates[0]
         if context.method == "GET" and not path.object_id:
             server = await self._server_of_list(caller, path, candidates)
-        _check_budget(caller, context.method, server)
+        if not server.is_own:
+            _check_budget(caller, context.method)
         found.check_mentions(server.name)
         base, fixed = relay_base(server)
         return RelayedRequest(
@@ -160,11 +165,6 @@ class PassthroughHandler(Struct, frozen=True):
             candidates = sorted(fitting or allowed, key=self._rank)
         else:
             candidates = [server for server in allowed if server.name in found.servers]
-        if not candidates and found.servers is None and not (named or required):
-            message = (
-                "No server relays this path for your account. The operator can allow it with passthrough."
-            )
-            raise NotFound("unknown_url", message)
         if not candidates:
             raise NotFound(
                 "object_server_missing",
@@ -172,6 +172,11 @@ class PassthroughHandler(Struct, frozen=True):
                 " not the one in x-bluesminds-server.",
             )
         return candidates
+
+    def _relays(self, path: RelayPath, caller: Caller) -> bool:
+        """Whether a server, or an own key of the caller, allows the path."""
+        servers = (*(key.server for key in caller.own_keys or ()), *self.registry.catalog.servers)
+        return any(path.collection in collections_of(server) for server in servers)
 
     async def _server_of_list(self, caller: Caller, path: RelayPath, candidates: Sequence[Server]) -> Server:
         for server in candidates:
@@ -202,10 +207,8 @@ def _check_key(caller: Caller) -> None:
         )
 
 
-def _check_budget(caller: Caller, method: str, server: Server) -> None:
+def _check_budget(caller: Caller, method: str) -> None:
     """Raises Forbidden for a request with an unknown cost. Own keys cost nothing here."""
-    if server.is_own:
-        return
     limits = (caller.key_limits, caller.user_limits)
     if method not in _FREE and any(one.usd_per_day or one.usd_per_month or one.usd_total for one in limits):
         raise Forbidden(

@@ -89,9 +89,9 @@ async def test_own_key_relays_without_a_server_that_does_and_without_a_budget(
     site = await start(nursery, home, passthrough=False)
     ada = await new_account(site.gateway, "ada@example.com", limits={"usd_per_day": "1"})
     batch = {"input_file_id": "file-1"}
-    assert code_of(await ada.send("POST", "/v1/batches", json=batch)) == (404, "object_not_found")
+    assert code_of(await ada.send("POST", "/v1/batches", json=batch)) == (404, "unsupported_endpoint")
     refused = await ada.send("POST", "/v1/files", files={"file": ("a.txt", b"x")})
-    assert code_of(refused) == (404, "unknown_url")
+    assert code_of(refused) == (404, "unsupported_endpoint")
     await site.store(ada, mode="only")
     file_id = await ada.upload()
     made = await ada.create("batches", {"input_file_id": file_id, "endpoint": "/v1/chat/completions"})
