@@ -11,6 +11,8 @@ import trio
 from argon2 import PasswordHasher
 from msgspec import structs
 
+from bluesminds.accounts.billing.invoice_pdf import InvoiceFiles
+from bluesminds.accounts.billing.invoices import Invoices
 from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.services import AccountServices
 from bluesminds.app.accounts import build_accounts, opt_out_links, webhook_addresses
@@ -34,8 +36,9 @@ from bluesminds.notify.event_mails import EventMails
 from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer
 from bluesminds.notify.mail_templates import MailTemplates
-from bluesminds.notify.outbox import MailOutbox
+from bluesminds.notify.outbox import MailOutbox, ReadFile
 from bluesminds.notify.webhooks import WebhookQueue, WebhookSender
+from storage.base import Store
 from storage.store import open_store
 
 MAIL_FLUSH_SECONDS = 3.0  # how long the end waits for mail that can be sent at once
@@ -83,7 +86,14 @@ async def open_services(
                 key_changes=KeyChangeNotifier(),
                 mailer=mailer,
                 templates=MailTemplates(public_url(settings.server)),
-                outbox=MailOutbox(store, vault=vault, mailer=mailer, clock=clock, log=log),
+                outbox=MailOutbox(
+                    store,
+                    vault=vault,
+                    mailer=mailer,
+                    clock=clock,
+                    log=log,
+                    read_file=_read_file(settings, store),
+                ),
                 events=EventDispatcher(store, clock=clock, log=log),
                 webhook_sender=None
                 if hooks is None
@@ -115,6 +125,12 @@ def _webhook_pool(settings: Settings) -> Pool | None:
 def _mailer(settings: Settings, state: StateDir, pool: Pool, clock: Clock, log: Log) -> Mailer:
     mailer = configured_mailer(settings.mail, pool, clock)
     return mailer or FileMailer(state.path / "outbox", clock=clock, log=log)
+
+
+def _read_file(settings: Settings, store: Store) -> ReadFile | None:
+    if not settings.billing.enabled:
+        return None
+    return InvoiceFiles(Invoices(store, prefix=settings.billing.invoice_prefix)).read
 
 
 def _event_mails(resources: Resources) -> EventMails:

@@ -33,7 +33,7 @@ ROUTE = {
     *("model", "targets", "policy", "fallback", "fallback_on", "when"),
     *("first_token_timeout", "chunk_timeout", "recovery", "repeat_accepted"),
     *("queue_timeout", "queue_size", "hedge_after", "hedge_share", "hedge_daily_usd"),
-    *("shadow", "shadow_model", "shadow_share", "shadow_daily_usd"),
+    *("shadow", "shadow_model", "shadow_share", "shadow_daily_usd", "prefer_regions"),
 }
 VENDOR_KEY = {"api_key", "mode", "models"}
 WEBHOOK = {"url", "events", "description"}
