@@ -131,6 +131,10 @@ class CallBody(Protocol):
     def repeatable(self) -> bool:
         """Whether `content` can be called again. A form that does not fit into memory can be sent once."""
 
+    @property
+    def stores(self) -> bool:
+        """Whether a server may store the answer. Call it after `choose`."""
+
     def bound(self, tokens: int) -> bool:
         """Limit the length of each answer. False if the format has no such field, and nothing is changed.
         Call it after `choose` and before the first `content`.
@@ -264,6 +268,14 @@ class JsonBody:
             self.conversation = structs.replace(self.conversation, max_output=tokens)
             self._translated_for = None
         return True
+
+    @property
+    def stores(self) -> bool:
+        """A translation asks to store nothing."""
+        if not (fields := self._client_fields()):
+            return False
+        stored = bytes(fields.get("store", b""))
+        return stored != b"false" if self._format.name == "responses" else stored == b"true"
 
     def headers(self, model: str) -> Headers:
         return JSON_HEADERS

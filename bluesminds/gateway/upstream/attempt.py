@@ -13,6 +13,7 @@ from bluesminds.gateway.call import Call
 from bluesminds.gateway.routing.load import RunningAttempt
 from bluesminds.gateway.routing.plans import Plan
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
+from bluesminds.gateway.upstream.progress import AttemptProgress
 from bluesminds.http.client.pool import (
     BodyTooLarge,
     FirstByteTimeout,
@@ -99,7 +100,7 @@ class Reply(Struct, frozen=True):
 
 class ReplyReader(Struct, frozen=True):
     """Reads the response of one server to a call. `conversation` or `vectors` is the request if it was
-    translated, `model` the server's name of the model.
+    translated, `model` the server's name of the model. `progress`: of an attempt that can be given up.
     """
 
     endpoint: UpstreamEndpoint
@@ -108,6 +109,7 @@ class ReplyReader(Struct, frozen=True):
     conversation: ConversationRequest | None
     vectors: VectorRequest | None
     model: str
+    progress: AttemptProgress | None = None
 
     async def read(self, response: Response, deadline: float) -> Reply:
         """`deadline` on Trio's clock, for the first content of a stream. The caller closes the response.
@@ -169,8 +171,12 @@ class ReplyReader(Struct, frozen=True):
         opening = StreamOpening()
         is_events: bool | None = None
         body = b""
+        if self.progress is not None:
+            self.progress.stage = self._client_stage
         while piece := await response.receive():
             body += piece
+            if self.progress is not None:
+                self.progress.received = body
             if is_events is None:
                 is_events = _is_event_stream(response, body)
                 piece = body  # nothing was fed yet
