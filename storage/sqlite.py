@@ -69,7 +69,6 @@ class SqliteStore:
         self._writes = JobQueue(loop, statement_timeout)
         self._threads = AsyncExitStack()
         self._writer: SqliteThread
-        self._readers: list[SqliteThread] = []
         self.chain_key = b""
         self.on_events: Callable[[], None] = lambda: None
 
@@ -104,8 +103,6 @@ class SqliteStore:
             raise StorageUnavailable(f"the database cannot be upgraded: {exc.strerror}") from exc
         self._writer = await self._start_thread("writer")
         await self._writer.run(partial(migrate, migrations=migrations))
-        for _ in range(READERS):
-            self._readers.append(await self._start_thread("reader"))
 
     async def _start_thread(self, role: Literal["writer", "reader"]) -> SqliteThread:
         # The stack closes in reverse order: the writer last, so that it does the last checkpoint.
@@ -117,9 +114,9 @@ class SqliteStore:
     async def serve(self) -> None:
         """Run jobs until the queues are closed and empty, then disconnect."""
         async with self._threads, asyncio.TaskGroup() as workers:
-            workers.create_task(self._work(self._writes, self._run_write, self._writer))
-            for reader in self._readers:
-                workers.create_task(self._work(self._reads, self._run_read, reader))
+            workers.create_task(self._work(self._writes, partial(self._run_write, self._writer)))
+            for _ in range(READERS):
+                workers.create_task(self._work(self._reads, self._new_reader()))
 
     def close(self) -> None:
         self._reads.close()
@@ -129,13 +126,26 @@ class SqliteStore:
         self._reads.abandon()
         self._writes.abandon()
 
-    async def _work(
-        self, jobs: JobQueue, do: Callable[[SqliteThread, Job], Awaitable[None]], thread: SqliteThread
-    ) -> None:
+    def _new_reader(self) -> Callable[[Job], Awaitable[None]]:
+        """Runs reads on a thread of its own, which starts with the first of them."""
+        thread: SqliteThread | None = None
+
+        async def run(job: Job) -> None:
+            nonlocal thread
+            try:
+                thread = thread or await self._start_thread("reader")
+            except StorageError as exc:
+                job.fail(exc)
+            else:
+                await self._run_read(thread, job)
+
+        return run
+
+    async def _work(self, jobs: JobQueue, do: Callable[[Job], Awaitable[None]]) -> None:
         try:
             while (job := await jobs.take()) is not None:
                 with job.failing_with_worker():
-                    await do(thread, job)
+                    await do(job)
         except BaseException as exc:
             _log.error("a database worker failed: %s", type(exc).__name__)
             self.abandon()

@@ -106,7 +106,7 @@ class JobQueue:
         self._loop = loop
         self._start_timeout = start_timeout
         self._jobs: deque[Job] = deque()
-        self._idle: deque[asyncio.Future[None]] = deque()
+        self._idle: list[asyncio.Future[None]] = []
         self._closed = False
 
     async def submit(
@@ -155,8 +155,9 @@ class JobQueue:
             )
 
     def _wake_worker(self) -> None:
+        """The one that worked last: its connection has what it needs in its cache."""
         while self._idle:
-            idle = self._idle.popleft()
+            idle = self._idle.pop()
             if not idle.done():
                 idle.set_result(None)
                 return

@@ -1,5 +1,6 @@
 """Fixtures that every test may use."""
 
+import gc
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +20,17 @@ settings.register_profile(
 # The same examples in every run, so that only a change can make a test fail. `make search` tries new ones.
 settings.register_profile("repeat", settings.get_profile("search"), derandomize=True)
 settings.load_profile("repeat")
+
+
+def pytest_sessionstart() -> None:
+    """Import the tests without garbage collection, which would visit all new objects again and again."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)

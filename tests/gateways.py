@@ -23,10 +23,11 @@ from bluesminds.app.operator import operator_client
 from bluesminds.app.services import Services
 from bluesminds.common.clock import Clock, SystemClock
 from bluesminds.common.log import Log
-from bluesminds.config import Settings, load
+from bluesminds.config import Loaded, Settings, load
 from bluesminds.gateway.bodies import BodyMemory
 from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.upstream.backoff import Backoff
+from tests.databases import create_sqlite
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}]}
 STREAM = ASK | {"stream": True}
@@ -55,6 +56,10 @@ def entry(name: str, url: str, **more: Any) -> dict[str, Any]:
 
 
 def settings_of(home: Path, servers: list[dict[str, Any]], sections: Mapping[str, Any]) -> Settings:
+    return _load(home, servers, sections).settings
+
+
+def _load(home: Path, servers: list[dict[str, Any]], sections: Mapping[str, Any]) -> Loaded:
     document: dict[str, Any] = {name: dict(table) for name, table in DEFAULTS.items()}
     for name, table in sections.items():
         document[name] = document.get(name, {}) | dict(table) if isinstance(table, Mapping) else table
@@ -63,7 +68,7 @@ def settings_of(home: Path, servers: list[dict[str, Any]], sections: Mapping[str
     path = home / "gateway.toml"
     path.write_text(tomli_w.dumps(document))
     path.chmod(0o600)
-    return load(path, {}, {}).settings
+    return load(path, {}, {})
 
 
 @dataclass
@@ -205,6 +210,14 @@ async def eventually(check: Callable[[], bool | Awaitable[bool]], seconds: float
             await trio.sleep(0.01)
 
 
+def _create_database(settings: Settings) -> None:
+    """Save the first start the work of the migrations."""
+    path = settings.state_dir / "bluesminds.db"
+    if settings.storage.url is None and not settings.state_dir.exists():
+        settings.state_dir.mkdir(mode=0o700)
+        create_sqlite(path)
+
+
 async def start(
     nursery: trio.Nursery,
     home: Path,
@@ -216,8 +229,9 @@ async def start(
     **sections: Any,
 ) -> Gateway:
     """Start a gateway and wait until it takes requests. `key` is the first API key of an existing state."""
-    settings = settings_of(home, servers, sections)
-    origins = load(home / "gateway.toml", {}, {}).origins
+    loaded = _load(home, servers, sections)
+    settings = loaded.settings
+    _create_database(settings)
     lines: list[bytes] = []
     shutdown = trio.Event()
     ended = trio.Event()
@@ -233,7 +247,7 @@ async def start(
             shutdown=shutdown,
             reread=lambda: load(home / "gateway.toml", {}, {}).settings,
             config_path=home / "gateway.toml",
-            origins=origins,
+            origins=loaded.origins,
             password_hasher=CHEAP_HASHER,
             backoff=backoff,
             task_status=task_status,

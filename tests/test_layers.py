@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -53,15 +54,34 @@ Import = tuple[str, ast.stmt, bool]  # the module it names, the statement, wheth
 KNOWN = dict(modules())
 
 
+class Facts(NamedTuple):
+    """What the tests ask of a module."""
+
+    imports: tuple[Import, ...]
+    hidden_imports: list[int]
+    docstring: str | None
+    classes: list[str]
+
+
 @cache  # parsing the code takes seconds
-def imports(module: str) -> tuple[Import, ...]:
+def facts(module: str) -> Facts:
     path = KNOWN[module]
-    return tuple(imports_in(path.read_text(), module if path.stem == "__init__" else package_of(module)))
+    tree = ast.parse(path.read_text())
+    package = module if path.stem == "__init__" else package_of(module)
+    return Facts(
+        tuple(imports_in(tree, package)),
+        list(hidden_imports(tree)),
+        ast.get_docstring(tree),
+        exported_classes(tree),
+    )
 
 
-def imports_in(source: str, package: str) -> Iterator[Import]:
+def imports(module: str) -> tuple[Import, ...]:
+    return facts(module).imports
+
+
+def imports_in(tree: ast.Module, package: str) -> Iterator[Import]:
     """Every import of a module in `package`, relative ones resolved."""
-    tree = ast.parse(source)
     inner = {
         id(node)
         for function in ast.walk(tree)
@@ -90,9 +110,9 @@ def absolute(node: ast.ImportFrom, package: str) -> str:
     return ".".join(filter(None, (package if node.level else "", node.module)))
 
 
-def hidden_imports(source: str) -> Iterator[int]:
+def hidden_imports(tree: ast.Module) -> Iterator[int]:
     """Lines that could import a module whose name is not written in an import statement."""
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         match node:
             case (
                 ast.Name(id="__import__" | "import_module")
@@ -163,11 +183,7 @@ def test_modules_import_nothing_inside_functions() -> None:
 
 
 def test_modules_have_no_hidden_import() -> None:
-    found = {
-        module: list(hidden_imports(path.read_text()))
-        for module, path in KNOWN.items()
-        if module not in BY_NAME
-    }
+    found = {module: facts(module).hidden_imports for module in KNOWN if module not in BY_NAME}
     assert {module: names for module, names in found.items() if names} == {}
 
 
@@ -189,32 +205,35 @@ def test_quart_outside_web_is_not_imported() -> None:
 
 
 def test_modules_have_a_docstring() -> None:
-    found = {module: ast.get_docstring(ast.parse(path.read_text())) for module, path in KNOWN.items()}
-    assert [module for module, text in found.items() if not text] == []
+    assert [module for module in KNOWN if not facts(module).docstring] == []
 
 
-def duplicates(sources: Mapping[str, str]) -> dict[str, list[str]]:
+def exported_classes(tree: ast.Module) -> list[str]:
+    classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    return [name for name in classes if not name.startswith("_")]
+
+
+def duplicates(classes: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     """Exported class names that more than one module defines, with these modules."""
     defined: dict[str, list[str]] = {}
-    for module, source in sources.items():
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                defined.setdefault(node.name, []).append(module)
+    for module, names in classes.items():
+        for name in names:
+            defined.setdefault(name, []).append(module)
     return {name: found for name, found in defined.items() if len(found) > 1}
 
 
 def test_exported_class_name_is_unique() -> None:
-    found = duplicates({module: path.read_text() for module, path in KNOWN.items()})
-    assert found == {}
+    assert duplicates({module: facts(module).classes for module in KNOWN}) == {}
 
 
 # The rules above must be able to fail.
 
 
 def test_duplicates_class_in_two_modules_is_found() -> None:
-    assert duplicates({"a": "class A: ...\nclass B: ...", "b": "class A: ...\nclass _C: ..."}) == {
-        "A": ["a", "b"]
-    }
+    sources = {"a": "class A: ...\nclass B: ...", "b": "class A: ...\nclass _C: ..."}
+    classes = {module: exported_classes(ast.parse(source)) for module, source in sources.items()}
+    assert classes == {"a": ["A", "B"], "b": ["A"]}
+    assert duplicates(classes) == {"A": ["a", "b"]}
 
 
 @pytest.mark.parametrize(
@@ -231,7 +250,7 @@ def test_duplicates_class_in_two_modules_is_found() -> None:
 )
 def test_check_arrows_import_of_higher_layer_fails(module: str, source: str) -> None:
     with pytest.raises(AssertionError, match=r"from above|must not import"):
-        check_arrows(module, imports_in(source, package_of(module)))
+        check_arrows(module, imports_in(ast.parse(source), package_of(module)))
 
 
 @pytest.mark.parametrize(
@@ -243,7 +262,7 @@ def test_check_cycles_cycle_fails(source: str) -> None:
     (below, *_) = [
         name for name, *_ in found["bluesminds.gateway.pipeline"] if within(name, "bluesminds.gateway")
     ]
-    found[below] = [*found[below], *imports_in(source, "bluesminds.gateway")]
+    found[below] = [*found[below], *imports_in(ast.parse(source), "bluesminds.gateway")]
     with pytest.raises(pytest.fail.Exception, match="import cycle"):
         check_cycles(found)
 
@@ -258,7 +277,7 @@ def test_check_cycles_cycle_fails(source: str) -> None:
 )
 def test_check_import_level_import_inside_function_fails(source: str) -> None:
     with pytest.raises(AssertionError, match="inside a function"):
-        check_import_level("bluesminds.gateway.pipeline", imports_in(source, "bluesminds.gateway"))
+        check_import_level("bluesminds.gateway.pipeline", imports_in(ast.parse(source), "bluesminds.gateway"))
 
 
 @pytest.mark.parametrize(
@@ -272,7 +291,7 @@ def test_check_import_level_import_inside_function_fails(source: str) -> None:
     ],
 )
 def test_hidden_imports_hidden_import_is_found(source: str) -> None:
-    assert list(hidden_imports(source))
+    assert list(hidden_imports(ast.parse(source)))
 
 
 @pytest.mark.parametrize(
@@ -286,4 +305,4 @@ def test_hidden_imports_hidden_import_is_found(source: str) -> None:
     ],
 )
 def test_imports_in_relative_import_is_resolved(source: str, target: str) -> None:
-    assert [name for name, *_ in imports_in(source, "bluesminds.gateway")] == [target]
+    assert [name for name, *_ in imports_in(ast.parse(source), "bluesminds.gateway")] == [target]

@@ -26,6 +26,7 @@ PROCESS_CALLS = {
     ("lowlevel", "open_process"),
 }
 USER_CALLS = {"run", "serving", "start", "launch"}  # methods of tests.terminal.User
+STARTS = USER_CALLS | {name for _, name in PROCESS_CALLS}
 # The length of these waits decides nothing: helpers on a virtual clock, a response that is later than a
 # timeout which must not apply, and clients that give up on a connection in any state.
 HARMLESS_WAITS = (
@@ -34,6 +35,7 @@ HARMLESS_WAITS = (
     "http/server/test_http1_conformance.py",
     "http/server/test_survival.py",
 )
+WAITS = re.compile(r"\.(?:sleep|fail_after|move_on_after)\(")
 NAME = re.compile(r"test_(?!(?:a|an|the|it|its|what|who|of)_)[a-z0-9]+(?:_[a-z0-9]+){2,}")
 
 
@@ -76,6 +78,8 @@ def has_virtual_clock(tree: ast.Module) -> set[ast.AST]:
 
 def waits(module: Path) -> list[str]:
     """Calls that sleep for a fixed time, or that set a short deadline on the real clock."""
+    if not WAITS.search((TESTS / module).read_text()):
+        return []
     tree = parse(module)
     known = constants(tree)
     virtual = has_virtual_clock(tree)
@@ -98,6 +102,8 @@ def waits(module: Path) -> list[str]:
 def starts_process(node: ast.AST) -> bool:
     for call in ast.walk(node):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
+            if call.func.attr not in STARTS:
+                continue
             owner = ast.unparse(call.func.value)
             if (owner.rpartition(".")[2], call.func.attr) in PROCESS_CALLS:
                 return True

@@ -7,6 +7,7 @@ error. An unknown credential is only a warning: a unit may have credentials for 
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +42,8 @@ def add_environment(pending: PendingSettings, environ: Mapping[str, str]) -> Non
             _refuse_variable(pending, name, PREFIX, name.removeprefix(PREFIX), endings)
 
 
-def _plain_variables() -> dict[str, tuple[str, str, bool]]:
+@cache
+def _plain_variables() -> Mapping[str, tuple[str, str, bool]]:
     """Every variable outside [[servers]]: its section, its key, and whether it names a file to read."""
     found = {}
     for section in ("", *sections()):

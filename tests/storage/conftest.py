@@ -5,6 +5,7 @@ import pytest
 
 from storage import Store
 from storage.store import open_store
+from tests.databases import create_sqlite
 from tests.storage.postgres_server import PostgresServer
 
 
@@ -19,7 +20,15 @@ def postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    """A database with the schema."""
     url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture
+def empty_postgres_url(postgres: PostgresServer) -> Iterator[str]:
+    url = postgres.create_empty_database()
     yield url
     postgres.drop_database(url)
 
@@ -36,11 +45,13 @@ def sqlite_url(sqlite_path: Path) -> str:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest) -> str:
-    """An empty database on each engine in turn."""
+    """A database on each engine in turn, without rows. The file of SQLite does not exist yet."""
     return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture
-async def store(url: str) -> AsyncIterator[Store]:
+async def store(url: str, sqlite_path: Path) -> AsyncIterator[Store]:
+    if url.startswith("sqlite"):
+        create_sqlite(sqlite_path)
     async with open_store(url) as store:
         yield store

