@@ -220,7 +220,9 @@ def test_list_of_outcomes_is_complete() -> None:
         re.findall(r"`(\w+)`(?: \(|[;.])", part(OPERATE, "Logs").partition("`outcome` is one of:")[2])
     )
     found: set[str] = set()
-    calls = [call for name in ("pipeline", "relay") for call in calls_in(GATEWAY / f"{name}.py")]
+    calls = [
+        call for name in ("pipeline", "relay", "stream_relay") for call in calls_in(GATEWAY / f"{name}.py")
+    ]
     for call in calls:
         if isinstance(call.func, ast.Attribute) and call.func.attr in ("close", "finish"):
             outcome = call.args[1:2] or call.args  # status, outcome; or both in one

@@ -4,16 +4,19 @@ from typing import get_args
 
 from argon2 import PasswordHasher
 
+from bluesminds.accounts.address_proofs import AddressProofs
 from bluesminds.accounts.alerts import Alerts
 from bluesminds.accounts.audit import AuditLog
-from bluesminds.accounts.billing import Billing
+from bluesminds.accounts.billing.context import BillingContext
+from bluesminds.accounts.billing.invoices import Invoices
+from bluesminds.accounts.billing.service import Billing
+from bluesminds.accounts.billing.trials import Referrals, Trials
 from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.federated import FederatedSignIn
 from bluesminds.accounts.identities import Identities
 from bluesminds.accounts.invitations import Invitations
-from bluesminds.accounts.invoices import Invoices
 from bluesminds.accounts.key_reports import KeyReports
 from bluesminds.accounts.keys import Keys
 from bluesminds.accounts.ledger import Ledger
@@ -37,7 +40,6 @@ from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.signup import SignUp
 from bluesminds.accounts.statements import Statements
 from bluesminds.accounts.throttle import Throttle
-from bluesminds.accounts.trials import Referrals, Trials
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeyPolicy, VendorKeys
@@ -98,6 +100,7 @@ def build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Acc
         sessions=sessions,
         verification=verification,
         settings=settings,
+        providers=frozenset(row.name for row in resources.settings.identity.providers),
         changed=resources.key_changes.notify,
     )
     return AccountServices(
@@ -242,6 +245,12 @@ def _build_federated(
         clients,
         identities,
         second_factors,
+        AddressProofs(
+            store=resources.store,
+            outbox=resources.outbox,
+            templates=resources.templates,
+            throttle=throttle,
+        ),
         clock=resources.clock,
         vault=resources.vault,
         throttle=throttle,
@@ -252,24 +261,29 @@ def _build_federated(
 def _build_billing(resources: Resources, ledger: Ledger) -> Billing | None:
     if not resources.settings.billing.enabled:
         return None
-    return Billing(
+    billing = resources.settings.billing
+    context = BillingContext(
         resources.store,
         ledger=ledger,
         clock=resources.clock,
         log=resources.log,
         rules=billing_rules(resources.settings),
         policy=billing_policy(resources.settings),
-        invoices=Invoices(resources.store, prefix=resources.settings.billing.invoice_prefix),
-        trials=Trials(
-            resources.store,
-            ledger=ledger,
-            clock=resources.clock,
-            nano=read_usd(resources.settings.billing.trial_usd),
-            length=int(resources.settings.billing.trial_length * 1000),
-        ),
-        referrals=Referrals(resources.store, clock=resources.clock),
         providers=payment_providers(resources.settings, resources.pool),
         changed=resources.key_changes.notify,
+    )
+    trials = Trials(
+        resources.store,
+        ledger=ledger,
+        clock=resources.clock,
+        nano=read_usd(billing.trial_usd),
+        length=int(billing.trial_length * 1000),
+    )
+    return Billing(
+        context,
+        invoices=Invoices(resources.store, prefix=billing.invoice_prefix),
+        trials=trials,
+        referrals=Referrals(resources.store, clock=resources.clock),
     )
 
 

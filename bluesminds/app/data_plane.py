@@ -70,11 +70,15 @@ from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.stored_responses.store import ResponseStore
+from bluesminds.gateway.stream_relay import StreamRelay
 from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, Watchdog
 from bluesminds.gateway.tracing import CollectorAddress, Tracer
 from bluesminds.gateway.traffic import TrafficMonitor
 from bluesminds.gateway.upstream.backoff import Backoff
 from bluesminds.gateway.upstream.entra import EntraTokens
+from bluesminds.gateway.upstream.extra_budget import ExtraBudget
+from bluesminds.gateway.upstream.extra_costs import ExtraCosts
+from bluesminds.gateway.upstream.outcomes import AttemptOutcomes
 from bluesminds.gateway.upstream.raw import RawSender
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.gateway.upstream.shadow import ShadowTraffic
@@ -101,6 +105,7 @@ class DataPlaneParts(Struct, frozen=True):
     capacity_queue: CapacityQueue
     shadow: ShadowTraffic
     idle_sweeper: IdleSweeper
+    extra_costs: ExtraCosts
     open_requests: OpenRequests
     prompts: PromptLog | None
     tracer: Tracer | None
@@ -126,21 +131,23 @@ def build_data_plane(
     routing = build_routing(services, configured)
     queue = _build_queue(services, routing, runtime.metrics)
     timeouts = TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout)
-    sender = _build_sender(services, runtime, routing, queue, timeouts, backoff)
+    hedges, copies = ExtraBudget(), ExtraBudget()
+    outcomes = AttemptOutcomes(routing.health, runtime.metrics, services.log)
+    sender = _build_sender(services, outcomes, routing, queue, timeouts, backoff, hedges)
     objects = ServerObjects(
         services.store, clock=services.clock, log=services.log, timeout=settings.storage.settle_timeout
     )
     responses = _build_responses(services, objects)
     bodies, stats = _build_body_memory(services), ListenerStats()
     accounting = _build_accounting(services, runtime, routing.prices, routing.registry)
-    shadow = _build_shadow(services, runtime, routing, accounting, timeouts)
+    shadow = _build_shadow(services, runtime, routing, accounting, timeouts, copies)
     gateway = Gateway(
         keys=authentication.keys,
         registry=routing.registry,
         balancer=routing.balancer,
         limiter=authentication.limiter,
         sender=sender,
-        relay=Relay(sender, expose_server=settings.server.expose_server),
+        relay=Relay(StreamRelay(outcomes), outcomes, expose_server=settings.server.expose_server),
         accounting=accounting,
         shadow=shadow,
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
@@ -182,6 +189,7 @@ def build_data_plane(
         idle_sweeper=IdleSweeper(
             services.store, authentication.keys, authentication.limiter, runtime.recorder
         ),
+        extra_costs=ExtraCosts(services.store, services.clock, hedges, copies),
         open_requests=OpenRequests(services.store, gateway.accounting.running),
         prompts=gateway.prompts,
         tracer=gateway.accounting.observer.tracer,
@@ -214,23 +222,23 @@ def build_data_plane(
 
 def _build_sender(
     services: Services,
-    runtime: Runtime,
+    outcomes: AttemptOutcomes,
     routing: Routing,
     queue: CapacityQueue,
     timeouts: TimeoutTable,
     backoff: Backoff,
+    hedges: ExtraBudget,
 ) -> Sender:
     return Sender(
         services.pool,
-        routing.health,
+        outcomes,
         routing.balancer.load,
         queue,
         routing.keys,
         timeouts=timeouts,
         attempts=services.settings.upstream.attempts,
         backoff=backoff,
-        metrics=runtime.metrics,
-        log=services.log,
+        hedges=hedges,
     )
 
 
@@ -240,6 +248,7 @@ def _build_shadow(
     routing: Routing,
     accounting: UsageAccounting,
     timeouts: TimeoutTable,
+    budget: ExtraBudget,
 ) -> ShadowTraffic:
     return ShadowTraffic(
         services.pool,
@@ -250,6 +259,7 @@ def _build_shadow(
         services.log,
         timeouts=timeouts,
         total_timeout=services.settings.upstream.total_timeout,
+        budget=budget,
     )
 
 
@@ -584,7 +594,15 @@ def _build_edge(
 ) -> DataPlane:
     keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
     runner = _build_relay(services, gateway, routing, runtime)
-    passthrough = PassthroughHandler(keys, registry, routing.health, limiter, gateway.links.objects, runner)
+    passthrough = PassthroughHandler(
+        keys,
+        registry,
+        routing.health,
+        limiter,
+        gateway.links.objects,
+        runner,
+        own_keys=services.accounts.vendor_keys.policy.enabled,
+    )
     stored = StoredResponseHandler(keys, registry, limiter, gateway.links.responses, runner)
     trusted = Networks.read(services.settings.server.trusted_proxies)
     return DataPlane(

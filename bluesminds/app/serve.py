@@ -9,7 +9,7 @@ tests and the packaged executable all call `serve`.
 
 import socket
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ from bluesminds.gateway.supervision import TaskSupervisor
 from bluesminds.gateway.upstream.backoff import BACKOFF, Backoff
 from bluesminds.identity.password import PASSWORD_HASHER
 from bluesminds.web.api.reload import Reload
+from storage.base import StorageBroken, StorageUnavailable
 from storage.open_requests import settle_open_requests
 
 FLUSH_SECONDS = 10.0  # how long the shutdown waits for the last usage rows
@@ -125,6 +126,7 @@ async def serve(
                 runtime = Runtime(metrics, recorder, tasks, lease, Broadcast())
                 data_plane = build_data_plane(services, configured, runtime, backoff, source)
                 await _settle_crashed(services)
+                await data_plane.extra_costs.load()
                 await restore_limits(services, data_plane.authentication.limiter)
                 await data_plane.routing.discover_models(MODEL_DISCOVERY_SECONDS)
                 _start_tasks(background, services, data_plane, runtime)
@@ -151,6 +153,8 @@ async def serve(
                         )
                     )
                 await data_plane.idle_sweeper.sweep()
+                with trio.move_on_after(FLUSH_SECONDS), suppress(StorageUnavailable, StorageBroken):
+                    await data_plane.extra_costs.write()
                 if data_plane.prompts is not None:
                     with trio.move_on_after(FLUSH_SECONDS):
                         await data_plane.prompts.wait_stored()
@@ -170,6 +174,7 @@ def _start_tasks(
         ("shadow", data_plane.shadow.run),
         ("idle_sweeper", data_plane.idle_sweeper.run),
         ("open_requests", data_plane.open_requests.run),
+        ("extra_costs", data_plane.extra_costs.run),
         ("heap_trimmer", data_plane.heap_trimmer.run),
         ("traffic", data_plane.traffic.run),
         ("lease", runtime.lease.run),
@@ -184,7 +189,7 @@ def _start_tasks(
     if services.webhook_sender is not None:
         background.start_soon(runtime.tasks.run, "webhooks", services.webhook_sender.run)
     if services.accounts.billing is not None:
-        background.start_soon(runtime.tasks.run, "billing", services.accounts.billing.run)
+        background.start_soon(runtime.tasks.run, "billing", services.accounts.billing.reconciliation.run)
     alerts = services.accounts.alerts
     if alerts is not None:
         background.start_soon(

@@ -11,6 +11,8 @@ import trio
 from argon2 import PasswordHasher
 from msgspec import structs
 
+from bluesminds.accounts.billing.invoice_pdf import InvoiceFiles
+from bluesminds.accounts.billing.invoices import Invoices
 from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.services import AccountServices
 from bluesminds.app.accounts import build_accounts, opt_out_links, webhook_addresses
@@ -34,8 +36,9 @@ from bluesminds.notify.event_mails import EventMails
 from bluesminds.notify.events import EventDispatcher
 from bluesminds.notify.mail import FileMailer, Mailer
 from bluesminds.notify.mail_templates import MailTemplates
-from bluesminds.notify.outbox import MailOutbox
-from bluesminds.notify.webhooks import WebhookSender, deliver_event
+from bluesminds.notify.outbox import MailOutbox, ReadFile
+from bluesminds.notify.webhooks import WebhookQueue, WebhookSender
+from storage.base import Store
 from storage.store import open_store
 
 MAIL_FLUSH_SECONDS = 3.0  # how long the end waits for mail that can be sent at once
@@ -83,7 +86,14 @@ async def open_services(
                 key_changes=KeyChangeNotifier(),
                 mailer=mailer,
                 templates=MailTemplates(public_url(settings.server)),
-                outbox=MailOutbox(store, vault=vault, mailer=mailer, clock=clock, log=log),
+                outbox=MailOutbox(
+                    store,
+                    vault=vault,
+                    mailer=mailer,
+                    clock=clock,
+                    log=log,
+                    read_file=_read_file(settings, store),
+                ),
                 events=EventDispatcher(store, clock=clock, log=log),
                 webhook_sender=None
                 if hooks is None
@@ -117,6 +127,12 @@ def _mailer(settings: Settings, state: StateDir, pool: Pool, clock: Clock, log: 
     return mailer or FileMailer(state.path / "outbox", clock=clock, log=log)
 
 
+def _read_file(settings: Settings, store: Store) -> ReadFile | None:
+    if not settings.billing.enabled:
+        return None
+    return InvoiceFiles(Invoices(store, prefix=settings.billing.invoice_prefix)).read
+
+
 def _event_mails(resources: Resources) -> EventMails:
     zone = resources.settings.limits.time_zone
     return EventMails(resources.outbox, resources.templates, opt_out_links(resources), zone=zone)
@@ -124,7 +140,7 @@ def _event_mails(resources: Resources) -> EventMails:
 
 def _build_services(resources: Resources, password_hasher: PasswordHasher) -> Services:
     if (sender := resources.webhook_sender) is not None:
-        resources.events.subscribe(deliver_event, dispatched=sender.notify)
+        resources.events.subscribe(WebhookQueue(resources.log).consume, dispatched=sender.notify)
     if sends_notifications(resources.settings):
         resources.events.subscribe(_event_mails(resources).consume, dispatched=resources.outbox.wake)
     accounts = build_accounts(resources, password_hasher)

@@ -13,7 +13,7 @@ from bluesminds.cli.options import config_option
 from bluesminds.common.routes import Need
 from bluesminds.common.values import Scope
 
-_REASONS: Final = {
+_REASONS: Final[Mapping[str, str]] = {
     "model_not_allowed": "the API key may not use this model",
     "unknown_model": "no server offers this model",
     "unknown_server": "there is no such server, or it is off",
@@ -22,6 +22,9 @@ _REASONS: Final = {
     "no_endpoint": "the server does not have this endpoint",
     "not_listed": "the server does not list this model, and another target does",
     "duplicate": "an earlier model has the same target",
+    "other_server": "the request refers to something at another server",
+    "unsupported": "the server does not support a field of the request",
+    "own_key_only": "the account uses its own key for a vendor",
 }
 
 
@@ -38,6 +41,12 @@ _REASONS: Final = {
 @click.option("--region", help="The region that the request requires of servers.")
 @click.option("--tag", "tags", multiple=True, help="A tag that the request requires of servers. Repeatable.")
 @click.option(
+    "--prefer-region",
+    "regions",
+    multiple=True,
+    help="A region that the request prefers. Repeatable: best first.",
+)
+@click.option(
     "--needs",
     multiple=True,
     type=click.Choice(get_args(Need)),
@@ -50,6 +59,7 @@ def explain(
     config: Path | None,
     as_json: bool,
     tags: tuple[str, ...],
+    regions: tuple[str, ...],
     needs: tuple[str, ...],
     **given: str | int | None,
 ) -> None:
@@ -57,7 +67,8 @@ def explain(
 
     The size and the fields of a real request can exclude more servers.
     """
-    fields: dict[str, str | int | None] = {**given, "tags": ",".join(tags), "needs": ",".join(needs)}
+    lists = {"tags": tags, "prefer_region": regions, "needs": needs}
+    fields: dict[str, str | int | None] = {**given, **{name: ",".join(one) for name, one in lists.items()}}
     query = urlencode({name: value for name, value in fields.items() if value not in (None, "")})
     found = call(config, "GET", f"/explain?{query}")
     if as_json:
@@ -85,5 +96,20 @@ def _lines(found: Mapping[str, Any]) -> Iterator[str]:
     for one in found["dropped"]:
         name = one["model"] if one["server"] is None else f"{one['server']} for {one['model']}"
         yield f"not used: {name}: {_REASONS.get(one['reason'], one['reason'])}"
+    if found["error"] is None:
+        yield from _extra_lines(found)
     if (error := found["error"]) is not None:
         yield f"the client gets {error['status']} {error['code']}: {error['message']}"
+
+
+def _extra_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What is sent in addition to the request."""
+    if (hedge := found["hedge"]) is not None:
+        bounds = f"at most {hedge['share']:.0%} of the streams and {hedge['daily_usd']} USD a day"
+        server = hedge["server"] or "no server: none of the other targets can be used"
+        yield f"hedged after {hedge['after']:g} s without content: {server} ({bounds})"
+    if (shadow := found["shadow"]) is not None:
+        bounds = f"at most {shadow['share']:.0%} of the requests and {shadow['daily_usd']} USD a day"
+        why = shadow["reason"]
+        to = "no copies" if why else f"copies for its model {shadow['model']}, {bounds}"
+        yield f"shadow {shadow['server']}: {to}{f': {_REASONS.get(why, why)}' if why else ''}"

@@ -81,6 +81,12 @@ def _route_options(command: Command) -> Command:
             multiple=True,
             help="A model that replaces this one if all targets fail. Repeatable. `none`: no model.",
         ),
+        click.option(
+            "--prefer-region",
+            "regions",
+            multiple=True,
+            help="A region that the policy `region` prefers. Repeatable: best first. `none`: no region.",
+        ),
         click.option("--policy", type=click.Choice(get_args(Policy)), help="The order of the targets."),
         click.option(
             "--target",
@@ -190,6 +196,8 @@ def _body(given: Mapping[str, Any]) -> dict[str, Any]:
         body["shadow"] = None
     if given["fallback"]:
         body["fallback"] = [] if given["fallback"] == ("none",) else list(given["fallback"])
+    if given["regions"]:
+        body["prefer_regions"] = [] if given["regions"] == ("none",) else list(given["regions"])
     if given["fallback_on"]:
         body["fallback_on"] = list(given["fallback_on"])
     return body

@@ -11,7 +11,9 @@ from typing import Final, Literal
 from msgspec import Struct
 
 WILDCARD: Final = "*"
-Policy = Literal["priority", "weighted", "least_latency", "least_busy", "cheapest", "affinity"]
+Policy = Literal[
+    "priority", "weighted", "least_latency", "least_busy", "cheapest", "affinity", "region", "pinned"
+]
 Recovery = Literal["restart", "continue", "error"]
 # How a target takes the beginning of an answer: as the last message, with a mark in it (`prefix`: Mistral) or
 # in the request (`continue_final_message`: vLLM), or without one.
@@ -80,7 +82,8 @@ class RouteOptions(Struct, frozen=True):
     content so long, the request is also sent to the next target; None: it is not. `hedge_share`: of requests,
     at most. `hedge_daily_usd`: the estimated cost in each UTC day, at most. `shadow`: a server that gets
     copies of requests; None: there are no copies. `shadow_model`: its name of the model, "" for the client's.
-    `shadow_share` and `shadow_daily_usd` bound them as those of hedged requests.
+    `shadow_share` and `shadow_daily_usd` bound them as those of hedged requests. `prefer_regions`: of the
+    policy `region`, the best one first.
     """
 
     first_token_timeout: float | None = None
@@ -96,6 +99,7 @@ class RouteOptions(Struct, frozen=True):
     shadow_model: str = ""
     shadow_share: float = 0.05
     shadow_daily_usd: str = "1"
+    prefer_regions: tuple[str, ...] = ()
 
 
 DEFAULT_OPTIONS: Final = RouteOptions()

@@ -78,9 +78,14 @@ def read_requirement(region: str, tags: str) -> Requirement | None:
     return Requirement(regions, named) if regions or named else None
 
 
+def list_names(text: str) -> tuple[str, ...]:
+    """Names separated by commas, in lower case, in their order."""
+    return tuple(name for part in text.split(",") if (name := part.strip().lower()))
+
+
 def split_names(text: str) -> frozenset[str]:
     """Names separated by commas, in lower case."""
-    return frozenset(name for part in text.split(",") if (name := part.strip().lower()))
+    return frozenset(list_names(text))
 
 
 def join_requirements(required: Iterable[Requirement | None]) -> Requirement | None:
@@ -123,6 +128,7 @@ class RequestContext(Struct, frozen=True, gc=False):
     required: Requirement | None = None  # by the client's headers
     trace: TraceContext | None = None  # if spans are exported
     replay_of: str = ""  # the id of the request that is sent again
+    prefer_regions: tuple[str, ...] = ()  # by the client's header, the best one first
 
 
 class LimitSet(Struct, frozen=True, gc=False):
@@ -225,6 +231,7 @@ class Caller(Struct, frozen=True, gc=False):
     tier: str = ""
     tags: frozenset[str] = frozenset()  # of the key
     required: Requirement | None = None
+    prefer_regions: tuple[str, ...] = ()  # of the key, the best one first
     address: str = ""  # of a keyless caller; else empty
     markup: int = 0  # on prices, in hundredths of a percent
     logs_prompts: bool = False

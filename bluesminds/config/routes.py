@@ -53,6 +53,7 @@ def _route(row: RouteSettings) -> ModelRoute:
             shadow_model=row.shadow_model or "",
             shadow_share=row.shadow_share,
             shadow_daily_usd=row.shadow_daily_usd,
+            prefer_regions=row.prefer_regions,
         ),
     )
 

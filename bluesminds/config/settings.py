@@ -68,6 +68,10 @@ Tags = Annotated[
     tuple[Region, ...],
     Meta(description='a list of names of a-z, 0-9, "-" and "_"', examples=[["zdr"]], max_length=20),
 ]
+Regions = Annotated[
+    tuple[Region, ...],
+    Meta(description="a list of regions, the best one first", examples=[["eu"]], max_length=20),
+]
 RelayPaths = Annotated[
     tuple[Annotated[str, Meta(pattern=r"^[a-z0-9_-]+(/[a-z0-9_-]+)*\Z")], ...],
     Meta(description="a list of paths below /v1", examples=[["ocr", "fim/completions"]]),
@@ -741,6 +745,7 @@ class RouteSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     when: RouteConditions | None = None
     targets: RouteTargets | None = None
     policy: Policy = "priority"
+    prefer_regions: Regions = ()
     fallback: ModelNames = ()
     fallback_on: FallbackReasons = FALLBACK_ON
     first_token_timeout: Annotated[Seconds, Meta(examples=[15.0])] | None = None
@@ -808,6 +813,7 @@ class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     enabled: bool = False
     manual: bool = False
     instructions: Annotated[Text, Meta(examples=["Transfer the amount to IBAN ..."])] | None = None
+    order_lifetime: Duration = 14 * DAY
     grace: Duration = 7 * DAY
     reminder_interval: Duration = 2 * DAY
     topup_min_usd: Cents = "5"

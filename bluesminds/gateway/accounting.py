@@ -12,7 +12,7 @@ from dataclasses import replace
 import trio
 from msgspec import Struct, structs
 
-from bluesminds.common.values import NO_AMOUNT, NO_USAGE, Caller, Usage
+from bluesminds.common.values import NO_AMOUNT, NO_USAGE, Caller, Usage, is_own_name
 from bluesminds.gateway.bills import Attempt, Bill, bill_request
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import Estimator
@@ -25,7 +25,7 @@ from bluesminds.gateway.recorder import Batch, Recorder
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.server_keys import AttemptKey
 from bluesminds.gateway.upstream.hedging import HEDGE_LOST
-from bluesminds.gateway.upstream.sender import AttemptRecord
+from bluesminds.gateway.upstream.tries import AttemptRecord
 from bluesminds.wire.base import Stage
 from bluesminds.wire.media import Opaque
 from bluesminds.wire.usage import expected_input, is_too_large, settle_usage
@@ -109,9 +109,14 @@ class UsageEntry:
         if self.trail is not None:
             self.trail.note_shadow(target, self.started, nano)
 
-    def count_uncharged(self, target: Target, cost_class: str) -> int:
-        """The input of an attempt is a cost that no account is charged for. Returns it in nano-USD."""
-        nano = self.input_cost(target)
+    def count_uncharged(self, target: Target, cost_class: str, usage: Usage | None) -> int:
+        """What an attempt costs, and no account is charged for, in nano-USD. `usage`: None for its input."""
+        if usage is None:
+            nano = self.input_cost(target)
+        else:
+            call = self._call
+            price = self._accounting.estimator.price(target, call.model, call.context.at_ms)
+            nano = 0 if price is None else price.cost(usage) or 0
         if nano:
             self._accounting.observer.metrics.uncharged[target.server.name, cost_class] += nano
         return nano
@@ -127,9 +132,11 @@ class UsageEntry:
         self._stage = stage
 
     def fail_attempt(self, reason: str) -> None:
-        """The stream of the last attempt has failed."""
+        """The last attempt has failed after it had answered, or without an end. Nothing is changed if its end
+        is recorded already.
+        """
         if self.trail is not None:
-            self.trail.fail(reason)
+            self.trail.fail_current(reason)
 
     def note_keys(self, keys: Sequence[AttemptKey]) -> None:
         """The last attempt was answered, by a server with several keys."""
@@ -183,6 +190,8 @@ class UsageEntry:
         bill = self._bill(usage)
         self._price_version = bill.price_version
         self.cost = bill.cost
+        if self.cost is None and is_own_name(self.server):
+            self.cost = 0  # the vendor charges the user
         if outcome == STOPPED and self.cost is not None:
             # Its last piece was not sent, and its usage is the gateway's estimate.
             self.cost = min(self.cost, self._reservation.reserved[1])
@@ -342,11 +351,11 @@ class _AttemptEntry:
         self._target = target
         self._number = number
 
-    def fail(self, reason: str, keys: Sequence[AttemptKey] = (), *, billed: bool = False) -> None:
-        self._end(reason, keys, FAILED if billed else "")
+    def fail(self, reason: str, keys: Sequence[AttemptKey] = (), *, billed: bool = False) -> int:
+        return self._end(reason, keys, FAILED if billed else "")
 
-    def lose(self) -> None:
-        self._end(HEDGE_LOST, (), HEDGED)
+    def lose(self, usage: Usage) -> int:
+        return self._end(HEDGE_LOST, (), HEDGED, usage)
 
     def decide(self) -> None:
         entry = self._entry
@@ -354,11 +363,14 @@ class _AttemptEntry:
         if entry.trail is not None:
             entry.trail.select(self._number)
 
-    def _end(self, reason: str, keys: Sequence[AttemptKey], cost_class: str) -> None:
+    def _end(
+        self, reason: str, keys: Sequence[AttemptKey], cost_class: str, usage: Usage | None = None
+    ) -> int:
         entry = self._entry
-        nano = entry.count_uncharged(self._target, cost_class) if cost_class else 0
+        nano = entry.count_uncharged(self._target, cost_class, usage) if cost_class else 0
         if entry.trail is not None:
             entry.trail.fail(reason, keys, number=self._number, cost_class=cost_class, nano=nano)
+        return nano
 
 
 def _unknown_context(model: str) -> int | None:

@@ -22,6 +22,7 @@ from bluesminds.common.values import (
     OwnKey,
     RequestContext,
     account_limits,
+    list_names,
     read_limits,
     read_requirement,
     split_names,
@@ -218,6 +219,7 @@ class KeyAuthenticator:
             required=read_requirement(
                 key.metadata.get("require_region", ""), key.metadata.get("require_tags", "")
             ),
+            prefer_regions=list_names(key.metadata.get("prefer_region", "")),
             own_keys=self._own_keys(owner),
         )
 

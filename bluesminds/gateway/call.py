@@ -49,6 +49,7 @@ from bluesminds.wire.prefill import AnswerPrefill, with_prefill
 from bluesminds.wire.prompt_prefix import prompt_prefix
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.support import Support
+from bluesminds.wire.tool_names import shorten_names
 from bluesminds.wire.vectors import VectorRequest
 
 STREAM_OPTIONS = "stream_options"
@@ -129,6 +130,10 @@ class CallBody(Protocol):
     @property
     def repeatable(self) -> bool:
         """Whether `content` can be called again. A form that does not fit into memory can be sent once."""
+
+    @property
+    def stores(self) -> bool:
+        """Whether a server may store the answer. Call it after `choose`."""
 
     def bound(self, tokens: int) -> bool:
         """Limit the length of each answer. False if the format has no such field, and nothing is changed.
@@ -264,6 +269,14 @@ class JsonBody:
             self._translated_for = None
         return True
 
+    @property
+    def stores(self) -> bool:
+        """A translation asks to store nothing."""
+        if not (fields := self._client_fields()):
+            return False
+        stored = bytes(fields.get("store", b""))
+        return stored != b"false" if self._format.name == "responses" else stored == b"true"
+
     def headers(self, model: str) -> Headers:
         return JSON_HEADERS
 
@@ -296,7 +309,7 @@ class JsonBody:
             if not (conversation.turns or conversation.system):
                 raise InvalidRequest("invalid_value", "`messages` is empty.", param="messages")
             self.conversation = structs.replace(
-                conversation,
+                shorten_names(conversation),
                 links=self._links,
                 expected_input=self._forecast.input,
                 now=partial(_seconds_since, created, trio.current_time()),

@@ -65,6 +65,10 @@ class MultipartBody:
     def repeatable(self) -> bool:
         return not self._passed_on
 
+    @property
+    def stores(self) -> bool:
+        return False
+
     async def read_ahead(self) -> None:
         """Read all fields, or as many as come before a file that is too large to keep in memory; without the
         model, read and keep such files too.

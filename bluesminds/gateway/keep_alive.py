@@ -6,7 +6,7 @@ before the next bytes of the stream are written.
 
 import trio
 
-from bluesminds.gateway.relay import ForwardingWriter, Headers, ResponseWriter
+from bluesminds.gateway.response_writer import ForwardingWriter, Headers, ResponseWriter
 from bluesminds.wire.base import FormatName
 from bluesminds.wire.formats import FORMATS
 

@@ -315,7 +315,7 @@ def find_operation(method: str, path: DataPlanePath) -> OperationMatch:
     if operation is not None:
         return OperationMatch(operation, path.params)
     if not path.methods:
-        raise _unknown_path(path.path)
+        raise unknown_path(path.path)
     raise method_not_allowed(method, ", ".join(path.methods))
 
 
@@ -325,7 +325,7 @@ def method_not_allowed(method: str, allowed: str) -> GatewayError:
     )
 
 
-def _unknown_path(path: str) -> GatewayError:
+def unknown_path(path: str) -> GatewayError:
     if (found := _GEMINI_METHOD.search(path)) is not None and path.startswith(GEMINI_MODELS):
         return _unknown_gemini_method(found[1])
     for start, (name, advice) in _MISSING.items():

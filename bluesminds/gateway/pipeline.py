@@ -29,14 +29,9 @@ from bluesminds.gateway.observer import CLIENT_GONE
 from bluesminds.gateway.operations import Operation, OperationMatch
 from bluesminds.gateway.prompt_log import PromptLog
 from bluesminds.gateway.recovery import StreamRecovery, may_recover
-from bluesminds.gateway.relay import (
-    Headers,
-    Relay,
-    ResponseWriter,
-    handle_total_timeout,
-    settle_failure,
-)
+from bluesminds.gateway.relay import Relay, handle_total_timeout, settle_failure
 from bluesminds.gateway.response_cache import CacheLookup, ResponseCache, send_cached
+from bluesminds.gateway.response_writer import Headers, ResponseWriter
 from bluesminds.gateway.routing.affinity import prompt_key
 from bluesminds.gateway.routing.catalog import ModelCatalog, ServerRegistry
 from bluesminds.gateway.routing.own_keys import select_with_own, with_own_models
@@ -178,7 +173,13 @@ class Gateway(Struct, frozen=True):
             may_use=lambda _: False,
             own=caller.own_keys or (),
         )
-        request = RoutedRequest(model, stream=True, price=partial(self._token_price, model, context.at_ms))
+        request = RoutedRequest(
+            model,
+            stream=True,
+            price=partial(self._token_price, model, context.at_ms),
+            account_key=prompt_key(caller.user_id, b""),
+            regions=(*context.prefer_regions, *caller.prefer_regions),
+        )
         return RoutedTargets(route, selection, self.balancer, request).first()
 
     def _select(
@@ -258,12 +259,14 @@ class Gateway(Struct, frozen=True):
             traits=traits,
             own=caller.own_keys or (),
         )
-        uses_prompt = any(group.route and group.route.policy == "affinity" for group in selection.groups)
+        policies = {group.route.policy for group in selection.groups if group.route is not None}
         request = RoutedRequest(
             call.model,
             stream=call.facts.stream,
             price=lambda target: estimator.estimate(call, target).nano,
-            prompt_key=prompt_key(caller.user_id, body.prompt_prefix()) if uses_prompt else b"",
+            prompt_key=prompt_key(caller.user_id, body.prompt_prefix()) if "affinity" in policies else b"",
+            account_key=prompt_key(call.account, b"") if "pinned" in policies else b"",
+            regions=(*call.context.prefer_regions, *caller.prefer_regions) if "region" in policies else (),
         )
         if selection.groups:
             selection = selection.keep(self._choose(call, body, selection.targets()))
@@ -448,13 +451,13 @@ class Gateway(Struct, frozen=True):
                         reply.close()
             if left is not None:
                 with trio.CancelScope(deadline=scope.deadline):
-                    await self.relay.drain(call, left, entry)
+                    await self.relay.streams.drain(call, left, entry)
         finally:
             if left is not None:
                 left.close()
         if scope.cancelled_caught and not out.gone:
             if not answered and entry.target is not None:
-                self.sender.total_timeout(call, entry.target)
+                self.sender.outcomes.total_timeout(call, entry.target)
             await handle_total_timeout(call, entry, out)
 
 

@@ -19,7 +19,7 @@ from bluesminds.common.redaction import Redactor
 from bluesminds.common.values import Caller
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.limits.headers import Headers
-from bluesminds.gateway.relay import ForwardingWriter, ResponseWriter
+from bluesminds.gateway.response_writer import ForwardingWriter, ResponseWriter
 from bluesminds.wire.answer_text import AnswerJoiner, answer_text, last_prompt_text
 from bluesminds.wire.json_text import NOT_JSON, read_value
 from storage.base import BadValue, IntegrityError, StorageBroken, StorageUnavailable, Store

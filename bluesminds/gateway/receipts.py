@@ -152,15 +152,18 @@ class RequestTrail:
         reason: str,
         keys: Sequence[AttemptKey] = (),
         *,
-        number: int | None = None,
+        number: int,
         cost_class: str = "",
         nano: int = 0,
     ) -> None:
-        """An attempt has failed: without a number, the one that decides."""
-        at = self._current if number is None else number
-        self._ended[at] = trio.current_time(), reason, cost_class, nano
+        """An attempt has failed."""
+        self._ended[number] = trio.current_time(), reason, cost_class, nano
         if keys:
-            self.note_keys(keys, at)
+            self.note_keys(keys, number)
+
+    def fail_current(self, reason: str) -> None:
+        """The attempt that decides has failed, unless its end is known."""
+        self._ended.setdefault(self._current, (trio.current_time(), reason, "", 0))
 
     def note_keys(self, keys: Sequence[AttemptKey], number: int | None = None) -> None:
         """Without a number: of the attempt that decides."""

@@ -131,7 +131,7 @@ class StreamRecovery:
             for one in sorted(group.everything, key=lambda one: one.priority)
             if (one.target.server.name, one.target.model or model) not in self._failed
         ]
-        return sorted(targets, key=lambda target: not self._sender.is_usable(self._call, target))
+        return sorted(targets, key=lambda target: not self._sender.outcomes.is_usable(self._call, target))
 
 
 def may_recover(call: Call, routed: RoutedTargets, entry: UsageEntry) -> bool:

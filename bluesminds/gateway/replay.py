@@ -22,7 +22,7 @@ from bluesminds.gateway.bodies import BodyMemory, PreparedBody
 from bluesminds.gateway.operations import OperationMatch, find_operation, find_path
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.prompt_log import AnswerCollector
-from bluesminds.gateway.relay import Headers
+from bluesminds.gateway.response_writer import Headers
 from bluesminds.http.asgi import ResponseAborted
 from bluesminds.wire.answer_text import answer_text
 from bluesminds.wire.json_text import NOT_JSON, read_fields, write_fields

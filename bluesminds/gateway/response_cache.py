@@ -23,7 +23,7 @@ from bluesminds.common.values import Caller, Requirement, Usage, join_requiremen
 from bluesminds.gateway.accounting import UsageEntry
 from bluesminds.gateway.call import Call, CallBody, JsonBody
 from bluesminds.gateway.limits.headers import Headers
-from bluesminds.gateway.relay import ForwardingWriter, ResponseWriter
+from bluesminds.gateway.response_writer import ForwardingWriter, ResponseWriter
 
 CacheScope = Literal["key", "account", "all"]
 CacheResult = Literal["hit", "miss", "bypass"]

@@ -7,7 +7,7 @@ import trio
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import uuid7
-from bluesminds.common.values import RequestContext, Requirement, read_requirement
+from bluesminds.common.values import RequestContext, Requirement, list_names, read_requirement
 from bluesminds.gateway.sockets.realtime import KEY_SUBPROTOCOL
 from bluesminds.gateway.tracing import Tracer
 from bluesminds.http.asgi import Scope
@@ -23,6 +23,8 @@ _WORKSPACE = b"anthropic-workspace-id"  # of the gateway's account there: not fo
 _FORWARDED = frozenset((b"traceparent", b"tracestate", b"idempotency-key", b"openai-beta"))
 # The region and the tags that the server must have.
 _REQUIREMENTS = (b"x-bluesminds-region", b"x-bluesminds-tags")
+_PREFERENCE = b"x-bluesminds-prefer-region"
+MAX_PREFERENCE = 200  # bytes
 # Headers that most requests have and that mean nothing here: skipped early.
 _OTHERS = frozenset((b"host", b"accept", b"user-agent", b"content-type", b"content-length", b"connection"))
 
@@ -35,7 +37,7 @@ def read_request_context(
     """
     request_id: bytes | None = None
     origin: bytes | None = None
-    cache_control = b""
+    cache_control = prefer = b""
     required: dict[bytes, bytes] = {}
     found: dict[bytes, bytes] = {}
     forward: list[tuple[bytes, bytes]] = []
@@ -54,6 +56,8 @@ def read_request_context(
             origin = header[1] if origin is None else origin + b"," + header[1]
         elif name == b"cache-control":
             cache_control = header[1]
+        elif name == _PREFERENCE:
+            prefer = header[1][:MAX_PREFERENCE]
         elif name in _REQUIREMENTS:
             required[name] = header[1] if name not in required else required[name] + b"," + header[1]
     at_ms = clock.now_ms()
@@ -83,6 +87,7 @@ def read_request_context(
         cache_control=cache_control.decode("latin-1"),
         required=_read_required(required) if required else None,
         trace=trace,
+        prefer_regions=list_names(prefer.decode("latin-1")) if prefer else (),
     )
 
 

@@ -629,7 +629,7 @@ CREATE TABLE orders (
     amount_cents BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     checkout_id TEXT NOT NULL, -- at the provider; empty until it is known
-    state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'expired', 'refused'))
+    state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'expired', 'refused', 'canceled'))
 );
 
 CREATE INDEX orders_user ON orders (user_id, state, id);
@@ -674,7 +674,7 @@ CREATE TABLE payments (
     tax_cents BIGINT NOT NULL,
     credit_nano BIGINT NOT NULL, -- credit that was added
     reversed_cents BIGINT NOT NULL, -- refunded or charged back
-    state TEXT NOT NULL CHECK (state IN ('paid', 'refused')),
+    state TEXT NOT NULL CHECK (state IN ('paid', 'refused', 'duplicate')),
     at BIGINT NOT NULL
 );
 
@@ -753,6 +753,15 @@ CREATE TABLE open_requests (
     id TEXT NOT NULL PRIMARY KEY, -- of the usage row
     at BIGINT NOT NULL,
     usage TEXT NOT NULL -- JSON object: the usage row
+);
+
+-- What routes have spent today for hedged requests and for copies to a shadow.
+CREATE TABLE extra_costs (
+    kind TEXT NOT NULL, -- hedged or shadow
+    route TEXT NOT NULL, -- its model
+    day BIGINT NOT NULL, -- since the epoch, UTC
+    nano BIGINT NOT NULL,
+    PRIMARY KEY (kind, route)
 );
 
 -- Events: what has happened, written in the transaction that changes it. IDs are UUIDv7, which orders them by time.

@@ -64,6 +64,9 @@ def test_route_added_set_and_removed_by_its_model(user: User) -> None:
     changed = json.loads(user.call("routes", "set", "gpt-5*", *extra.split(), "--json").stdout)
     assert (changed["hedge_after"], changed["hedge_share"], changed["hedge_daily_usd"]) == (3, 0.1, "2")
     assert (changed["shadow"], changed["shadow_share"]) == ("one", 0.2)
+    words = "--policy region --prefer-region eu --prefer-region us --json"
+    changed = json.loads(user.call("routes", "set", "gpt-5*", *words.split()).stdout)
+    assert (changed["policy"], changed["prefer_regions"]) == ("region", ["eu", "us"])
     off = user.call("routes", "set", "gpt-5*", "--shadow", "none", "--json")
     assert json.loads(off.stdout)["shadow"] is None
     changed = user.call("routes", "set", "gpt-5*", "--target", "any", "--fallback", "none", "--json")

@@ -119,9 +119,17 @@ async def test_route_is_made_changed_and_removed_by_keyboard(site: DashboardSite
         page.get_by_text("Failures, timeouts and queue").click()
         page.get_by_label("the servers are at a limit").uncheck()
         page.get_by_label("Requests that wait at once").fill("5")
+        page.get_by_text("Hedged requests and shadow traffic").click()
+        page.get_by_label("Also ask the next server").fill("2.5")
+        page.get_by_label("Server that gets copies").select_option("one")
+        page.get_by_label("USD a day for copies").fill("0.5")
+        assert violations(page) == []
         press(page, "Enter")
         expect(page.get_by_text("The route is changed.")).to_be_visible()
         expect(page.get_by_text("with the model m").first).to_be_visible()
+        expect(page.get_by_text("Streams are not hedged")).to_be_visible()
+        expect(page.get_by_text("one gets copies of 5.0% of the requests")).to_be_visible()
+        expect(page.get_by_label("USD a day for copies")).to_have_value("0.5")
         page.get_by_role("button", name="Remove", exact=True).press("Enter")
         expect(page.get_by_role("button", name="Cancel")).to_be_focused()
         page.get_by_role("button", name="Remove the route").press("Enter")
@@ -133,7 +141,16 @@ async def test_route_is_made_changed_and_removed_by_keyboard(site: DashboardSite
 async def test_route_of_the_configuration_is_read_only(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
-    routes = [{"model": "m", "targets": [{"server": "one", "weight": 3}], "fallback": ["other"]}]
+    routes = [
+        {
+            "model": "m",
+            "targets": [{"server": "one", "weight": 3}],
+            "fallback": ["other"],
+            "hedge_after": 2.5,
+            "shadow": "one",
+            "shadow_share": 0.25,
+        }
+    ]
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], routes=routes)
     site = DashboardSite(await create_callers(gateway, ("user", "admin")))
     async with site.visitor("admin") as client:
@@ -142,6 +159,8 @@ async def test_route_of_the_configuration_is_read_only(
         text = (await client.get(path[0])).text
         assert "This route is in the configuration" in text and "data-route" not in text
         assert "First <b>one</b> with the model m" in text
+        assert "after 2.50 s without content, at most 5.0% of the streams and 1 USD a day" in text
+        assert "one, at most 25% of the requests" in text
         assert (await client.get("/dashboard/admin/routes/none")).status_code == 404
         text = (await client.get("/dashboard/admin/routes?model=m&key=none")).text
         assert 'class="notice"' in text

@@ -45,6 +45,7 @@ class ObjectServer:
     """
 
     name: str
+    key: str
     upstream: Upstream = field(default_factory=lambda: Upstream(0))
     objects: dict[str, Objects] = field(default_factory=lambda: {kind: {} for kind in PREFIXES})
     contents: dict[str, bytes] = field(default_factory=dict)
@@ -89,7 +90,7 @@ class ObjectServer:
             await peer.answer(answer.body, *answer.headers, status=answer.status)
 
     def _answer(self, method: str, path: str, query: str, received: Received) -> Answer:
-        if received.values(b"authorization") != [b"Bearer sk-upstream"]:
+        if received.values(b"authorization") != [b"Bearer " + self.key.encode()]:
             return _json({"error": {"message": "wrong key", "code": "invalid_api_key"}}, b"401 Unauthorized")
         _, _, kind, *rest = path.split("/")
         if (kind, rest) == ("chat", ["completions"]):
@@ -201,9 +202,11 @@ def _not_found() -> Answer:
     return _json({"error": error}, b"404 Not Found")
 
 
-async def serve(name: str = "a", *, task_status: trio.TaskStatus[ObjectServer]) -> None:
-    """Serve on a free loopback port until cancelled. `name` is a part of the ids."""
-    server = ObjectServer(name)
+async def serve(
+    name: str = "a", key: str = "sk-upstream", *, task_status: trio.TaskStatus[ObjectServer]
+) -> None:
+    """Serve on a free loopback port until cancelled. `name` is a part of the ids, `key` the one to accept."""
+    server = ObjectServer(name, key)
     async with trio.open_nursery() as nursery:
         server.upstream = await nursery.start(raw_upstream.serve, server.play)
         task_status.started(server)

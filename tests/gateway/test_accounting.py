@@ -34,6 +34,8 @@ from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
+from bluesminds.gateway.stream_relay import StreamRelay
+from bluesminds.gateway.upstream.outcomes import AttemptOutcomes
 from bluesminds.gateway.upstream.sender import Sender
 from bluesminds.gateway.upstream.shadow import ShadowTraffic
 from bluesminds.http.asgi import Disconnect, Message
@@ -236,7 +238,7 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
         ),
         limiter=setup.limiter,
         sender=cast(Sender, Broken()),
-        relay=Relay(cast(Sender, Broken()), expose_server=True),
+        relay=Relay(cast(StreamRelay, None), cast(AttemptOutcomes, None), expose_server=True),
         accounting=setup.accounting,
         links=cast(RequestLinks, NoLinks()),
         shadow=cast(ShadowTraffic, None),

@@ -11,11 +11,22 @@ import trio
 
 from bluesminds.gateway.receipts import MAX_BYTES, Receipt, ReceiptAttempt, ReceiptTarget, write_receipt
 from bluesminds.gateway.routing.selection import Dropped
+from bluesminds.http.sse import MAX_EVENT
 from storage.receipts import select_receipt
 from tests import gateways
 from tests.deployment import Callers, anonymous_client, code_of, create_callers
 from tests.fakes import anthropic_server
-from tests.fakes.model_server import ModelServer, Plan, drop_twice, error, refusal
+from tests.fakes.model_server import (
+    Cut,
+    ModelServer,
+    Plan,
+    drop_twice,
+    error,
+    hang,
+    refusal,
+    streamed,
+    text_chunks,
+)
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
 
 Start = Callable[..., Awaitable[Gateway]]
@@ -106,6 +117,40 @@ async def test_receipt_of_a_translated_request_shows_format_and_dropped_fields(
     assert receipt["translated_to"] == "messages"
     assert receipt["dropped_fields"] == answer.headers["x-bluesminds-dropped"].split(",")
     assert (receipt["price_version"], receipt["cost"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("end", "reason", "code"),
+    [
+        (Cut, "UpstreamCut", "upstream_cut"),
+        (b'data: {"error": {"message": "overloaded", "type": "server_error"}}\n\n', "error_in_stream", ""),
+        (b"data: " + b"x" * (MAX_EVENT + 1), "EventTooLarge", "upstream_invalid"),
+    ],
+    ids=["cut", "error", "too-large"],
+)
+async def test_receipt_says_how_a_stream_has_failed(
+    start: Start, models: ModelServer, end: Any, reason: str, code: str
+) -> None:
+    gateway = await start()
+    models.plan(streamed(*text_chunks(["Hel"]), end))
+    answer = await gateway.chat(STREAM)
+    assert answer.status_code == 200 and code in answer.text
+    (attempt,) = (await receipt_of(gateway, answer))["receipt"]["attempts"]
+    assert (attempt["server"], attempt["reason"]) == ("one", reason)
+    async with gateway.operator() as client:
+        servers = (await client.get("/api/admin/health")).json()["servers"]
+    assert servers[0]["circuits"][0]["last_error"] == reason
+
+
+async def test_receipt_says_that_the_total_timeout_has_ended_a_request(
+    start: Start, models: ModelServer
+) -> None:
+    gateway = await start(upstream={"total_timeout": 1.0})
+    models.plan(hang)
+    answer = await gateway.chat()
+    assert answer.status_code == 504
+    (attempt,) = (await receipt_of(gateway, answer))["receipt"]["attempts"]
+    assert (attempt["server"], attempt["reason"]) == ("one", "total_timeout")
 
 
 async def test_receipt_of_a_failed_request_has_its_attempts(start: Start, models: ModelServer) -> None:

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import trio
 
-from bluesminds.gateway import relay
+from bluesminds.gateway import stream_relay
 from tests import gateways
 from tests.fakes.model_server import (
     DONE,
@@ -288,7 +288,7 @@ async def test_done_is_sent_while_server_stalls(patient: Gateway, models: ModelS
 async def test_connection_that_ends_response_after_done_is_kept(
     patient: Gateway, models: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay, "END_SECONDS", 60)  # longer than the client waits
+    monkeypatch.setattr(stream_relay, "END_SECONDS", 60)  # longer than the client waits
     go_on = trio.Event()
     models.plan(streamed(chunk("Hi"), Pause(0.05), DONE, go_on))
 

@@ -33,7 +33,7 @@ ROUTE = {
     *("model", "targets", "policy", "fallback", "fallback_on", "when"),
     *("first_token_timeout", "chunk_timeout", "recovery", "repeat_accepted"),
     *("queue_timeout", "queue_size", "hedge_after", "hedge_share", "hedge_daily_usd"),
-    *("shadow", "shadow_model", "shadow_share", "shadow_daily_usd"),
+    *("shadow", "shadow_model", "shadow_share", "shadow_daily_usd", "prefer_regions"),
 }
 VENDOR_KEY = {"api_key", "mode", "models"}
 WEBHOOK = {"url", "events", "description"}
@@ -132,10 +132,15 @@ WRITES: dict[str, tuple[set[str], dict[str, Any]]] = {
         {"name", "kind", "above", "window", "hold", "quiet", "channels", "server"},
         {"name": "new", "kind": "queue", "above": 1.0},
     ),
+    "PATCH /api/admin/alerts/{name}": (
+        {"kind", "above", "window", "hold", "quiet", "channels", "server"},
+        {"above": 1.0},
+    ),
     "POST /api/webhooks": (WEBHOOK, {"url": "https://hooks.example/"}),
     "PATCH /api/webhooks/{webhook_id}": (WEBHOOK | {"enabled"}, {"description": "new"}),
     "POST /api/webhooks/{webhook_id}/rotate": ({"overlap_seconds"}, {}),
     "POST /api/webhooks/{webhook_id}/test": ({"event"}, {}),
+    "PATCH /api/admin/users/{user_id}/webhooks/{webhook_id}": ({"enabled"}, {"enabled": False}),
     "POST /api/admin/webhooks": (WEBHOOK, {"url": "https://hooks.example/"}),
     "PATCH /api/admin/webhooks/{webhook_id}": (WEBHOOK | {"enabled"}, {"description": "new"}),
     "POST /api/admin/webhooks/{webhook_id}/rotate": ({"overlap_seconds"}, {}),

@@ -23,6 +23,8 @@ POLICIES: Final[Mapping[Policy, str]] = {
     "least_busy": "The least busy first",
     "cheapest": "The cheapest first",
     "affinity": "The same server for the same conversation",
+    "region": "Preferred regions first, then by priority",
+    "pinned": "The same server for the same account",
 }
 REASONS: Final[Mapping[FallbackReason, str]] = {
     "error": "the servers fail",

@@ -14,7 +14,8 @@ from bluesminds.gateway.passthrough.bodies import JSON_TYPE, ClientRequest, Rela
 from bluesminds.gateway.passthrough.lists import MAX_PAGE, ListPage, Query, own_page, write_page
 from bluesminds.gateway.passthrough.paths import RelayPath
 from bluesminds.gateway.passthrough.references import FoundIds, kinds_in_answer, with_own_urls, write_query
-from bluesminds.gateway.relay import Headers, Relay, ResponseWriter
+from bluesminds.gateway.relay import Relay
+from bluesminds.gateway.response_writer import Headers, ResponseWriter
 from bluesminds.gateway.server_objects import ServerObjects
 from bluesminds.gateway.upstream.endpoint import StreamRedactor
 from bluesminds.gateway.upstream.raw import RawReply, RawRequest, RawSender

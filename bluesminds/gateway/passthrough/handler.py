@@ -15,7 +15,7 @@ from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.call import with_scoped_idempotency
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
-from bluesminds.gateway.operations import PASSTHROUGH, method_not_allowed
+from bluesminds.gateway.operations import PASSTHROUGH, method_not_allowed, unknown_path
 from bluesminds.gateway.passthrough.bodies import ClientRequest, read_relay_body
 from bluesminds.gateway.passthrough.exchange import RelayedRequest
 from bluesminds.gateway.passthrough.paths import (
@@ -26,7 +26,7 @@ from bluesminds.gateway.passthrough.paths import (
 )
 from bluesminds.gateway.passthrough.references import ids_in_query, read_query
 from bluesminds.gateway.passthrough.runner import RelayRunner
-from bluesminds.gateway.relay import ResponseWriter
+from bluesminds.gateway.response_writer import ResponseWriter
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.routing.health import ServerHealthRegistry
 from bluesminds.gateway.server_objects import FoundObjects, ServerObjects
@@ -39,16 +39,19 @@ _FREE: Final = frozenset(("GET", "HEAD", "DELETE"))  # methods that make a serve
 
 
 class PassthroughHandler(Struct, frozen=True):
+    """`own_keys`: users may have keys of their own for vendors."""
+
     keys: KeyAuthenticator
     registry: ServerRegistry
     health: ServerHealthRegistry
     limiter: RateLimiter
     objects: ServerObjects
     runner: RelayRunner
+    own_keys: bool
 
     def find(self, path: str) -> RelayPath | None:
-        """The path if a server allows to relay it. It must match no operation."""
-        return find_relay_path(path, self.registry.catalog.servers)
+        """The path if a server, or a user's own key, allows to relay it. It must match no operation."""
+        return find_relay_path(path, self.registry.catalog.servers, own_keys=self.own_keys)
 
     async def handle(
         self,
@@ -67,7 +70,11 @@ class PassthroughHandler(Struct, frozen=True):
             _check_method(path, context.method)
             caller = await self.keys.authenticate(context)
             self.keys.authorize_use(caller, context)
-            _check_key(caller, context.method)
+            if not self._relays(path, caller):
+                raise unknown_path(f"/v1{path.text}")
+            _check_key(caller)
+            if caller.own_keys is None:  # before its body is read
+                _check_budget(caller, context.method)
             relayed = await self._read(path, context, caller, request, client_format)
             entry = self.runner.admit(relayed, PASSTHROUGH)
         except BaseException as exc:
@@ -93,15 +100,19 @@ class PassthroughHandler(Struct, frozen=True):
         if self.keys.changes != changes:  # a key may be revoked while its body is being read
             caller = await self.keys.authenticate(context)
             self.keys.authorize_use(caller, context)
-            _check_key(caller, context.method)
+            _check_key(caller)
         ids = body.ids.with_ids(ids_in_query(query))
         references = ids.references.union(filter(None, (path.object_id,)))
         found = await self.objects.find(caller, references, ids.mentions.union(path.below))
         required = join_requirements((caller.required, context.required))
-        candidates = self._candidates(path, request, found, required, anthropic=client_format is not None)
+        candidates = self._candidates(
+            path, caller, request, found, required, anthropic=client_format is not None
+        )
         server = candidates[0]
         if context.method == "GET" and not path.object_id:
             server = await self._server_of_list(caller, path, candidates)
+        if not server.is_own:
+            _check_budget(caller, context.method)
         found.check_mentions(server.name)
         base, fixed = relay_base(server)
         return RelayedRequest(
@@ -121,6 +132,7 @@ class PassthroughHandler(Struct, frozen=True):
     def _candidates(
         self,
         path: RelayPath,
+        caller: Caller,
         request: ClientRequest,
         found: FoundObjects,
         required: Requirement | None,
@@ -128,11 +140,15 @@ class PassthroughHandler(Struct, frozen=True):
         anthropic: bool,
     ) -> Sequence[Server]:
         """The servers that can serve the request, best first: those with its objects, else the one that the
-        client names, else by health and priority. Raises InvalidRequest and NotFound.
+        client names, else by health, with the caller's own keys first, and priority. Raises InvalidRequest
+        and NotFound.
         """
+        own = [key for key in caller.own_keys or () if path.collection in collections_of(key.server)]
+        only_own = any(key.mode == "only" for key in own)
+        servers = [*(key.server for key in own), *(() if only_own else self.registry.catalog.servers)]
         allowed = [
             server
-            for server in self.registry.catalog.servers
+            for server in servers
             if path.collection in collections_of(server)
             and (server.api_key is not None or not server.keyless)
             and (required is None or required.allows(server))
@@ -157,15 +173,21 @@ class PassthroughHandler(Struct, frozen=True):
             )
         return candidates
 
+    def _relays(self, path: RelayPath, caller: Caller) -> bool:
+        """Whether a server, or an own key of the caller, allows the path."""
+        servers = (*(key.server for key in caller.own_keys or ()), *self.registry.catalog.servers)
+        return any(path.collection in collections_of(server) for server in servers)
+
     async def _server_of_list(self, caller: Caller, path: RelayPath, candidates: Sequence[Server]) -> Server:
         for server in candidates:
             if await self.objects.has_any(caller, server.name, path.collection):
                 return server
         return candidates[0]
 
-    def _rank(self, server: Server) -> tuple[bool, int, str]:
+    def _rank(self, server: Server) -> tuple[bool, bool, int, str]:
         """Without chance, so that the objects of an account are at one server."""
-        return not self.health.is_usable(server.name, ""), server.priority, server.name
+        usable = self.health.is_usable(server.name, "")
+        return not usable, not server.is_own, server.priority, server.name
 
 
 def _check_method(path: RelayPath, method: str) -> None:
@@ -173,7 +195,7 @@ def _check_method(path: RelayPath, method: str) -> None:
         raise method_not_allowed(method, ", ".join(path.methods))
 
 
-def _check_key(caller: Caller, method: str) -> None:
+def _check_key(caller: Caller) -> None:
     """Raises Forbidden if the request could evade what restricts the key."""
     if caller.address:
         raise Forbidden("scope_not_allowed", "This endpoint needs an API key of this gateway.")
@@ -183,6 +205,10 @@ def _check_key(caller: Caller, method: str) -> None:
             "This API key is limited to models, and relayed requests can use others. Add the scope"
             " `passthrough` to the key to allow them.",
         )
+
+
+def _check_budget(caller: Caller, method: str) -> None:
+    """Raises Forbidden for a request with an unknown cost. Own keys cost nothing here."""
     limits = (caller.key_limits, caller.user_limits)
     if method not in _FREE and any(one.usd_per_day or one.usd_per_month or one.usd_total for one in limits):
         raise Forbidden(

@@ -5,7 +5,8 @@ such as the management of keys and models, which must not be reached with the ga
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import Final
 
 from msgspec import Struct
@@ -30,6 +31,15 @@ COLLECTIONS: Final = frozenset(
         *("messages/batches", "skills", "threads", "threads/runs", "uploads", "vector_stores", "videos"),
     )
 )
+# Of vendors whose keys users may store: what OpenAI's and Anthropic's clients find there. Other vendors have
+# no such objects, or have them at other paths.
+OWN_COLLECTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "openai": COLLECTIONS - {"messages/batches", "skills"},
+    "anthropic": frozenset(("files", "messages/batches", "skills")),
+    "groq": frozenset(("batches", "files")),
+    "mistral": frozenset(("files",)),
+    "together": frozenset(("batches", "files")),
+}
 METHODS: Final = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _SEGMENT: Final = re.compile(ID)
 
@@ -54,14 +64,16 @@ class RelayPath(Struct, frozen=True):
         return "/".join(("", *filter(None, (self.collection, self.object_id)), *self.below))
 
 
-def find_relay_path(path: str, servers: Iterable[Server]) -> RelayPath | None:
-    """The path if one of the servers allows it. `path` is cleaned and begins with /v1."""
+def find_relay_path(path: str, servers: Iterable[Server], *, own_keys: bool = False) -> RelayPath | None:
+    """The path if one of the servers allows it. `own_keys`: or if a key of a user could. `path` is cleaned
+    and begins with /v1.
+    """
     below = path.removeprefix("/v1/")
     longest = ""
-    for server in servers:
-        for collection in collections_of(server):
-            if len(collection) > len(longest) and f"{below}/".startswith(f"{collection}/"):
-                longest = collection
+    allowed = [collections_of(server) for server in servers]
+    for collection in chain(*allowed, *(OWN_COLLECTIONS.values() if own_keys else ())):
+        if len(collection) > len(longest) and f"{below}/".startswith(f"{collection}/"):
+            longest = collection
     if not longest:
         return None
     object_id, *rest = below[len(longest) + 1 :].split("/")
@@ -69,7 +81,9 @@ def find_relay_path(path: str, servers: Iterable[Server]) -> RelayPath | None:
 
 
 def collections_of(server: Server) -> Iterable[str]:
-    """The collections that a server allows to relay."""
+    """The collections that a server allows to relay. Those of a user's own key are the user's."""
+    if server.is_own:
+        return OWN_COLLECTIONS.get(server.vendor, ())
     return (*(COLLECTIONS if server.passthrough else ()), *server.passthrough_paths)
 
 

@@ -12,7 +12,8 @@ from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.observer import CLIENT_GONE
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.passthrough.exchange import RelayedRequest, RelayExchange
-from bluesminds.gateway.relay import ResponseWriter, settle_failure
+from bluesminds.gateway.relay import settle_failure
+from bluesminds.gateway.response_writer import ResponseWriter
 from bluesminds.http.asgi import ResponseAborted
 from bluesminds.wire.base import RequestFacts
 

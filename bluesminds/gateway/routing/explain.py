@@ -8,16 +8,17 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.errors import GatewayError
 from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTraits
 from bluesminds.common.values import Caller, OwnKey
 from bluesminds.gateway.authorize import check_model, check_scope
 from bluesminds.gateway.operations import Operation
+from bluesminds.gateway.routing.affinity import prompt_key
 from bluesminds.gateway.routing.catalog import ModelCatalog, PriceFinder
 from bluesminds.gateway.routing.own_keys import select_with_own
-from bluesminds.gateway.routing.plans import Target
+from bluesminds.gateway.routing.plans import Target, may_hedge
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest, select_targets
 from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.routing.selection import (
@@ -26,18 +27,22 @@ from bluesminds.gateway.routing.selection import (
     check_candidates,
     find_candidates,
     find_own_targets,
+    find_shadow_target,
 )
 
 MILLION: Final = 10**6  # tokens
 
 
 class RouteQuestion(Struct, frozen=True):
-    """`caller` is None for a key without restrictions. `traits`: for the conditions of routes."""
+    """`caller` is None for a key without restrictions. `traits`: for the conditions of routes. `regions`:
+    those that the request prefers.
+    """
 
     operation: Operation
     model: str
     caller: Caller | None = None
     traits: RouteTraits = NO_TRAITS
+    regions: tuple[str, ...] = ()
 
 
 class ExplainedModel(Struct, frozen=True):
@@ -50,13 +55,17 @@ class ExplainedModel(Struct, frozen=True):
 
 class Explanation(Struct, frozen=True):
     """`models`: the requested model and its fallback models, in order. `ejected`: the servers among them that
-    are unhealthy. `error`: what the request would get; None if it would be sent.
+    are unhealthy. `hedge`: the target that gets a stream too if its first content is late. `shadow`: the
+    target of copies, or why it gets none; None for a route without one. `error`: what the request would get;
+    None if it would be sent.
     """
 
     route: ModelRoute | None
     models: tuple[ExplainedModel, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     ejected: frozenset[str] = frozenset()
+    hedge: Target | None = None
+    shadow: Target | DropReason | None = None
     error: GatewayError | None = None
 
 
@@ -80,7 +89,18 @@ def explain(
         for target in model.targets
         if not balancer.health.is_usable(target.server.name, target.model or question.model)
     )
-    return Explanation(route, found.models, found.dropped, ejected, found.error)
+    if route is None or found.error is not None or not found.models:
+        return structs.replace(found, route=route, ejected=ejected)
+    shadow: Target | DropReason | None = find_shadow_target(catalog, route.options, question.operation)
+    if isinstance(shadow, Target) and question.caller is not None and question.caller.own_keys is not None:
+        shadow = "own_key_only"
+    hedge = None if route.options.hedge_after is None else _hedge_target(found.models[0], ejected)
+    return structs.replace(found, ejected=ejected, hedge=hedge, shadow=shadow)
+
+
+def _hedge_target(model: ExplainedModel, ejected: frozenset[str]) -> Target | None:
+    first, *others = model.targets
+    return next((one for one in others if may_hedge(first, one) and one.server.name not in ejected), None)
 
 
 def _explain_unrouted(catalog: ModelCatalog, balancer: Balancer, question: RouteQuestion) -> Explanation:
@@ -142,7 +162,14 @@ def _explain_route(
         found = find_price(target.server, sent, "" if sent == served else served)
         return None if found is None else found.max_cost(MILLION, MILLION)
 
-    request = RoutedRequest(model, stream=True, price=price)
+    caller = question.caller
+    request = RoutedRequest(
+        model,
+        stream=True,
+        price=price,
+        account_key=b"" if caller is None else prompt_key(caller.user_id, b""),
+        regions=(*question.regions, *(() if caller is None else caller.prefer_regions)),
+    )
     preview = RoutedTargets(route, selection, balancer, request).preview()
     models = tuple(ExplainedModel(group.model, group.route, tuple(targets)) for group, targets in preview)
     return Explanation(route, models, selection.dropped)

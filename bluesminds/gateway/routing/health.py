@@ -27,10 +27,11 @@ MIN_REQUESTS: Final = 20  # in the window, before the share of failures counts
 TRIALS: Final = 3  # successes in a row that close a half-open circuit
 TRIAL_SECONDS: Final = 30.0  # how long a trial request keeps others away if its end is not reported
 SLOW_START_SECONDS: Final = 30.0
-LONGEST_REST: Final = 60.0  # seconds; a rate limit that a server names
+FIRST_REST: Final = 1.0  # seconds; after a rate limit without a time
+LONGEST_REST: Final = 60.0  # seconds
 MAX_CIRCUITS: Final = 10_000  # clients choose the model names of a prefix route
 
-CircuitState = Literal["closed", "open", "half_open", "slow_start"]
+CircuitState = Literal["closed", "open", "half_open", "slow_start", "resting"]
 Served = tuple[str, str]  # server, its name of the model
 
 
@@ -124,6 +125,8 @@ class HealthView(Protocol):
 
     def is_usable(self, server: str, model: str) -> bool: ...
 
+    def is_healthy(self, server: str, model: str) -> bool: ...
+
     def is_slow_start(self, server: str, model: str) -> bool:
         """Whether the server has recovered a moment ago and should get half of its share."""
 
@@ -148,7 +151,7 @@ class ServerHealthRegistry:
         self._now = monotonic
         self._circuits: dict[Served, _Circuit] = {}
         self._probe_failures: dict[str, int] = {}  # in a row; servers whose last probe succeeded are missing
-        self._resting: dict[Served, float] = {}  # until when
+        self._resting: dict[Served, tuple[float, int]] = {}  # until when, and how often in a row
 
     @property
     def flawless(self) -> bool:
@@ -172,17 +175,27 @@ class ServerHealthRegistry:
         return circuit.until <= now and circuit.trial_until <= now
 
     def _rests(self, server: str, model: str) -> bool:
-        if (until := self._resting.get((server, model))) is None:
-            return False
-        if until > self._now():
-            return True
-        del self._resting[server, model]
-        return False
+        resting = self._resting.get((server, model))
+        return resting is not None and resting[0] > self._now()
 
-    def rest(self, server: str, model: str, seconds: float) -> None:
-        """The server is rate limited and has named a time. It is left out so long, and no failure counts."""
-        if len(self._resting) < MAX_CIRCUITS:
-            self._resting[server, model] = self._now() + min(seconds, LONGEST_REST)
+    def rest(self, server: str, model: str, seconds: float | None) -> None:
+        """The server is rate limited. It is left out for the time that it has named, or for FIRST_REST and
+        then twice as long each time, until it answers. No failure counts. Requests that fail together count
+        once.
+        """
+        now = self._now()
+        until, times = self._resting.get((server, model), (now, 0))
+        if times == 0 and len(self._resting) >= MAX_CIRCUITS:
+            self._resting = {served: one for served, one in self._resting.items() if one[0] > now}
+            if len(self._resting) >= MAX_CIRCUITS:
+                return
+        if seconds is not None:
+            until = max(until, now + min(seconds, LONGEST_REST))
+        elif until <= now:
+            until = now + min(FIRST_REST * 2.0 ** min(times, 10), LONGEST_REST)
+        else:
+            return
+        self._resting[server, model] = until, times + 1
 
     def seconds_until_trial(self, server: str, model: str) -> float:
         """Until an ejected server is tried again; 0 for a server that is not ejected."""
@@ -222,9 +235,11 @@ class ServerHealthRegistry:
         if self.flawless:
             return
         self._probe_failures.pop(server, None)
+        now = self._now()
+        if (resting := self._resting.get((server, model))) is not None and resting[0] <= now:
+            del self._resting[server, model]
         if (circuit := self._circuits.get((server, model))) is None:
             return
-        now = self._now()
         circuit.count(now, failed=False)
         circuit.failures = 0
         if circuit.opened is not None:
@@ -254,9 +269,16 @@ class ServerHealthRegistry:
             self._probe_failures[server] = self._probe_failures.get(server, 0) + 1
 
     def circuits(self) -> list[CircuitStatus]:
-        """Every circuit that is not closed or has failed lately, by server and model."""
+        """Every circuit that is not closed or has failed lately, by server and model. Servers that rest
+        because of a rate limit are `resting`.
+        """
         now = self._now()
-        return [
+        resting = [
+            CircuitStatus(server, model, "resting", 0, until - now, "rate limited")
+            for (server, model), (until, _) in sorted(self._resting.items())
+            if until > now
+        ]
+        return resting + [
             CircuitStatus(
                 server,
                 model,
@@ -276,7 +298,7 @@ class ServerHealthRegistry:
     def keep_only(self, servers: set[str]) -> None:
         """Drop servers that are no longer configured."""
         self._circuits = {served: one for served, one in self._circuits.items() if served[0] in servers}
-        self._resting = {served: until for served, until in self._resting.items() if served[0] in servers}
+        self._resting = {served: one for served, one in self._resting.items() if served[0] in servers}
         self._probe_failures = {
             name: count for name, count in self._probe_failures.items() if name in servers
         }

@@ -52,6 +52,17 @@ class Target(Struct, frozen=True, gc=False):
     prefill: Prefill | None = None
 
 
+def may_hedge(first: Target, second: Target) -> bool:
+    """Whether a request may be sent to both. Users pay for their own keys. Requests in another format, or for
+    another model, are not the same.
+    """
+    return (
+        second.serves == first.serves
+        and not (first.server.is_own or second.server.is_own)
+        and (second.plan.format, second.plan.translated) == (first.plan.format, first.plan.translated)
+    )
+
+
 def make_plan(operation: Operation, server: Server) -> Plan | None:
     """Use the format of the operation if the server supports it. For a conversation or embeddings, otherwise
     use the first format that the server supports. None: the server cannot serve the operation.

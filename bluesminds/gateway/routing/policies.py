@@ -70,14 +70,17 @@ def select_targets(
 
 
 class RoutedRequest(Struct, frozen=True):
-    """What the policies use of a request. `model`: the client's name. `prompt_key`: of `affinity.prompt_key`.
-    `price` is what a target would charge, in nano-USD; None if that is unknown.
+    """What the policies use of a request. `model`: the client's name. `prompt_key` and `account_key`: of
+    `affinity.prompt_key`. `regions`: those that the client prefers, the best one first. `price` is what a
+    target would charge, in nano-USD; None if that is unknown.
     """
 
     model: str
     stream: bool
     price: Callable[[Target], int | None]
     prompt_key: bytes = b""
+    account_key: bytes = b""
+    regions: tuple[str, ...] = ()
 
 
 class Balancer(Struct, frozen=True):
@@ -149,6 +152,10 @@ class Balancer(Struct, frozen=True):
                 return sorted(shuffled, key=lambda one: _price(one, request))
             case "affinity":
                 return self._by_prompt(shuffled, request)
+            case "region":
+                return _by_region(shuffled, group, request)
+            case "pinned":
+                return _ranked_by(request.account_key, shuffled) if request.account_key else shuffled
 
     def _rotated(self, group: ModelCandidates, shuffled: list[Candidate], *, commit: bool) -> list[Candidate]:
         """The one whose turn it is comes first. The others keep their random order, so that the requests of a
@@ -175,11 +182,7 @@ class Balancer(Struct, frozen=True):
         """The order of the prompt's hash; targets above their share of the load come last."""
         if not request.prompt_key:
             return shuffled
-        ranked = sorted(
-            shuffled,
-            key=lambda one: rendezvous_score(request.prompt_key, "\0".join(one.name), one.weight),
-            reverse=True,
-        )
+        ranked = _ranked_by(request.prompt_key, shuffled)
         running = {one.name: self.load.in_flight(one.target.server.name) for one in ranked}
         total, weights = sum(running.values()), sum(one.weight for one in ranked)
         return sorted(ranked, key=lambda one: running[one.name] >= load_bound(total, one.weight, weights))
@@ -188,6 +191,25 @@ class Balancer(Struct, frozen=True):
 def _served(target: Target, model: str) -> tuple[str, str]:
     """The server, and its name of the model. `model`: the client's name."""
     return target.server.name, target.model or model
+
+
+def _ranked_by(key: bytes, candidates: list[Candidate]) -> list[Candidate]:
+    """The order of the key's hash."""
+    return sorted(
+        candidates, key=lambda one: rendezvous_score(key, "\0".join(one.name), one.weight), reverse=True
+    )
+
+
+def _by_region(
+    candidates: list[Candidate], group: ModelCandidates, request: RoutedRequest
+) -> list[Candidate]:
+    """The regions that the request prefers, those that the route prefers, and the others. Within a region by
+    priority.
+    """
+    preferred = (*request.regions, *(group.route.options.prefer_regions if group.route else ()))
+    ranks = {region: at for at, region in reversed(tuple(enumerate(preferred)))}
+    others = len(preferred)
+    return sorted(candidates, key=lambda one: (ranks.get(one.target.server.region, others), one.priority))
 
 
 def _priority(one: Candidate) -> int:

@@ -31,8 +31,10 @@ class RoutedTargets:
         self, route: ModelRoute, selection: Selection, balancer: Balancer, request: RoutedRequest
     ) -> None:
         if "error" in route.fallback_on:
+            health = balancer.health  # a server at a limit is healthy
+            usable = health.is_usable if "limit" in route.fallback_on else health.is_healthy
             selection = selection.prefer_usable(
-                lambda target: balancer.health.is_usable(target.server.name, target.model or request.model)
+                lambda target: usable(target.server.name, target.model or request.model)
             )
         self.selection = selection
         self._groups = list(selection.groups)

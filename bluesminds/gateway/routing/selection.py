@@ -4,17 +4,20 @@ The functions are pure. `policies.py` orders the targets.
 """
 
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Final, Literal
 
 from msgspec import Struct, structs
 
 from bluesminds.common.errors import NotFound
-from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteTarget, RouteTraits
+from bluesminds.common.routes import NO_TRAITS, ModelRoute, RouteOptions, RouteTarget, RouteTraits
 from bluesminds.common.values import Caller, OwnKey, RequestContext, join_requirements
 from bluesminds.gateway.operations import Operation
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.plans import Target, make_plan
+from bluesminds.wire.base import FormatName
 
+# Requests of other formats may store something at the server, so that a shadow gets no copies of them.
+COPIED: Final[frozenset[FormatName]] = frozenset(("chat", "messages", "gemini", "completions", "embeddings"))
 DropReason = Literal[
     "model_not_allowed",  # the API key may not use this fallback model
     "unknown_model",  # no server offers this fallback model
@@ -208,6 +211,23 @@ def caller_traits(caller: Caller, context: RequestContext | None = None) -> Rout
         regions=frozenset() if required is None else required.regions,
         tags=frozenset() if required is None else required.tags,
     )
+
+
+def find_shadow_target(
+    catalog: ModelCatalog, options: RouteOptions, operation: Operation
+) -> Target | DropReason | None:
+    """The target of copies, or why it cannot get any. None for a route without a shadow."""
+    if options.shadow is None:
+        return None
+    server = catalog.server(options.shadow)
+    if server is None:
+        return "requirement" if options.shadow in catalog.excluded else "unknown_server"
+    if server.mode == "draining":
+        return "draining"
+    plan = make_plan(operation, server)
+    if plan is None or plan.translated or operation.format not in COPIED:
+        return "no_endpoint"
+    return Target(server, plan, options.shadow_model)
 
 
 class _Search(Struct):

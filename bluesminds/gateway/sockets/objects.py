@@ -26,7 +26,7 @@ class SessionObjects:
 
     async def for_server(self, caller: Caller, text: str) -> str:
         """The event that the server gets. Raises InvalidRequest, NotFound and Unavailable."""
-        if caller.address or not self._registry.relays:
+        if caller.address or not (self._registry.relays or caller.own_keys is not None):
             return text
         ids = ids_in_json(text.encode())
         known = await self._objects.find_known(caller, ids.references, ids.mentions)

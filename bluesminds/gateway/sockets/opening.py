@@ -10,7 +10,7 @@ from bluesminds.common.errors import Forbidden, GatewayError
 from bluesminds.common.values import RequestContext
 from bluesminds.gateway.bodies import HeldMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
-from bluesminds.gateway.relay import Headers, ResponseWriter
+from bluesminds.gateway.response_writer import Headers, ResponseWriter
 from bluesminds.http.server.websocket import WebSocketUpgrade
 from bluesminds.http.websocket import WebSocket, WebSocketLimits
 

@@ -39,7 +39,7 @@ from bluesminds.gateway.sockets.objects import SessionObjects
 from bluesminds.gateway.sockets.opening import SocketOpening, SocketWriter, check_origin, upgrade_required
 from bluesminds.gateway.sockets.session import SessionEnd, SessionSettings, SocketSession
 from bluesminds.gateway.upstream.attempt import Reply
-from bluesminds.gateway.upstream.sender import UpstreamSocket
+from bluesminds.gateway.upstream.server_exchange import UpstreamSocket
 from bluesminds.http.client.pool import WebSocketRequest
 from bluesminds.http.server.websocket import WebSocketUpgrade
 from bluesminds.http.websocket import WebSocket, WebSocketLimits
@@ -229,7 +229,7 @@ class RealtimeSessions:
             call,
             admitted.entry,
             self._clock,
-            lambda: sender.warn_implausible_usage(call, server),
+            lambda: sender.outcomes.warn_implausible_usage(call, server),
         )
         session = SocketSession(
             REALTIME,
@@ -249,7 +249,7 @@ class RealtimeSessions:
         self.open += 1
         try:
             end = await session.run()
-            sender.socket_ended(upstream, end.failure)
+            sender.outcomes.socket_ended(server, upstream.model, end.failure)
             self._log_end(call, server, end)
         finally:
             self.open -= 1

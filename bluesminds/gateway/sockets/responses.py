@@ -19,7 +19,7 @@ from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.operations import CREATE_RESPONSE, OperationMatch
 from bluesminds.gateway.pipeline import Gateway
-from bluesminds.gateway.relay import Headers
+from bluesminds.gateway.response_writer import Headers
 from bluesminds.gateway.sockets.opening import SocketOpening, SocketWriter, check_origin, upgrade_required
 from bluesminds.gateway.sockets.realtime import SocketSettings, chosen_subprotocol
 from bluesminds.gateway.sockets.session import SessionSettings

@@ -19,7 +19,7 @@ from bluesminds.gateway.bodies import HeldMemory
 from bluesminds.gateway.observer import CLIENT_GONE
 from bluesminds.gateway.sockets.meter import SessionMeter
 from bluesminds.gateway.sockets.objects import SessionObjects
-from bluesminds.gateway.upstream.sender import UpstreamSocket
+from bluesminds.gateway.upstream.server_exchange import UpstreamSocket
 from bluesminds.http.websocket import CloseCode, WebSocket, WebSocketClosed, WebSocketViolation
 from bluesminds.wire.sockets import SocketFormat
 

@@ -24,9 +24,10 @@ from bluesminds.gateway.passthrough.lists import Query
 from bluesminds.gateway.passthrough.paths import RelayPath
 from bluesminds.gateway.passthrough.references import read_query
 from bluesminds.gateway.passthrough.runner import RelayRunner
-from bluesminds.gateway.relay import STREAM_HEADERS, Headers, ResponseWriter
+from bluesminds.gateway.response_writer import Headers, ResponseWriter
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.stored_responses.store import RESPONSES, ResponseStore, StoredResponse, id_of
+from bluesminds.gateway.stream_relay import STREAM_HEADERS
 from bluesminds.http.sse import EventSplitter
 from bluesminds.providers.profiles import profile_of
 from bluesminds.wire.formats import FORMATS

@@ -61,7 +61,7 @@ class RequestLinks(Struct, frozen=True):
             return False
         if operation.format in _LINKED:
             return True
-        return self.registry.relays and any(mark in body.data for mark in _MARKS)
+        return self._has_objects(caller) and any(mark in body.data for mark in _MARKS)
 
     async def resolve(self, operation: Operation, caller: Caller, body: Body) -> LinkedRequest:
         """Raises InvalidRequest, NotFound and Unavailable."""
@@ -87,7 +87,7 @@ class RequestLinks(Struct, frozen=True):
                 fields = with_history(fields, history.items)
                 used += history.used
         servers = _both(servers, await self._servers_of_conversation(caller, fields))
-        if self.registry.relays:  # last: ids above have errors of their own
+        if self._has_objects(caller):  # last: ids above have errors of their own
             known = await self._find_objects(caller, body.data)
             servers = _both(servers, known.servers)
             stand_ins = make_stand_ins(known.foreign)
@@ -101,6 +101,10 @@ class RequestLinks(Struct, frozen=True):
             links = ReplyLinks(f"resp_{self._new_id()}", previous)
             keeper = self._keeper(caller, links, own, used)
         return LinkedRequest(fields, servers, links, keeper, stand_ins)
+
+    def _has_objects(self, caller: Caller) -> bool:
+        """Whether the account can have objects at servers."""
+        return self.registry.relays or caller.own_keys is not None
 
     async def _find_objects(self, caller: Caller, data: bytes) -> KnownObjects:
         ids = ids_in_json(data)

@@ -7,7 +7,7 @@ Clients can cause statuses from 400 to 499, so these are no failure of the serve
 from collections.abc import Mapping
 from http import HTTPStatus
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.errors import UpstreamFailed, retry_headers
 from bluesminds.common.routes import FallbackReason
@@ -41,7 +41,7 @@ class AttemptFailure(Struct, frozen=True):
     """`reason` is a status or a kind of failure, for logs and metrics; `error` is for the client.
     `repeatable`: the same server may be tried again, after `retry_after` seconds if this is set. `kind`: the
     reason for a fallback. `accepted`: the server may have accepted the request, and may bill it. `keys`:
-    those of a server with several.
+    those of a server with several. `detail` is for the operator.
     """
 
     reason: str
@@ -52,10 +52,15 @@ class AttemptFailure(Struct, frozen=True):
     kind: FallbackReason = "error"
     accepted: bool = False
     keys: tuple[AttemptKey, ...] = ()
+    detail: str = ""
 
 
 def classify_error(exc: UpstreamError) -> AttemptFailure:
     """After a timeout the same server is not tried again, because it may still be working on the request."""
+    return structs.replace(_classify_error(exc), detail=str(exc))
+
+
+def _classify_error(exc: UpstreamError) -> AttemptFailure:
     reason = type(exc).__name__
     if isinstance(exc, LocalResourceError):
         message = "The gateway has no free sockets. Try again in a few seconds."
@@ -97,8 +102,8 @@ def classify_reply(reply: Reply) -> AttemptFailure | None:
     status = reply.error_status
     # A redirect means a wrong URL: following it would send the key to another place.
     is_client_error = 400 <= status < 500 and status not in _TRY_NEXT and not 300 <= reply.status < 400
-    if status == HTTPStatus.PAYMENT_REQUIRED and endpoint.server.is_own:
-        is_client_error = False  # another server may have credit
+    if status == HTTPStatus.PAYMENT_REQUIRED and not endpoint.own_key:
+        is_client_error = False  # the gateway's account at the server has no credit, and another one may
     if is_client_error and (not in_success or error.blames_request()):
         return None
     headers = dict(reply.headers)
@@ -119,6 +124,8 @@ def key_failure(reply: Reply) -> tuple[KeyFailure, float | None] | None:
     if reply.error is None or reply.status < 300:
         return None
     if DIALECTS[reply.endpoint.server.dialect].refuses_key(reply.status, reply.error):
+        return "refused", None
+    if reply.status == HTTPStatus.PAYMENT_REQUIRED:
         return "refused", None
     if reply.status == 429 and (seconds := _retry_after(dict(reply.headers))):
         return "limited", seconds

@@ -169,6 +169,7 @@ class RawSender:
             server=server.name,
             model="",
             reason=failure.reason,
+            error=failure.detail or None,
         )
         return failure.error
 

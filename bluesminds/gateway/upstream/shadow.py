@@ -19,24 +19,22 @@ from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.receipts import SHADOW
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.gateway.routing.load import LoadRegistry
-from bluesminds.gateway.routing.plans import Target, make_plan
-from bluesminds.gateway.routing.selection import Selection
+from bluesminds.gateway.routing.plans import Target
+from bluesminds.gateway.routing.selection import Selection, find_shadow_target
 from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
 from bluesminds.gateway.upstream.attempt import JSON_TYPE, Reply, ReplyReader
 from bluesminds.gateway.upstream.endpoint import UpstreamEndpoint
 from bluesminds.gateway.upstream.extra_budget import ExtraBudget
+from bluesminds.gateway.upstream.progress import AttemptProgress
 from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.client.pool import Pool, UpstreamError
 from bluesminds.http.sse import EventTooLarge
-from bluesminds.wire.base import FormatName
 from bluesminds.wire.support import Support
 from bluesminds.wire.usage import settle_usage
 
 MAX_WAITING: Final = 100  # copies
 MAX_WAITING_BYTES: Final = 32 * 1024 * 1024
 MAX_RUNNING: Final = 8  # copies
-# Requests of other formats may store something at the server.
-FORMATS: Final[frozenset[FormatName]] = frozenset(("chat", "messages", "gemini", "completions", "embeddings"))
 ShadowOutcome = Literal["answered", "failed", "dropped"]
 
 
@@ -68,6 +66,7 @@ class ShadowTraffic:
         *,
         timeouts: TimeoutTable,
         total_timeout: float,
+        budget: ExtraBudget,
     ) -> None:
         self._pool = pool
         self._load = load
@@ -77,7 +76,7 @@ class ShadowTraffic:
         self._log = log
         self._timeouts = timeouts
         self._total_timeout = total_timeout
-        self._budget = ExtraBudget()
+        self._budget = budget
         self._endpoints: dict[str, UpstreamEndpoint] = {}
         self._bytes = 0  # of the copies that wait or run
         self._send, self._receive = trio.open_memory_channel[ShadowCopy](MAX_WAITING)
@@ -89,7 +88,7 @@ class ShadowTraffic:
         estimated to cost, in nano-USD; None if no copy is sent.
         """
         self._budget.add_request(route, options.shadow_share)
-        if not self._budget.is_due(route):
+        if not self._budget.is_due(route) or body.stores:
             return None
         nano = self._estimator.estimate(call, target).nano or 0
         if not self._budget.take(route, call.context.at_ms, nano, read_usd(options.shadow_daily_usd)):
@@ -119,13 +118,13 @@ class ShadowTraffic:
 
     async def _run_one(self, copy: ShadowCopy, room: trio.Semaphore) -> None:
         outcome: ShadowOutcome = "failed"
-        usage = Usage(self._estimator.input_tokens(copy.call), 0, usage_source="estimated")
+        progress = AttemptProgress()
+        usage: Usage | None = None  # unknown until the response has ended
         slot = self._load.begin(copy.target.server.name, copy.model, stream=copy.call.facts.stream)
         try:
             with trio.move_on_after(self._total_timeout):
-                found = await self._exchange(copy)
-                if found is not None:
-                    outcome, usage = "answered", found
+                found = await self._exchange(copy, progress)
+                outcome, usage = ("failed", NO_USAGE) if found is None else ("answered", found)
         except (UpstreamError, EventTooLarge):
             pass
         except Exception as exc:  # a bug in the reader of a response must not end the task for all copies
@@ -134,11 +133,12 @@ class ShadowTraffic:
             slot.end()
             self._bytes -= len(copy.data)
             price = self._estimator.price(copy.target, copy.call.model, copy.call.context.at_ms)
-            self._end(copy, outcome, 0 if price is None else price.cost(usage) or 0)
+            used = progress.usage(copy.call.facts) if usage is None else usage
+            self._end(copy, outcome, 0 if price is None else price.cost(used) or 0)
             room.release()
 
-    async def _exchange(self, copy: ShadowCopy) -> Usage | None:
-        """What the server has used. None for an error."""
+    async def _exchange(self, copy: ShadowCopy, progress: AttemptProgress) -> Usage | None:
+        """What the server has used; None for an error."""
         call, target = copy.call, copy.target
         stream, context = call.facts.stream, call.context
         endpoint = self._endpoint(target.server)
@@ -155,14 +155,12 @@ class ShadowTraffic:
             ),
             copy.data,
             timeouts=timeouts,
+            sending=progress.sending,
         )
         try:
-            reply = await ReplyReader(endpoint, call, target.plan, None, None, copy.model).read(
-                response, deadline
-            )
-            if reply.error is not None:
-                return None
-            return await _read_usage(copy, reply)
+            reader = ReplyReader(endpoint, call, target.plan, None, None, copy.model, progress)
+            reply = await reader.read(response, deadline)
+            return None if reply.error is not None else await _read_usage(copy, reply, progress)
         finally:
             response.close()
 
@@ -188,21 +186,19 @@ def find_shadow(
     """
     if all(target.plan.translated for target in selection.targets()):
         return None
-    server = None if options.shadow is None else catalog.server(options.shadow)
-    if server is None or server.mode == "draining" or call.operation.format not in FORMATS:
-        return None
     if call.own_key or call.stand_ins or call.observer is not None:
         return None
-    plan = make_plan(call.operation, server)
-    return None if plan is None or plan.translated else Target(server, plan, options.shadow_model)
+    found = find_shadow_target(catalog, options, call.operation)
+    return found if isinstance(found, Target) else None
 
 
-async def _read_usage(copy: ShadowCopy, reply: Reply) -> Usage:
+async def _read_usage(copy: ShadowCopy, reply: Reply, progress: AttemptProgress) -> Usage | None:
     """Read a stream to its end. Raises UpstreamError and EventTooLarge."""
     facts, stage = copy.call.facts, reply.stage
     if stage is None:
         found = reply.facts
         return settle_usage(found.usage, facts, delivered=found.delivered, pieces=found.pieces)[0]
+    progress.reading(stage)
     data = reply.body
     while data:
         stage.feed(data)
@@ -211,4 +207,4 @@ async def _read_usage(copy: ShadowCopy, reply: Reply) -> Usage:
         data = await reply.response.receive()
     else:
         stage.finish()
-    return NO_USAGE if stage.error is not None else stage.usage
+    return None if stage.error is not None else stage.usage

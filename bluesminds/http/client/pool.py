@@ -12,7 +12,7 @@ environment.
 
 import select
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -122,8 +122,10 @@ class Pool:
         body: RequestBody = b"",
         *,
         timeouts: Timeouts,
+        sending: Callable[[], None] | None = None,
     ) -> Response:
-        """Send a request; returns when the head of its final response is complete.
+        """Send a request; returns when the head of its final response is complete. `sending` is called when
+        there is a connection for it.
 
         target: origin form ("/v1/models?x=y"), already percent-encoded. Framing and connection
         headers are dropped; Host and `Accept-Encoding: identity` are added. An iterable body
@@ -134,6 +136,8 @@ class Pool:
         head = render_head(method, target, origin_slots.host_lines, headers, body)
         length = None if isinstance(body, bytes) else declared_length(headers)
         connection = self._take_idle(origin_slots) or await self._acquire(origin_slots, timeouts)
+        if sending is not None:
+            sending()
         try:
             try:
                 await send_request(connection, method, head, body, length, timeouts)

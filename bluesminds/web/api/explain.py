@@ -16,6 +16,7 @@ from bluesminds.common.values import (
     Scope,
     Server,
     join_requirements,
+    list_names,
     read_requirement,
     split_names,
 )
@@ -53,6 +54,7 @@ class ExplainQuery(Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: Scope = "chat.completions"
     region: Region | None = None
     tags: TagText = ""
+    prefer_region: TagText = ""
     needs: NeedText = ""
     prompt_tokens: Annotated[int, Meta(ge=0, le=10**9, description="a whole number, 0 or more")] = 0
 
@@ -80,6 +82,29 @@ class ExplainedModelView(Struct, frozen=True):
     targets: list[ExplainedTargetView]
 
 
+class HedgeView(Struct, frozen=True):
+    """A stream without content after `after` seconds is also requested from `server`; null if no target can
+    be used for it. `share` of the streams and `daily_usd` in each UTC day are the bounds.
+    """
+
+    server: str | None
+    after: float
+    share: float
+    daily_usd: str
+
+
+class ShadowView(Struct, frozen=True):
+    """`server` gets copies of requests for its `model`. `share` of the requests and `daily_usd` in each UTC
+    day are the bounds. `reason`: why it gets none; null if it does.
+    """
+
+    server: str
+    model: str
+    share: float
+    daily_usd: str
+    reason: DropReason | None
+
+
 class DroppedView(Struct, frozen=True):
     """A target that is left out. `server` is null if the whole model is."""
 
@@ -96,8 +121,8 @@ class ExplainedError(Struct, frozen=True):
 
 class ExplanationView(Struct, frozen=True):
     """`models`: the requested model and then its fallback models, in the order in which they are tried.
-    `fallback_on`: the failures that lead to the next model. `error`: what the client would get; null if the
-    request would be sent.
+    `fallback_on`: the failures that lead to the next model. `hedge` and `shadow` are null if the route has
+    none. `error`: what the client would get; null if the request would be sent.
     """
 
     model: str
@@ -105,6 +130,8 @@ class ExplanationView(Struct, frozen=True):
     models: list[ExplainedModelView]
     fallback_on: Sequence[FallbackReason]
     dropped: list[DroppedView]
+    hedge: HedgeView | None
+    shadow: ShadowView | None
     error: ExplainedError | None
 
 
@@ -119,15 +146,18 @@ class ExplainHandlers(Struct, frozen=True):
         """Show which servers a request would be sent to now, in which order, and why others are left out.
 
         `key`: the restrictions of this API key apply. `region` and `tags`: what the request requires of
-        servers. `needs` and `prompt_tokens`: for the conditions of routes. The request itself is unknown: its
-        fields can leave out more servers.
+        servers. `prefer_region`: the regions that it prefers, the best one first. `needs` and
+        `prompt_tokens`: for the conditions of routes. The request itself is unknown: its fields can leave
+        out more servers.
         """
         operation = _BY_NAME.get(query.endpoint)
         if operation is None:
             message = f"endpoint: requests of {query.endpoint} have no model."
             raise InvalidRequest("invalid_value", message, param="endpoint")
         caller = None if query.key is None else await self._caller(query.key)
-        question = RouteQuestion(operation, query.model, caller, _traits(query, caller))
+        question = RouteQuestion(
+            operation, query.model, caller, _traits(query, caller), list_names(query.prefer_region)
+        )
         return self._view(query, await self.explain(question))
 
     def _view(self, query: ExplainQuery, found: Explanation) -> ExplanationView:
@@ -137,6 +167,8 @@ class ExplainHandlers(Struct, frozen=True):
             models=[self._model_view(query.model, one, found.ejected) for one in found.models],
             fallback_on=() if found.route is None else found.route.fallback_on,
             dropped=[DroppedView(one.model, one.server or None, one.reason) for one in found.dropped],
+            hedge=_hedge_view(found),
+            shadow=_shadow_view(query.model, found),
             error=None if found.error is None else _error_view(found.error),
         )
 
@@ -177,6 +209,7 @@ class ExplainHandlers(Struct, frozen=True):
             required=read_requirement(
                 key.metadata.get("require_region", ""), key.metadata.get("require_tags", "")
             ),
+            prefer_regions=list_names(key.metadata.get("prefer_region", "")),
             own_keys=await self.vendor_keys.of_account(user.id, user.tier),
         )
 
@@ -195,6 +228,27 @@ def _traits(query: ExplainQuery, caller: Caller | None) -> RouteTraits:
         tags=frozenset() if required is None else required.tags,
         needs=frozenset(need for need in get_args(Need) if need in query.needs.split(",")),
         prompt_tokens=query.prompt_tokens,
+    )
+
+
+def _hedge_view(found: Explanation) -> HedgeView | None:
+    if found.route is None or (after := found.route.options.hedge_after) is None:
+        return None
+    options = found.route.options
+    server = None if found.hedge is None else found.hedge.server.name
+    return HedgeView(server, after, options.hedge_share, options.hedge_daily_usd)
+
+
+def _shadow_view(requested: str, found: Explanation) -> ShadowView | None:
+    if found.route is None or (server := found.route.options.shadow) is None:
+        return None
+    options = found.route.options
+    return ShadowView(
+        server,
+        options.shadow_model or requested,
+        options.shadow_share,
+        options.shadow_daily_usd,
+        found.shadow if isinstance(found.shadow, str) else None,
     )
 
 

@@ -27,6 +27,7 @@ from bluesminds.config.settings import (
     Budget,
     CountOrZero,
     FallbackReasons,
+    Regions,
     RouteConditions,
     RouteModel,
     Seconds,
@@ -74,6 +75,7 @@ class NewRoute(Struct, forbid_unknown_fields=True):
     shadow_model: Annotated[str, Meta(max_length=256)] = ""
     shadow_share: Share = 0.05
     shadow_daily_usd: Budget = "1"
+    prefer_regions: Regions = ()
 
 
 class RoutePatch(Struct, forbid_unknown_fields=True):
@@ -100,6 +102,7 @@ class RoutePatch(Struct, forbid_unknown_fields=True):
     shadow_model: Annotated[str, Meta(max_length=256)] | UnsetType = UNSET
     shadow_share: Share | UnsetType = UNSET
     shadow_daily_usd: Budget | UnsetType = UNSET
+    prefer_regions: Regions | UnsetType = UNSET
 
 
 class TargetView(Struct, frozen=True):
@@ -152,6 +155,7 @@ class RouteView(Struct, frozen=True):
     shadow_model: str
     shadow_share: float
     shadow_daily_usd: str
+    prefer_regions: Sequence[str]
     origin: str
 
 
@@ -305,5 +309,6 @@ def _view(row: ModelRoute) -> RouteView:
         shadow_model=row.options.shadow_model,
         shadow_share=row.options.shadow_share,
         shadow_daily_usd=row.options.shadow_daily_usd,
+        prefer_regions=row.options.prefer_regions,
         origin="database" if row.origin == "table" else row.origin,
     )

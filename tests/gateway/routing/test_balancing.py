@@ -9,19 +9,21 @@ from math import inf
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
-from bluesminds.common.routes import ModelRoute, Policy, RouteTarget
+from bluesminds.common.routes import FallbackReason, ModelRoute, Policy, RouteOptions, RouteTarget
 from bluesminds.gateway.routing.affinity import load_bound, prompt_key
 from bluesminds.gateway.routing.load import FAILURE_SECONDS, MAX_FIGURES, LoadRegistry
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.policies import Balancer, RoutedRequest
 from bluesminds.gateway.routing.rotation import RotationRegistry, WeightedRotation
+from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.routing.selection import ModelCandidates
 from tests.gateway.routing.test_policies import health_of, server
 from tests.gateway.routing.test_selection import select
 
 POLICIES: tuple[Policy, ...] = (
-    *("priority", "weighted", "least_latency", "least_busy", "cheapest", "affinity"),
+    *("priority", "weighted", "least_latency", "least_busy", "cheapest", "affinity", "region", "pinned"),
 )
 
 
@@ -46,13 +48,18 @@ class Fleet:
         seed: int = 1,
         priorities: dict[str, int] | None = None,
         ejected: tuple[str, ...] = (),
+        regions: dict[str, str] | None = None,
+        prefer: tuple[str, ...] = (),
     ) -> None:
         targets = tuple(
             RouteTarget(name, weight=weight, priority=(priorities or {}).get(name, 0))
             for name, weight in weights.items()
         )
-        servers = [server(name, models=()) for name in weights]
-        self.group: ModelCandidates = select(servers, [ModelRoute("m", targets, policy)], "m").groups[0]
+        servers = [
+            structs.replace(server(name, models=()), region=(regions or {}).get(name, "")) for name in weights
+        ]
+        route = ModelRoute("m", targets, policy, options=RouteOptions(prefer_regions=prefer))
+        self.group: ModelCandidates = select(servers, [route], "m").groups[0]
         self.clock = SetClock()
         self.load = LoadRegistry(self.clock)
         self.balancer = Balancer(
@@ -66,11 +73,54 @@ class Fleet:
         self,
         *,
         prompt_key: bytes = b"",
+        account_key: bytes = b"",
+        regions: tuple[str, ...] = (),
         price: Callable[[Target], int | None] = lambda target: None,
         commit: bool = True,
     ) -> list[str]:
-        request = RoutedRequest("m", stream=True, price=price, prompt_key=prompt_key)
+        request = RoutedRequest(
+            "m",
+            stream=True,
+            price=price,
+            prompt_key=prompt_key,
+            account_key=account_key,
+            regions=regions,
+        )
         return [one.server.name for one in self.balancer.order(self.group, request, commit=commit)]
+
+
+def test_region_of_the_request_comes_before_that_of_the_route_and_the_others() -> None:
+    regions = {"a": "us", "b": "eu", "c": "eu", "d": "asia", "e": ""}
+    weights = dict.fromkeys("abcde", 1)
+    fleet = Fleet("region", weights, priorities={"c": 1, "a": 5}, regions=regions, prefer=("eu", "us"))
+    assert fleet.order()[:3] == ["b", "c", "a"]
+    assert set(fleet.order()[3:]) == {"d", "e"}
+    assert fleet.order(regions=("asia",))[:4] == ["d", "b", "c", "a"]
+    assert fleet.order(regions=("mars", "us"))[:3] == ["a", "b", "c"]
+    fleet = Fleet("region", weights, regions=regions, prefer=("eu",), ejected=("b", "c"))
+    assert set(fleet.order()[-2:]) == {"b", "c"}, "unhealthy servers come last, also those of the region"
+
+
+def test_targets_of_one_region_share_requests_by_weight() -> None:
+    fleet = Fleet("region", {"a": 1, "b": 3, "c": 9}, regions={"a": "eu", "b": "eu"}, prefer=("eu",))
+    counts = Counter(fleet.order()[0] for _ in range(8_000))
+    assert set(counts) == {"a", "b"}
+    assert abs(counts["b"] / 8_000 - 0.75) < 0.02
+
+
+def test_pinned_account_stays_at_its_server_while_that_is_healthy() -> None:
+    weights = dict.fromkeys("abcd", 1)
+    fleet = Fleet("pinned", weights)
+    accounts = [prompt_key(f"account-{number}", b"") for number in range(400)]
+    first = {account: fleet.order(account_key=account)[0] for account in accounts}
+    assert min(Counter(first.values()).values()) > 60, "accounts are spread over the servers"
+    for _ in range(20):
+        fleet.load.begin("a", "m", stream=True)  # load does not move an account
+    assert all(fleet.order(account_key=account)[0] == first[account] for account in accounts)
+    other = Fleet("pinned", weights, ejected=("a",))
+    moved = {account: other.order(account_key=account)[0] for account in accounts}
+    assert all(moved[account] == first[account] for account in accounts if first[account] != "a")
+    assert "a" not in moved.values()
 
 
 def test_smooth_rotation_spreads_turns_evenly() -> None:
@@ -357,3 +407,22 @@ def test_affinity_without_prompt_shares_by_weight() -> None:
     fleet = Fleet("affinity", {"a": 1, "b": 3})
     counts = Counter(fleet.order()[0] for _ in islice(iter(int, 1), 10_000))
     assert counts["b"] / 10_000 == pytest.approx(0.75, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("reasons", "first"), [(("error", "limit"), "n"), (("error",), "m"), (("limit",), "m")]
+)
+def test_model_at_a_limit_is_replaced_only_if_the_route_allows_it(
+    reasons: tuple[FallbackReason, ...], first: str
+) -> None:
+    routes = [
+        ModelRoute("m", (RouteTarget("a"),), fallback=("n",), fallback_on=reasons),
+        ModelRoute("n", (RouteTarget("b"),)),
+    ]
+    selection = select([server("a", models=()), server("b", models=())], routes, "m")
+    health = health_of()
+    health.rest("a", "m", 60)
+    balancer = Balancer(health, LoadRegistry(SetClock()), RotationRegistry(), random.random)
+    request = RoutedRequest("m", stream=True, price=lambda target: None)
+    preview = RoutedTargets(routes[0], selection, balancer, request).preview()
+    assert preview[0][0].model == first

@@ -3,6 +3,8 @@
 import pytest
 
 from bluesminds.gateway.routing.health import (
+    FIRST_REST,
+    LONGEST_REST,
     MAX_CIRCUITS,
     MAX_EJECTION_FACTOR,
     MIN_REQUESTS,
@@ -202,3 +204,35 @@ def test_number_of_circuits_is_bounded() -> None:
     for number in range(MAX_CIRCUITS + 10):
         health.fail(model=f"m{number}")
     assert len(health.registry.circuits()) == MAX_CIRCUITS
+
+
+def test_server_with_a_rate_limit_rests_longer_each_time_until_it_answers(health: Health) -> None:
+    rests = []
+    for _ in range(9):
+        for _ in range(5):  # requests that fail together
+            health.registry.rest("a", "m", None)
+        assert (health.usable(), health.usable(model="other")) == (False, True)
+        begun = health.now
+        while not health.usable():
+            health.now += 0.5
+        rests.append(health.now - begun)
+    assert rests[:4] == [FIRST_REST, 2 * FIRST_REST, 4 * FIRST_REST, 8 * FIRST_REST]
+    assert rests[-1] == LONGEST_REST
+    assert health.changes == [], "no failure of the server"
+    health.succeed()
+    assert health.registry.flawless
+    health.registry.rest("a", "m", None)
+    health.now += FIRST_REST
+    assert health.usable()
+
+
+def test_later_rate_limit_does_not_shorten_the_rest(health: Health) -> None:
+    health.registry.rest("a", "m", 30)
+    health.registry.rest("a", "m", 1)
+    health.registry.rest("a", "m", None)
+    health.succeed()  # a request that began before
+    health.now += 29
+    assert not health.usable()
+    assert health.state() == "resting"
+    health.now += 1
+    assert health.usable()

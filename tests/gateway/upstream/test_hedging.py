@@ -2,17 +2,38 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 import trio
+from msgspec import Raw
 from trio.testing import MockClock
 
+from bluesminds.common.values import NO_USAGE
+from bluesminds.gateway.bodies import Body
+from bluesminds.gateway.call import JsonBody
+from bluesminds.gateway.routing.plans import Plan
 from bluesminds.gateway.upstream.extra_budget import MAX_ROUTES, ExtraBudget
+from bluesminds.gateway.upstream.progress import AttemptProgress
+from bluesminds.wire.base import FormatName, RequestFacts
+from bluesminds.wire.formats import FORMATS
+from bluesminds.wire.support import Support
 from tests import gateways
 from tests.fakes import model_server
-from tests.fakes.model_server import DONE, USAGE, ModelServer, chunk, hang, refusal, streamed, text_chunks
+from tests.fakes.model_server import (
+    DONE,
+    USAGE,
+    Asked,
+    ModelServer,
+    chunk,
+    hang,
+    refusal,
+    streamed,
+    text_chunks,
+)
+from tests.fakes.raw_upstream import Peer
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
 
 AFTER = 1000.0  # seconds; nothing is so slow that it is reached without a jump of the clock
@@ -168,6 +189,94 @@ async def test_failure_of_the_second_server_does_not_harm(
     first, second = await pair.attempts(answer)
     assert first == ("one", None, None)
     assert second[1] in ("503" if failure == 503 else "refused", "hedge_lost")
+
+
+def refused_after(go_on: trio.Event, status: int) -> model_server.Plan:
+    async def play(server: ModelServer, peer: Peer, asked: Asked) -> None:
+        await go_on.wait()
+        await refusal(status)(server, peer, asked)
+
+    return play
+
+
+async def test_client_gets_the_refusal_of_the_server_that_has_judged_the_request(
+    start: Start, mock_clock: MockClock
+) -> None:
+    pair = await start(mock_clock, first_token_timeout=5000.0)
+    go_on = trio.Event()
+    pair.first.plan(refused_after(go_on, 503))
+    pair.second.plan(refusal(400))
+    answer = await pair.ask_late(then=go_on.set)
+    assert answer.status_code == 400 and "this is 400" in answer.text
+    assert len(pair.first.asked) == len(pair.second.asked) == 1
+    assert await pair.running() == [0, 0]
+
+
+async def test_lost_attempt_costs_what_its_server_reported(start: Start, mock_clock: MockClock) -> None:
+    pair = await start(mock_clock, first_token_timeout=5000.0)
+    reported = {"prompt_tokens": 7, "completion_tokens": 0, "total_tokens": 7}
+    began = trio.Event()
+
+    async def report_and_stall(server: ModelServer, peer: Peer, asked: Asked) -> None:
+        await peer.begin_chunked(b"Content-Type: text/event-stream")
+        await peer.chunk(chunk(usage=reported))
+        began.set()
+        await hang(server, peer, asked)
+
+    async def answer_then(server: ModelServer, peer: Peer, asked: Asked) -> None:
+        await began.wait()
+        await model_server.correct(server, peer, asked)
+
+    pair.first.plan(report_and_stall)
+    pair.second.plan(answer_then)
+    answer = await pair.ask_late()
+    assert answer.headers["x-bluesminds-server"] == "two"
+    labels = {"class": "hedged", "server": "one"}
+    cost = await pair.gateway.metric("bluesminds_uncharged_usd_total", **labels)
+    assert cost == pytest.approx(7 * 0.001)
+
+
+async def test_request_that_a_server_stores_is_not_hedged(start: Start, mock_clock: MockClock) -> None:
+    pair = await start(mock_clock, first_token_timeout=5000.0)
+    go_on, answers = trio.Event(), []
+    pair.first.plan(late(go_on))
+
+    async def ask() -> None:
+        answers.append(await pair.ask(STREAM | {"store": True}))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await eventually(lambda: len(pair.first.asked) == 1)
+        pair.clock.jump(AFTER + 1)
+        go_on.set()
+    assert answers[0].status_code == 200
+    assert pair.second.asked == []
+
+
+@pytest.mark.parametrize(
+    ("format_", "store", "stores"),
+    [
+        ("chat", None, False),
+        ("chat", b"true", True),
+        ("responses", None, True),
+        ("responses", b"false", False),
+        ("responses", b"true", True),
+        ("messages", None, False),
+    ],
+)
+def test_body_says_whether_a_server_stores_the_answer(
+    format_: FormatName, store: bytes | None, stores: bool
+) -> None:
+    fields = {"model": Raw(b'"m"')} | ({} if store is None else {"store": Raw(store)})
+    body = JsonBody(FORMATS[format_], fields, cast(Body, SimpleNamespace(data=b"")))
+    assert body.stores is stores
+    plan = Plan(format_, "/x")
+    body.content(plan, "m", Support())
+    assert body.stores is stores, "also when it was written for a server"
+
+
+def test_attempt_that_was_not_sent_costs_nothing() -> None:
+    assert AttemptProgress().usage(RequestFacts("m", text_bytes=1000)) is NO_USAGE
 
 
 async def test_failure_of_both_is_retried(start: Start, mock_clock: MockClock) -> None:

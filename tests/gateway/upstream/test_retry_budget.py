@@ -86,6 +86,27 @@ async def test_rate_limited_server_rests_for_the_time_it_names(
     assert (await gateway.get("/metrics")).text.count("bluesminds_server_ejected{") == 0
 
 
+@pytest.mark.parametrize("status", [429, 402], ids=["limited", "without credit"])
+async def test_rate_limit_without_a_time_does_not_use_up_the_retries(
+    nursery: trio.Nursery, home: Path, servers: list[ModelServer], mock_clock: MockClock, status: int
+) -> None:
+    first, second, _ = servers
+    rows = [entry("first", first.url, priority=0), entry("second", second.url, priority=1)]
+    gateway = await gateways.start(nursery, home, servers=rows)
+    first.default = refusal(status)
+    mock_clock.rate = 0.0
+    requests = MOST + 20
+    async with gateway.client(timeout=None) as client:
+        for _ in range(int(requests)):
+            answer = await client.post("/v1/chat/completions", json=gateways.ASK)
+            assert (answer.status_code, answer.headers["x-bluesminds-server"]) == (200, "second")
+        assert len(first.asked) == 1
+        async with gateway.operator() as operator:
+            (circuit,) = (await operator.get("/api/admin/health")).json()["servers"][0]["circuits"]
+        assert (circuit["state"], circuit["last_error"]) == ("resting", "rate limited")
+    mock_clock.rate = 1.0
+
+
 @pytest.mark.parametrize("failure", [drop_twice, hang], ids=["dropped", "silent"])
 async def test_accepted_request_is_not_repeated_if_the_route_forbids_it(
     nursery: trio.Nursery, home: Path, servers: list[ModelServer], failure: model_server.Plan

@@ -11,7 +11,17 @@ import trio
 from bluesminds.gateway.upstream import shadow
 from tests import gateways
 from tests.fakes import anthropic_server
-from tests.fakes.model_server import USAGE, ModelServer, hang, refusal
+from tests.fakes.model_server import (
+    USAGE,
+    Cut,
+    ModelServer,
+    completion,
+    hang,
+    refusal,
+    streamed,
+    text_chunks,
+    whole,
+)
 from tests.gateways import ASK, STREAM, Gateway, entry, eventually
 
 PRICES = [{"model": name, "input_usd": "10", "output_usd": "10", "max_output_tokens": 100} for name in "mn"]
@@ -22,14 +32,14 @@ Start = Callable[..., Awaitable[Gateway]]
 def start(nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer) -> Start:
     """`models` is the target of the route, `second` the shadow."""
 
-    async def start(second_server: dict[str, Any] | None = None, **route: Any) -> Gateway:
+    async def start(second_server: dict[str, Any] | None = None, *, key: str = "", **route: Any) -> Gateway:
         copied = {"shadow": "two", "shadow_model": "n", "shadow_share": 1.0, "shadow_daily_usd": "5"}
         routes = [{"model": "m", "targets": ["one"]} | copied | route]
         servers = [
             entry("one", models.url, tags=["zdr"]),
             entry("two", second.url, models=["n"]) | (second_server or {}),
         ]
-        return await gateways.start(nursery, home, servers=servers, routes=routes, prices=PRICES)
+        return await gateways.start(nursery, home, servers=servers, routes=routes, prices=PRICES, key=key)
 
     return start
 
@@ -84,9 +94,46 @@ async def test_failing_shadow_changes_nothing_for_the_client(start: Start, secon
 
     await eventually(is_done)
     assert len(second.asked) == 8, "copies are not repeated"
+    labels = {"class": "shadow", "server": "two"}
+    assert await gateway.metric("bluesminds_uncharged_usd_total", **labels) == 0
     assert gateway.events("server_ejected") == []
     rows = await gateway.settled(8)
     assert {row["outcome"] for row in rows} == {"ok"}
+
+
+async def test_copy_without_a_connection_costs_nothing(start: Start) -> None:
+    gateway = await start({"url": "http://127.0.0.1:9"})  # the port of a service that nothing offers
+    assert (await gateway.chat()).status_code == 200
+
+    async def is_done() -> bool:
+        return await copies(gateway, "failed") == 1
+
+    await eventually(is_done)
+    labels = {"class": "shadow", "server": "two"}
+    assert await gateway.metric("bluesminds_uncharged_usd_total", **labels) == 0
+
+
+async def test_cut_copy_costs_the_prompt_and_the_text_so_far(start: Start, second: ModelServer) -> None:
+    gateway = await start()
+    text = "word " * 400
+    second.plan(streamed(*text_chunks([text]), Cut))
+    assert (await gateway.chat(STREAM)).status_code == 200
+
+    async def is_done() -> bool:
+        return await copies(gateway, "failed") == 1
+
+    await eventually(is_done)
+    labels = {"class": "shadow", "server": "two"}
+    cost = await gateway.metric("bluesminds_uncharged_usd_total", **labels)
+    assert cost > len(text) / 8 * 1e-5
+
+
+async def test_request_that_a_server_stores_is_not_copied(start: Start, second: ModelServer) -> None:
+    gateway = await start()
+    answer = await gateway.chat(ASK | {"store": True})
+    assert answer.status_code == 200
+    assert len(await attempts(gateway, answer)) == 1
+    assert second.asked == []
 
 
 async def test_bug_in_one_copy_does_not_end_the_others(
@@ -143,6 +190,23 @@ async def test_copies_beyond_the_bounds_are_not_sent(
     assert answer.status_code == 200
     assert len(await attempts(gateway, answer)) == 1
     assert second.asked == []
+
+
+async def test_amount_of_the_day_outlasts_a_restart(start: Start, second: ModelServer) -> None:
+    second.plan(whole(completion(usage=USAGE | {"prompt_tokens": 1_000_000})))  # 10 USD
+    gateway = await start()
+    assert (await gateway.chat()).status_code == 200
+
+    async def is_answered() -> bool:
+        return await copies(gateway, "answered") == 1
+
+    await eventually(is_answered)
+    await gateway.stop()
+    gateway = await start(key=gateway.key)
+    for _ in range(3):
+        assert (await gateway.chat()).status_code == 200
+    await gateway.settled(4)
+    assert len(second.asked) == 1
 
 
 async def test_share_of_requests_is_copied(start: Start, second: ModelServer) -> None:

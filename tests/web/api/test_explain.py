@@ -81,6 +81,32 @@ async def test_explain_of_a_model_without_a_route_shows_its_servers(gateway: Gat
     assert [one["translated"] for one in found["models"][0]["targets"]] == [True, True]
 
 
+async def test_explain_shows_hedged_requests_and_the_shadow(gateway: Gateway) -> None:
+    route = {
+        "model": "hedged",
+        "targets": ["one", "two", "three"],
+        "hedge_after": 2.5,
+        "shadow": "one",
+        "shadow_model": "m",
+        "shadow_share": 0.5,
+    }
+    async with gateway.operator() as client:
+        added = (await client.post("/api/admin/routes", json=route)).json()
+    found = await explain(gateway, model="hedged")
+    assert found["hedge"] == {"server": "one", "after": 2.5, "share": 0.05, "daily_usd": "1"}
+    shadow = {"server": "one", "model": "m", "share": 0.5, "daily_usd": "1", "reason": None}
+    assert found["shadow"] == shadow
+    messages = await explain(gateway, model="hedged", endpoint="messages")
+    assert messages["shadow"]["reason"] == "no_endpoint", "copies are not translated"
+    async with gateway.operator() as client:
+        changes = {"targets": ["one"], "shadow": "gone"}
+        await client.patch(f"/api/admin/routes/{added['id']}", json=changes)
+    found = await explain(gateway, model="hedged")
+    assert (found["hedge"]["server"], found["shadow"]["reason"]) == (None, "unknown_server")
+    found = await explain(gateway, model="m")
+    assert (found["hedge"], found["shadow"]) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("query", "code", "dropped"),
     [
