@@ -126,7 +126,7 @@ prices: $(STAMP) ## Build the table of prices again and show what has changed
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --requirement packaging/locks/prices.lock --dest build/prices
 	$(BIN)/python packaging/prices.py build/prices/*.whl
 
-soak: $(STAMP) ## Run a mixed load for MINUTES, and fail if memory, descriptors or threads grow
+soak: $(STAMP) ## Run a mixed load for MINUTES, and fail if memory, descriptors, threads or tasks grow
 	$(BIN)/python -m bench.soak --minutes $(MINUTES)
 
 bench-usage: $(STAMP) ## Fill the usage tables with 10 million rows, and time the usage API

@@ -87,4 +87,4 @@ run tar -xzf "$work/$name" -C "$prefix.new" --strip-components 1
 run rm -rf "$prefix"
 run mv "$prefix.new" "$prefix"
 run ln -sf "$prefix/bluesminds" "$bin/bluesminds"
-printf 'installed in %s; start with: bluesminds demo\n' "$prefix"
+[ "$dry" = yes ] || printf 'installed in %s; start with: bluesminds demo\n' "$prefix"

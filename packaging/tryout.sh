@@ -1,11 +1,13 @@
 #!/bin/sh
-# Installs, uses, removes and purges the packages of dist/ on a copy of this system, which is discarded afterwards:
-# sh packaging/tryout.sh. Needs root, and Debian or a relative of it. The copy is a layer in memory above /.
+# Installs, uses, removes and purges the packages of dist/ on a copy of a system, which is discarded afterwards:
+# sh packaging/tryout.sh [DIRECTORY]. Needs root. The copy is a layer in memory above DIRECTORY, which has a Debian
+# system (made with debootstrap, for example), or above / for this system.
 set -eu
 cd "$(dirname "$0")/.."
 dist=$PWD/dist
 
 if [ "${1:-}" != inside ]; then
+    lower=${1:-/}
     work=$(mktemp -d)
     trap 'rmdir "$work"' EXIT
     unshare --mount --net --pid --fork --kill-child sh -euc '
@@ -13,13 +15,13 @@ if [ "${1:-}" != inside ]; then
         mount -t proc proc /proc
         mount -t tmpfs tmpfs "$1"
         mkdir "$1/upper" "$1/work" "$1/root"
-        mount -t overlay overlay -o "lowerdir=/,upperdir=$1/upper,workdir=$1/work" "$1/root"
+        mount -t overlay overlay -o "lowerdir=$4,upperdir=$1/upper,workdir=$1/work" "$1/root"
         mount --bind /dev "$1/root/dev"
         mount -t proc proc "$1/root/proc"
         mkdir -p "$1/root/packages"
         cp "$2"/*.deb "$2"/*.tar.gz "$2"/SHA256SUMS "$3/install.sh" "$3/tryout.sh" "$1/root/packages/"
         chroot "$1/root" env -i PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin sh /packages/tryout.sh inside
-    ' sh "$work" "$dist" "$PWD/packaging"
+    ' sh "$work" "$dist" "$PWD/packaging" "$lower"
     exit
 fi
 

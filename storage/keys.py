@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from storage.base import Connection, Row
+from storage.id_lists import IN_POSTGRES, IN_SQLITE, id_list
 from storage.prompt_log import PromptLogChoice
 from storage.vendor_keys import VendorKeyRow
 
@@ -225,6 +226,17 @@ async def select_key_names(connection: Connection, user_id: str) -> dict[str, st
     """The names of a user's keys by id, also of revoked ones."""
     rows = await connection.all("SELECT id, name FROM api_keys WHERE user_id = :user_id", user_id=user_id)
     return {row[0]: row[1] for row in rows}
+
+
+async def select_names_of_keys(connection: Connection, ids: Sequence[str]) -> dict[str, str]:
+    """The names of these keys by id, also of revoked ones."""
+    statement = _NAMES_SQLITE if connection.engine == "sqlite" else _NAMES_POSTGRES
+    return {row[0]: row[1] for row in await connection.all(statement, ids=id_list(connection, ids))}
+
+
+_NAMES = "SELECT id, name FROM api_keys WHERE id"
+_NAMES_SQLITE = _NAMES + IN_SQLITE
+_NAMES_POSTGRES = _NAMES + IN_POSTGRES
 
 
 async def select_keys_that_expire(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from storage.base import Connection
+from storage.id_lists import IN_POSTGRES, IN_SQLITE, id_list
 from storage.users import Role
 
 
@@ -125,3 +126,13 @@ async def delete_ended_sessions(connection: Connection, now: int, idle_since: in
         now=now,
         idle_since=idle_since,
     )
+
+
+async def select_last_seen(connection: Connection, user_ids: Sequence[str]) -> dict[str, int]:
+    """When each of these users was seen last, of those with a session."""
+    statement = _LAST_SEEN + (IN_SQLITE if connection.engine == "sqlite" else IN_POSTGRES) + _BY_USER
+    return {row[0]: row[1] for row in await connection.all(statement, ids=id_list(connection, user_ids))}
+
+
+_LAST_SEEN = "SELECT user_id, max(last_seen_at) FROM sessions WHERE user_id"
+_BY_USER = " GROUP BY user_id"

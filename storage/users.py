@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, LiteralString
 
 from storage.base import Connection
 from storage.id_lists import IN_POSTGRES, IN_SQLITE, id_list
@@ -30,6 +30,18 @@ class UserRow:
     email_verified_at: int | None = None
     limits: str | None = None
     prompt_log: PromptLogChoice | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UserSearch:
+    """Users with `text` in the address or the name, regardless of case. None for a filter means that it does
+    not apply.
+    """
+
+    text: str = ""
+    role: Role | None = None
+    tier: str | None = None
+    disabled: bool | None = None
 
 
 async def insert_user(connection: Connection, user: UserRow) -> None:
@@ -87,6 +99,37 @@ async def select_users(connection: Connection, after_id: str = "", limit: int = 
         limit=limit,
     )
     return [UserRow(*row) for row in rows]
+
+
+async def search_users(
+    connection: Connection, search: UserSearch, after_id: str, limit: int
+) -> Sequence[UserRow]:
+    """Users whose ID is above `after_id`, oldest first. It reads every user if few match."""
+    given: dict[str, object] = {"after_id": after_id, "limit": limit}
+    if search.text:
+        escaped = search.text.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        given["pattern"] = f"%{escaped}%"
+    given |= {name: value for name in ("role", "tier") if (value := getattr(search, name)) is not None}
+    rows = await connection.all(_search_statement(search), **given)
+    return [UserRow(*row) for row in rows]
+
+
+def _search_statement(search: UserSearch) -> LiteralString:
+    conditions: LiteralString = ""
+    if search.text:
+        conditions += " AND lower(coalesce(email, '') || ' ' || full_name) LIKE :pattern ESCAPE '\\'"
+    if search.role is not None:
+        conditions += " AND role = :role"
+    if search.tier is not None:
+        conditions += " AND tier = :tier"
+    if search.disabled is not None:
+        conditions += " AND disabled_at IS NOT NULL" if search.disabled else " AND disabled_at IS NULL"
+    return (
+        "SELECT id, email, full_name, role, password_hash, disabled_at, created_at, tier,"  # noqa: S608 - literals
+        " email_verified_at, limits, prompt_log FROM users WHERE id > :after_id"
+        + conditions
+        + " ORDER BY id LIMIT :limit"
+    )
 
 
 async def select_mailed_admins(connection: Connection) -> Sequence[UserRow]:

@@ -1,5 +1,7 @@
 """API keys with their use, for lists."""
 
+from collections.abc import Sequence
+
 from msgspec import Struct
 
 from bluesminds.common.clock import Calendar, Clock
@@ -14,12 +16,13 @@ REPORT_DAYS = 30
 
 class KeyReport(Struct, frozen=True):
     """A key with its requests and cost of the last 30 days (UTC), and its cost and tokens of the current
-    month of the limits. Money in nano-USD.
+    month of the limits. `days` are the costs of the 30 days. Money in nano-USD.
     """
 
     key: KeyRow
     requests: int
     cost_nano: int
+    days: Sequence[int]
     month_nano: int
     month_tokens: int
 
@@ -42,18 +45,31 @@ class KeyReports:
         by_key: dict[str, list[SeriesRow]] = {}
         for row in rows:
             by_key.setdefault(row.label, []).append(row)
-        return [_report(key, by_key.get(key.id, []), quotas.get(f"key:{key.id}"), month) for key in keys]
+        first = days.since // DAY
+        return [
+            _report(key, by_key.get(key.id, []), quotas.get(f"key:{key.id}"), month, first) for key in keys
+        ]
 
 
-def _report(key: KeyRow, rows: list[SeriesRow], quota: QuotaRow | None, month: str) -> KeyReport:
+def _report(
+    key: KeyRow, rows: list[SeriesRow], quota: QuotaRow | None, month: str, first_day: int
+) -> KeyReport:
     is_current = quota is not None and quota.month >= month
     return KeyReport(
         key=key,
         requests=sum(row.requests for row in rows),
         cost_nano=sum(row.cost_nano for row in rows),
+        days=_costs(rows, first_day),
         month_nano=quota.month_nano if quota is not None and is_current else 0,
         month_tokens=quota.month_tokens if quota is not None and is_current else 0,
     )
+
+
+def _costs(rows: list[SeriesRow], first_day: int) -> Sequence[int]:
+    costs = [0] * REPORT_DAYS
+    for row in rows:
+        costs[row.bucket // DAY - first_day] += row.cost_nano
+    return costs
 
 
 async def _select(

@@ -7,7 +7,7 @@ account takes effect with the next request, in every process on the same databas
 import hmac
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -27,6 +27,7 @@ from storage.sessions import (
     delete_session,
     delete_sessions,
     insert_session,
+    select_last_seen,
     select_session,
     select_sessions,
     touch_session,
@@ -140,6 +141,10 @@ class Sessions:
     async def list(self, user_id: str) -> Sequence[SessionRow]:
         """The active sessions of a user, newest first."""
         return (await self._store.read(self._active_sessions, user_id))[::-1]
+
+    async def last_seen(self, user_ids: Sequence[str]) -> Mapping[str, int]:
+        """When each of these users was seen last, of those with a session."""
+        return await self._store.read(select_last_seen, user_ids) if user_ids else {}
 
     async def revoke(self, actor: Actor, user_id: str, session_id: str) -> None:
         """Raises NotFound."""

@@ -12,7 +12,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_uuid, uuid7_time
 from bluesminds.common.errors import NotFound
 from storage.base import Connection, Store
-from storage.keys import select_key, select_key_names
+from storage.keys import select_key, select_key_names, select_names_of_keys
 from storage.receipts import select_receipt
 from storage.usage import DAY, UsageRow, select_usage
 from storage.usage_log import LogPage, LogQuery, select_log
@@ -60,7 +60,7 @@ class CostReport(Struct, frozen=True):
 
 class UsageFigures(Struct, frozen=True):
     """Figures over time, read in one snapshot. `before` has no groups and covers as much time before.
-    `latest` are the newest requests. `key_names` are by id.
+    `latest` are the newest requests. `key_names` are by id: all of a user, or those in the rows.
     """
 
     rows: Sequence[SeriesRow]
@@ -133,8 +133,14 @@ class UsageReports:
         return await self._store.read(_select_figures, query, latest)
 
     async def requests(self, query: LogQuery) -> tuple[LogPage, Mapping[str, str]]:
-        """A page of the log, and the names of the user's keys by id."""
+        """A page of the log, and names of keys by id: all keys of the user, or those of the page if the query
+        is for all users.
+        """
         return await self._store.read(_select_requests, query)
+
+    async def key_names(self, key_ids: Sequence[str]) -> Mapping[str, str]:
+        """The names of keys of any user by id."""
+        return await self._store.read(select_names_of_keys, key_ids) if key_ids else {}
 
     async def request(self, request_id: str, user_id: str | None) -> tuple[UsageRow, str | None]:
         """The usage row of a request and its receipt, if it has one. `user_id`: only a request of this user.
@@ -157,8 +163,11 @@ async def _select_each(connection: Connection, queries: Sequence[SeriesQuery]) -
 
 
 async def _select_requests(connection: Connection, query: LogQuery) -> tuple[LogPage, Mapping[str, str]]:
-    names = {} if query.user_id is None else await select_key_names(connection, query.user_id)
-    return await select_log(connection, query), names
+    page = await select_log(connection, query)
+    if query.user_id is not None:
+        return page, await select_key_names(connection, query.user_id)
+    ids = {row.key_id for row in page.rows} | {query.key_id or ""}
+    return page, await select_names_of_keys(connection, sorted(ids - {""}))
 
 
 async def _select_figures(connection: Connection, query: SeriesQuery, latest: int) -> UsageFigures:
@@ -167,12 +176,23 @@ async def _select_figures(connection: Connection, query: SeriesQuery, latest: in
     if latest:
         log = LogQuery(latest, user_id=query.user_id, key_id=query.key_id or None)
         newest = (await select_log(connection, log)).rows
+    rows = await select_series(connection, query)
     return UsageFigures(
-        rows=await select_series(connection, query),
+        rows=rows,
         before=await select_series(connection, before),
         latest=newest,
-        key_names={} if query.user_id is None else await select_key_names(connection, query.user_id),
+        key_names=await _select_key_names(connection, query, rows),
     )
+
+
+async def _select_key_names(
+    connection: Connection, query: SeriesQuery, rows: Sequence[SeriesRow]
+) -> Mapping[str, str]:
+    """Of all keys of the user; for all users, of the keys in the figures."""
+    if query.user_id is not None:
+        return await select_key_names(connection, query.user_id)
+    ids = {row.label for row in rows} if query.group == "key" else set()
+    return await select_names_of_keys(connection, sorted((ids | {query.key_id}) - {""}))
 
 
 async def _select_request(connection: Connection, request_id: str) -> tuple[UsageRow, str | None] | None:

@@ -33,9 +33,11 @@ from storage.single_use_tokens import delete_invites, delete_tokens
 from storage.users import (
     Role,
     UserRow,
+    UserSearch,
     delete_user,
     has_admin,
     insert_user,
+    search_users,
     select_user,
     select_user_by_email,
     select_user_names,
@@ -129,6 +131,10 @@ class Users:
             found = await self._store.read(select_user_by_email, email)
             return [found] if found is not None and found.id > after else []
         return await self._store.read(select_users, after, limit)
+
+    async def search(self, search: UserSearch, *, after: str, limit: int) -> Sequence[UserRow]:
+        """A page of the users that match, oldest first, after the id `after`."""
+        return await self._store.read(search_users, search, after, limit)
 
     async def get(self, user_id: str) -> UserRow:
         """Raises NotFound."""

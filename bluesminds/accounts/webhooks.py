@@ -192,7 +192,8 @@ class Webhooks:
         try:
             target = WebhookTarget.parse(url, allow_http=self._policy.allow_http)
         except ValueError as exc:
-            raise InvalidRequest("invalid_value", f"{str(exc).capitalize()}.", param="url") from exc
+            message = str(exc)
+            raise InvalidRequest("invalid_value", f"{message[0].upper()}{message[1:]}.", param="url") from exc
         address = read_address(target.origin.host)
         if address is not None and not self._policy.addresses.permits(address):
             message = "The address of the URL is private. The operator can allow it in [webhooks]."

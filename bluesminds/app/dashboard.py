@@ -12,9 +12,11 @@ from bluesminds.dashboard import (
     billing,
     credit,
     keys,
+    models,
     overview,
     playground,
     prompts,
+    receipts,
     requests,
     settings,
     statements,
@@ -117,6 +119,7 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 usage=accounts.usage,
                 keys=accounts.keys,
                 limits=accounts.limits,
+                ledger=accounts.ledger,
                 calendar=services.calendar,
                 clock=services.clock,
                 usage_now=controls.usage_now,
@@ -132,16 +135,26 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 catalog=controls.catalog,
             )
         ),
-        *requests.routes(
-            requests.RequestsPage(
+        *requests.routes(requests.RequestsPage(frame, accounts.usage, accounts.users, controls.requests)),
+        *receipts.routes(
+            receipts.ReceiptPage(
                 frame,
                 accounts.usage,
+                accounts.users,
                 RequestHandlers(accounts.usage, services.settings.server.expose_server),
-                controls.requests,
                 accounts.prompts if services.settings.prompt_log.retention_days else None,
             )
         ),
-        *usage.routes(usage.UsagePages(frame, accounts.usage, services.clock)),
+        *models.routes(
+            models.OwnModelsPage(
+                frame=frame,
+                models=ModelHandlers(controls.catalog),
+                usage=accounts.usage,
+                clock=services.clock,
+                example_model=routing.example_model,
+            )
+        ),
+        *usage.routes(usage.UsagePages(frame, accounts.usage, accounts.users, services.clock)),
         *credit.routes(credit.CreditPages(frame, accounts.ledger, accounts.users, accounts.redeem_codes)),
         *statements.routes(statements.StatementPages(frame, accounts.statements, accounts.users)),
         *_prompt_pages(services, frame),
@@ -260,6 +273,7 @@ def _admin_pages(
                 usage_now=controls.usage_now,
                 ledger=accounts.ledger,
                 vendor_keys=accounts.vendor_keys,
+                webhooks=accounts.webhooks,
             )
         ),
         *mail.routes(
@@ -275,6 +289,7 @@ def _admin_pages(
                 audit=accounts.audit,
                 limits=accounts.limits,
                 usage=accounts.usage,
+                users=accounts.users,
                 settings=services.settings,
                 engine=services.store.engine,
                 clock=services.clock,

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
+import trio
 from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
@@ -234,6 +235,11 @@ def build_data_plane(
     traffic = TrafficMonitor(runtime.metrics)
     interval = settings.upstream.keep_alive_interval
     keep_alive = KeepAlive(interval) if interval else None
+    runtime.metrics.gauge(
+        "bluesminds_tasks",
+        "Tasks of the event loop.",
+        lambda: float(trio.lowlevel.current_statistics().tasks_living),
+    )
     runtime.metrics.gauge("bluesminds_mails_waiting", "Mails that wait.", lambda: services.outbox.waiting)
     runtime.metrics.gauge(
         "bluesminds_last_backup_seconds",

@@ -23,6 +23,7 @@ from msgspec import Struct
 from bluesminds.app import preflight
 from bluesminds.app.backup import newest_backup_ms
 from bluesminds.app.database import database_url
+from bluesminds.app.doctor_services import ServiceCheck, check_services
 from bluesminds.app.errors import BadDatabaseURL, NoDatabase
 from bluesminds.app.listeners import OTHER_DESCRIPTORS
 from bluesminds.app.operator import operator_client
@@ -86,6 +87,7 @@ async def diagnose(loaded: Loaded, *, offline: bool, clock: Clock, log: Log) -> 
     if not offline:
         found.append(await _mail(settings, clock))
         found += await _alert_channels(settings)
+        found += [_service(one) for one in await check_services(settings, clock)]
     found.append(_backup(settings, clock))
     hosts = ", ".join(outbound(settings))
     return [*found, Diagnosis("outbound", "ok", f"connects to {hosts}")]
@@ -234,14 +236,27 @@ async def _database(settings: Settings) -> Diagnosis:
     return Diagnosis("database", "ok", f"{what} ({milliseconds:.0f} ms)")
 
 
+_READY_FIXES: Final = {
+    "store": "check that the database runs and that its disk has space",
+    "limits": "stop the other gateway on this database, and restart this one",
+    "tasks": "see its log, and restart it",
+    "servers": "bluesminds servers list; add one with bluesminds servers add NAME",
+}
+
+
 async def _gateway(client: httpx.AsyncClient, settings: Settings) -> list[Diagnosis]:
     ready = await client.get("/ready")
     if ready.status_code == 404:  # the API runs in this process
         return [_not_running(settings)]
     checks: Mapping[str, str] = ready.json()["checks"]
-    wrong = [f"{name}: {text}" for name, text in checks.items() if text != "ok"]
+    wrong = {name: text for name, text in checks.items() if text != "ok"}
     if wrong:
-        return [Diagnosis("gateway", "failed", f"not ready: {'; '.join(wrong)}", "see its log")]
+        text = "; ".join(f"{name}: {text}" for name, text in wrong.items())
+        return [
+            Diagnosis(
+                "gateway", "failed", f"not ready: {text}", _READY_FIXES.get(next(iter(wrong)), "see its log")
+            )
+        ]
     address = f"{settings.server.host}:{settings.server.port}"
     return [Diagnosis("gateway", "ok", f"ready, listens on {address}")]
 
@@ -316,6 +331,14 @@ async def _mail(settings: Settings, clock: Clock) -> Diagnosis:
             found = Diagnosis("mail", "failed", str(exc), "correct [mail]")
         nursery.cancel_scope.cancel()
     return found
+
+
+def _service(found: ServiceCheck) -> Diagnosis:
+    if found.problem:
+        return Diagnosis(found.name, "failed", found.problem, found.fix)
+    if found.warning:
+        return Diagnosis(found.name, "warning", found.warning, found.fix)
+    return Diagnosis(found.name, "ok", "responds as it should")
 
 
 async def _alert_channels(settings: Settings) -> list[Diagnosis]:

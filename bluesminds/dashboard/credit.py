@@ -9,15 +9,13 @@ from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.redeem_codes import RedeemCodes
 from bluesminds.accounts.users import Users
 from bluesminds.common.clock import format_time
-from bluesminds.common.errors import InvalidRequest
-from bluesminds.common.prices import read_day
+from bluesminds.dashboard.days import DayText, read_days
 from bluesminds.dashboard.frame import HOME, HTML, Frame, address, link
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 from storage.ledger import EntryKind, LedgerRow, WalletRow
 from storage.ledger_search import NEWEST, LedgerQuery
-from storage.usage import DAY
 
 ROWS: Final = 50
 KINDS: Final[Mapping[EntryKind, str]] = {
@@ -30,9 +28,6 @@ KINDS: Final[Mapping[EntryKind, str]] = {
     "subscription": "Plan",
     "payment_refund": "Payment refunded",
 }
-DayText = Annotated[
-    str, Meta(pattern=r"^(20\d\d-\d\d-\d\d)?\Z", description="a day like 2026-02-28, or empty")
-]
 
 
 class LedgerPageQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,8 +46,7 @@ class LedgerPageQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
     def times(self) -> tuple[int | None, int | None]:
         """[since, until) in milliseconds. Raises InvalidRequest for a day that does not exist."""
-        since, until = _day("since", self.since), _day("until", self.until)
-        return since, None if until is None else until + DAY
+        return read_days(self.since, self.until)
 
 
 class AllLedgerPageQuery(LedgerPageQuery, frozen=True, forbid_unknown_fields=True):
@@ -179,13 +173,6 @@ def _line(row: LedgerRow) -> LedgerEntryLine:
 def _given(wallet: WalletRow | None) -> int:
     """What is left of all grants, in nano-USD."""
     return 0 if wallet is None else sum(grant.left_nano for grant in wallet.grants)
-
-
-def _day(name: str, text: str) -> int | None:
-    try:
-        return read_day(text) if text else None
-    except ValueError as exc:
-        raise InvalidRequest("invalid_value", f"{name} must be a day that exists.", param=name) from exc
 
 
 def routes(pages: CreditPages) -> list[Route]:

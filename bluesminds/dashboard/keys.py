@@ -14,6 +14,7 @@ from bluesminds.common.crypto import UUID
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import InUse, LimitSet, read_limits
 from bluesminds.dashboard import words
+from bluesminds.dashboard.examples import examples
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
 from bluesminds.dashboard.series import (
     RANGES,
@@ -40,6 +41,10 @@ LIMIT_FIELDS: Final = (
     ("concurrency", "Requests at once"),
     ("tokens_per_day", "Tokens per day"),
     ("tokens_per_month", "Tokens per month"),
+)
+
+BUDGETS: Final = frozenset(
+    ("usd_per_month", "usd_per_day", "usd_total", "tokens_per_day", "tokens_per_month")
 )
 
 
@@ -73,6 +78,7 @@ class KeyLimitField(Struct, frozen=True):
     hint: str
     kind: str
     used: str
+    is_used_up: bool = False
 
 
 class KeysPages(Struct, frozen=True):
@@ -107,7 +113,7 @@ class KeysPages(Struct, frozen=True):
             opens=query.new == "1",
             limit_fields=[(name, label, limit_kind(name)) for name, label in LIMIT_FIELDS],
             month=words.month_name(self.calendar.date(now).month),
-            model=self.example_model() or "MODEL",
+            examples=examples(self.frame.base_url(browser), self.example_model()),
         )
 
     async def one(
@@ -120,6 +126,7 @@ class KeysPages(Struct, frozen=True):
         found = await self.usage.figures(slots.query("model", key.user_id, key_id=key.id), latest=6)
         groups = groups_of(found.rows, query.show, {})
         path = f"/keys/{key.id}"
+        fields = await self._limit_fields(key, principal.user_id)
         return self.frame.page(
             "key.html",
             browser,
@@ -128,14 +135,15 @@ class KeysPages(Struct, frozen=True):
             note=_note(key, now, words.Times(browser.zone, now)),
             is_active=_is_active(key, now),
             has_previous=(key.previous_until or 0) > now,
-            fields=await self._limit_fields(key, principal.user_id),
+            fields=fields,
+            used_up=[one.label.removesuffix(", USD").lower() for one in fields if one.is_used_up],
             slots=slots,
             show=query.show,
             title=measure_title(query.show),
             total=UsageTotal.of(found.rows),
             chart=chart_of(slots, found.rows, groups, query.show) if found.rows else None,
             latest=found.latest,
-            model=self.example_model() or "MODEL",
+            examples=examples(self.frame.base_url(browser), self.example_model()),
             ranges=[(name, name, link(path, range=name, show=query.show)) for name in RANGES],
             measures=[
                 (name, name.capitalize(), link(path, range=query.range, show=name))
@@ -157,6 +165,7 @@ class KeysPages(Struct, frozen=True):
                     hint=effective,
                     kind=limit_kind(name),
                     used=f"{write(found.used)} used" if found.limit and found.used else "",
+                    is_used_up=bool(found.limit) and found.used >= found.limit and name in BUDGETS,
                 )
             )
         return fields

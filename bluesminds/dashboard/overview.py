@@ -1,18 +1,19 @@
 """The overview: what an account spends, whether it works, and how much is left."""
 
-import json
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
 from bluesminds.accounts.keys import Keys
+from bluesminds.accounts.ledger import Ledger
 from bluesminds.accounts.limits import AccountLimits, LimitsReport
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.common.clock import Calendar, Clock
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import InUse
 from bluesminds.dashboard import words
+from bluesminds.dashboard.examples import examples
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
 from bluesminds.dashboard.series import (
     RANGES,
@@ -27,7 +28,10 @@ from bluesminds.dashboard.series import (
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
+from storage.usage import DAY
 
+LOW_DAYS: Final = 7  # credit that ends sooner has a notice
+FOREVER: Final = 2**62
 OwnGroup = Annotated[Literal["model", "key", "server"], Meta(description="model, key or server")]
 
 
@@ -38,15 +42,16 @@ class OverviewQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class BudgetTile(Struct, frozen=True):
-    """The use of the most important limit, written out. `part` of `whole` is used."""
+    """The use of the most important limit, or the balance, written out. `part` of `whole` is used; without a
+    limit, `whole` is 0. `note` is the line below the figure, and `warning` a sentence if it ends too soon.
+    """
 
     title: str
     left: str
-    used: str
-    limit: str
-    ends: str
-    part: int
-    whole: int
+    note: str
+    part: int = 0
+    whole: int = 0
+    warning: str = ""
 
 
 class OverviewPage(Struct, frozen=True):
@@ -56,6 +61,7 @@ class OverviewPage(Struct, frozen=True):
     usage: UsageReports
     keys: Keys
     limits: AccountLimits
+    ledger: Ledger
     calendar: Calendar
     clock: Clock
     usage_now: Callable[[str], InUse]
@@ -73,7 +79,10 @@ class OverviewPage(Struct, frozen=True):
         total = UsageTotal.of(found.rows)
         is_new = not total.requests and not found.latest
         keys = await self.keys.list(principal.user_id, active=True, limit=1) if is_new else []
-        budget = self._budget(report)
+        pace = slots.pace(found.rows)
+        wallet = await self.ledger.balance(principal.user_id)
+        budget = self._budget(report, pace)
+        balance = None if wallet is None else _balance(wallet.balance_nano, pace)
         return self.frame.page(
             "overview.html",
             browser,
@@ -95,15 +104,16 @@ class OverviewPage(Struct, frozen=True):
             latest=found.latest,
             is_new=is_new,
             first_key=keys[0] if keys else None,
-            example=_example(self.frame.base_url(browser), self.example_model()),
-            budget=budget,
-            notices=_notices(budget, total, slots.title),
+            examples=examples(self.frame.base_url(browser), self.example_model()),
+            budget=budget if balance is None else balance,
+            notices=_notices((budget, balance), total, slots.title),
             tabs_of=_choices(query, group_names(self.frame, principal)),
         )
 
-    def _budget(self, report: LimitsReport) -> BudgetTile | None:
-        """The limit of money that ends first, else that of tokens."""
-        date = self.calendar.date(self.clock.now_ms())
+    def _budget(self, report: LimitsReport, pace: int) -> BudgetTile | None:
+        """The limit of money that ends first, else that of tokens. `pace` is nano-USD for a day."""
+        now = self.clock.now_ms()
+        date = self.calendar.date(now)
         month, tomorrow = self.calendar.end_of_month(date.month), date.ends
         for name, title, ends in (
             ("usd_per_month", f"Budget of {words.month_name(date.month)}", words.utc_day(month)),
@@ -115,15 +125,14 @@ class OverviewPage(Struct, frozen=True):
             found = report.limits[name]
             if found.limit:
                 write = words.usd if name.startswith("usd") else words.short
-                return BudgetTile(
-                    title=title,
-                    left=write(max(found.limit - found.used, 0)),
-                    used=write(found.used),
-                    limit=write(found.limit),
-                    ends=ends,
-                    part=found.used,
-                    whole=found.limit,
-                )
+                used = f"{write(found.used)} of {write(found.limit)}"
+                left = max(found.limit - found.used, 0)
+                warning = f"{title}: {used} is used." if found.used * 10 >= found.limit * 8 else ""
+                if name == "usd_per_month" and left and now + _lasts_ms(left, pace) < month:
+                    day = words.utc_day(now + _lasts_ms(left, pace))
+                    warning = f"{title}: {used} is used. At the pace of the last days it ends on {day}."
+                note = f"{used}; starts again on {ends}" if ends else used
+                return BudgetTile(title, write(left), note, found.used, found.limit, warning)
         return None
 
 
@@ -138,10 +147,26 @@ def require_group(frame: Frame, principal: Principal, group: OwnGroup) -> None:
         raise InvalidRequest("invalid_value", "by must be model or key.", param="by")
 
 
-def _notices(budget: BudgetTile | None, total: UsageTotal, title: str) -> list[str]:
-    found = []
-    if budget is not None and budget.part * 10 >= budget.whole * 8:
-        found.append(f"{budget.title}: {budget.used} of {budget.limit} is used.")
+def _balance(nano: int, pace: int) -> BudgetTile:
+    """The prepaid credit, and how long it lasts at a pace in nano-USD for a day."""
+    title, left = "Credit", words.usd(nano)
+    if nano <= 0:
+        warning = "The credit is used up. Requests are rejected until credit is added."
+        return BudgetTile(title, left, "requests are rejected", warning=warning)
+    if not pace:
+        return BudgetTile(title, left, "prepaid")
+    days = round(_lasts_ms(nano, pace) / DAY)
+    lasts = f"about {days:,} {'day' if days == 1 else 'days'}" if days else "less than a day"
+    warning = f"The credit of {left} lasts {lasts} at the pace of the last days." if days < LOW_DAYS else ""
+    return BudgetTile(title, left, f"lasts {lasts} at the pace of the last days", warning=warning)
+
+
+def _lasts_ms(nano: int, pace: int) -> int:
+    return nano * DAY // pace if pace else FOREVER
+
+
+def _notices(tiles: Sequence[BudgetTile | None], total: UsageTotal, title: str) -> list[str]:
+    found = [tile.warning for tile in tiles if tile is not None and tile.warning]
     if total.unpriced:
         answers = "1 response has" if total.unpriced == 1 else f"{total.unpriced:,} responses have"
         found.append(f"{answers} no price. Their cost is not in the spend of the last {title}.")
@@ -159,17 +184,6 @@ def _choices(query: OverviewQuery, groups: Sequence[OwnGroup]) -> dict[str, list
         "measures": [(name, name.capitalize(), at(show=name)) for name in ("spend", "requests", "tokens")],
         "groupings": [(name, f"By {name}", at(by=name)) for name in groups],
     }
-
-
-def _example(base_url: str, model: str | None) -> str:
-    body = json.dumps({"model": model or "MODEL", "messages": [{"role": "user", "content": "Hello!"}]})
-    quoted = body.replace("'", "'\\''")
-    return (
-        f"curl {base_url}/chat/completions \\\n"
-        '  -H "Authorization: Bearer $BLUESMINDS_KEY" \\\n'
-        '  -H "Content-Type: application/json" \\\n'
-        f"  -d '{quoted}'"
-    )
 
 
 def routes(page: OverviewPage) -> list[Route]:

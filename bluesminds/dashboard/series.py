@@ -20,6 +20,7 @@ RANGES: Final[dict[TimeRange, tuple[str, int, SeriesUnit]]] = {
     "90d": ("90 days", 90, "day"),
 }
 MAX_SERIES: Final = 5
+PACE_DAYS: Final = 7
 _MEASURES: Final[
     dict[Measure, tuple[str, Callable[[SeriesRow], int], Callable[[int], str], Callable[[int], str]]]
 ] = {
@@ -90,6 +91,13 @@ class TimeSlots(Struct, frozen=True):
     def labels(self) -> list[str]:
         write = words.utc_hour if self.unit == "hour" else words.utc_day
         return [write(start) for start in self.starts]
+
+    def pace(self, rows: Sequence[SeriesRow]) -> int:
+        """The mean cost of a day in nano-USD: of the last 7 complete days, or of the last 24 hours."""
+        if self.unit == "hour":
+            return sum(row.cost_nano for row in rows)
+        days = self.starts[-PACE_DAYS - 1 : -1]
+        return sum(row.cost_nano for row in rows if days[0] <= row.bucket <= days[-1]) // len(days)
 
     def values(self, rows: Sequence[SeriesRow], value: Callable[[SeriesRow], int]) -> list[int]:
         """The sum of `value` in each slot."""

@@ -16,7 +16,7 @@ from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 from storage.webhook_deliveries import AttemptRow, DeliveryRow
-from storage.webhooks import OPERATORS
+from storage.webhooks import OPERATORS, WebhookRow
 
 ROWS: Final = 30
 KINDS_OF_USERS: Final = tuple(kind for kind in EVENT_KINDS if kind.partition(".")[0] not in FOR_OPERATORS)
@@ -33,6 +33,31 @@ class ShownDelivery(Struct, frozen=True):
     row: DeliveryRow
     body: str
     attempts: list[AttemptRow]
+
+
+class WebhookLine(Struct, frozen=True):
+    """A webhook with its newest delivery, if it has one."""
+
+    row: WebhookRow
+    newest: DeliveryRow | None
+
+    @property
+    def state(self) -> tuple[str, str]:
+        """The tone and the text."""
+        if not self.row.enabled:
+            return "bad", "disabled"
+        if self.newest is None or self.newest.state == "delivered" or not self.newest.tries:
+            return "good", "enabled"
+        return "warn", "failing"
+
+
+async def webhook_lines(webhooks: Webhooks, owner: str) -> list[WebhookLine]:
+    """The webhooks of an owner, who has at most a few."""
+    lines = []
+    for row in await webhooks.list(owner):
+        newest = await webhooks.deliveries(owner, row.id, before=LAST_ID, limit=1)
+        lines.append(WebhookLine(row, newest[0] if newest else None))
+    return lines
 
 
 class WebhookPages(Struct, frozen=True):
@@ -59,7 +84,7 @@ class WebhookPages(Struct, frozen=True):
             "webhooks.html",
             browser,
             principal,
-            rows=await self.webhooks.list(self._owner(principal)),
+            lines=await webhook_lines(self.webhooks, self._owner(principal)),
             api=self._api,
             home=link(self._path),
             operators=self.operators,
@@ -84,6 +109,7 @@ class WebhookPages(Struct, frozen=True):
             browser,
             principal,
             webhook=webhook,
+            is_failing=not query.after and WebhookLine(webhook, rows[0] if rows else None).state[0] == "warn",
             rows=rows[:ROWS],
             more=link(path, after=rows[ROWS - 1].id) if len(rows) > ROWS else "",
             is_first_page=not query.after,

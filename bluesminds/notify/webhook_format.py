@@ -40,12 +40,12 @@ class WebhookTarget(Struct, frozen=True):
         """Raises ValueError with a sentence that does not contain the URL."""
         if len(url) > MAX_URL:
             raise ValueError(f"a URL has at most {MAX_URL} characters")
+        if url.partition("://")[0].lower() not in (("https", "http") if allow_http else ("https",)):
+            raise ValueError("the URL must begin with https://")
         base, has_query, query = url.partition("?")
         origin, _ = UpstreamOrigin.parse(base, trusted=False)
         if "#" in url or not query.isascii() or not query.isprintable() or " " in query:
             raise ValueError("a URL holds only printable ASCII characters without spaces and #")
-        if origin.scheme != "https" and not (origin.scheme == "http" and allow_http):
-            raise ValueError("the URL must begin with https://")
         path = urlsplit(base).path or "/"
         return cls(origin, f"{path}{has_query}{query}".encode())
 

@@ -65,6 +65,9 @@ class CreemProvider:
     def has_webhook(self) -> bool:
         return bool(self._secret)
 
+    async def check(self) -> None:
+        await self._api.get("/v1/transactions/search", {"page_number": "1", "page_size": "1"})
+
     async def create_customer(self, customer: BillingCustomer) -> str:
         """A customer with this address may exist already, because Creem keeps one for each address."""
         fields: Json = {"email": customer.email, "external_id": customer.user_id}

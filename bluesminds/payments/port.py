@@ -108,6 +108,9 @@ class PaymentProvider(Protocol):
     def has_webhook(self) -> bool:
         """Whether there is a secret to verify events with."""
 
+    async def check(self) -> None:
+        """Make a call that needs the credential and changes nothing."""
+
     async def create_customer(self, customer: BillingCustomer) -> str:
         """The id of a new customer. Repeating the call returns the same one."""
 

@@ -56,6 +56,9 @@ class StripeProvider:
     def has_webhook(self) -> bool:
         return bool(self._secret)
 
+    async def check(self) -> None:
+        await self._api.get("/v1/subscriptions", {"limit": "1"})
+
     async def create_customer(self, customer: BillingCustomer) -> str:
         fields = {"email": customer.email, "name": customer.full_name, "metadata": {"user": customer.user_id}}
         return text_of(await self._post("/v1/customers", fields, key=f"customer:{customer.user_id}"), "id")

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 import trustme
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.app.doctor import diagnose
+from bluesminds.app.doctor_services import check_services
 from bluesminds.app.services import open_services
 from bluesminds.cli import exits
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import Log
-from bluesminds.config import load
+from bluesminds.config import Secret, Settings, load
+from bluesminds.config.settings import BillingSettings, StripeSettings
+from tests.fakes import payment_server
+from tests.fakes.payment_server import KEY
 from tests.terminal import User, demo_user
 
 FREE = "[server]\nport = 0\n"
@@ -98,6 +103,45 @@ def test_doctor_reports_channel_of_alerts_that_cannot_be_reached(home: Path) -> 
     assert found["alert channel team"]["verdict"] == "failed"
     assert "127.0.0.1:9 (alert channel team)" in found["outbound"]["message"]
     assert "hidden" not in str(found)
+
+
+SERVICES = """
+[billing]
+enabled = true
+[stripe]
+api_key = "sk_test_canary"
+url = "http://127.0.0.1:9"
+[[identity.providers]]
+name = "company"
+kind = "oidc"
+issuer = "http://127.0.0.1:9"
+client_id = "a"
+client_secret = "canary"
+"""
+
+
+def test_doctor_reports_services_that_cannot_be_reached(home: Path) -> None:
+    public = FREE.replace("[server]\n", '[server]\npublic_url = "https://ai.example.com"\n')
+    (home / "gateway.toml").write_text(public + SERVICES)
+    _, found = checks(User(home).prepare())
+    for name, fix in (
+        ("payments stripe", "[stripe]"),
+        ("sign-in company", '[[identity.providers]] "company"'),
+    ):
+        assert found[name]["verdict"] == "failed" and found[name]["fix"] == f"correct {fix}"
+    assert "canary" not in str(found)
+
+
+@pytest.mark.parametrize(("key", "problem"), [(KEY, ""), ("sk_test_other", "answered 401")])
+async def test_doctor_asks_the_payment_provider_with_its_key(
+    nursery: trio.Nursery, home: Path, key: str, problem: str
+) -> None:
+    shop = await nursery.start(payment_server.serve_stripe)
+    stripe = StripeSettings(api_key=Secret(key), url=shop.url)
+    settings = Settings(state_dir=home, billing=BillingSettings(enabled=True), stripe=stripe)
+    (found,) = await check_services(settings, SystemClock())
+    assert found.name == "payments stripe" and "webhook_secret" in found.warning
+    assert problem in found.problem and bool(problem) == bool(found.problem)
 
 
 def test_doctor_reports_damaged_database(home: Path) -> None:
@@ -210,6 +254,16 @@ def test_support_bundle_has_no_secret(home: Path) -> None:
     assert b'"name": "one"' in text, "the settings are in it"
     again = user.call("support-bundle", "one.tar.gz", "--offline")
     assert again.returncode == exits.CONFLICT
+
+
+@pytest.mark.process
+def test_doctor_of_a_gateway_without_servers_says_how_to_add_one(home: Path) -> None:
+    user = User(home)
+    with user.serving("serve", "--port", "0"):
+        report = json.loads(user.run("doctor", "--json", "--offline").stdout)
+    (found,) = [one for one in report["checks"] if one["name"] == "gateway"]
+    assert (found["verdict"], "no usable server" in found["message"]) == ("failed", True)
+    assert "bluesminds servers add" in found["fix"]
 
 
 @pytest.mark.process

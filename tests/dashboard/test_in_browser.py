@@ -143,9 +143,12 @@ async def test_key_made_by_keyboard_works_once_shown(site: DashboardSite, chromi
         press(page, "Enter")
         expect(page.get_by_role("heading", name="Your new key")).to_be_focused()
         secret = page.locator(".secret code").inner_text()
-        assert secret in page.locator("pre").inner_text()
-        page.get_by_role("button", name="Python").press("Enter")
-        assert "from openai import OpenAI" in page.locator("pre").inner_text()
+        curl = page.locator("[data-made] [data-example=curl] pre")
+        expect(curl).to_contain_text(secret)
+        page.get_by_role("radio", name="curl").focus()
+        press(page, "ArrowRight")
+        expect(page.get_by_label("Example for Python").first).to_contain_text(f'api_key="{secret}"')
+        expect(curl).to_be_hidden()
         page.get_by_role("button", name="Done").press("Enter")
         expect(page.get_by_role("alert")).to_contain_text("You have not copied it")
         page.get_by_role("button", name="Done").press("Enter")
@@ -303,6 +306,7 @@ async def test_settings_are_changed_by_keyboard(site: DashboardSite, chromium: C
         expect(page.get_by_text("The time zone is changed.")).to_be_visible()
         expect(page.get_by_label("Time zone")).to_have_value("Asia/Tokyo")
         page.get_by_role("button", name="End all others").press("Enter")
+        page.get_by_role("button", name="End them").press("Enter")
         expect(page.get_by_role("button", name="End all others")).to_be_hidden()
         page.get_by_label("Current password").fill("wrong password")
         page.get_by_label("New password").fill("another long password")
@@ -331,6 +335,43 @@ async def test_requests_are_searched_by_keyboard(site: DashboardSite, chromium: 
         expect(page.get_by_role("row").nth(1).get_by_role("link").first).to_be_focused()
 
     await site.look(chromium, "user", search)
+
+
+async def test_go_to_finds_pages_keys_and_requests_by_keyboard(
+    site: DashboardSite, chromium: Chromium
+) -> None:
+    await site.add_usage("user", 1, model="m")
+
+    def work(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard")
+        for typed, heading in (("sett", "Settings"), ("good", "good"), ("request-0", "Requests")):
+            page.keyboard.press("Control+k")
+            expect(page.get_by_role("dialog").get_by_role("combobox")).to_be_focused()
+            page.keyboard.type(typed)
+            expect(page.locator("#found li").first).to_have_attribute("aria-selected", "true")
+            expect(page.locator("#found li").first).to_contain_text(typed, ignore_case=True)
+            assert violations(page) == []
+            press(page, "Enter")
+            expect(page.get_by_role("heading", level=1)).to_contain_text(heading)
+            page.wait_for_load_state()
+        expect(page.get_by_role("row")).to_have_count(2)
+
+    await site.look(chromium, "user", work, bypass_csp=True)
+
+
+async def test_button_that_cannot_be_undone_asks_first(site: DashboardSite, chromium: Chromium) -> None:
+    def work(page: Page) -> None:
+        page.goto(f"{site.gateway.url}/dashboard/admin/users/{site.callers.users['user']}")
+        page.get_by_role("button", name="Revoke good", exact=True).press("Enter")
+        expect(page.get_by_role("button", name="Cancel")).to_be_focused()
+        assert violations(page) == []
+        press(page, "Enter")
+        expect(page.get_by_role("dialog")).to_have_count(0)
+        page.get_by_role("button", name="Revoke good", exact=True).press("Enter")
+        press(page, "Tab", "Enter")
+        expect(page.get_by_text("The key is revoked.")).to_be_visible()
+
+    await site.look(chromium, "admin", work, bypass_csp=True)
 
 
 async def test_server_is_added_tested_and_removed_by_keyboard(

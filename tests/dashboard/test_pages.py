@@ -330,6 +330,36 @@ async def test_usage_page_with_a_filter_sums_only_its_rows(site: DashboardSite) 
     assert "Model: a" in text
 
 
+async def test_pages_of_all_show_every_user_and_filter_one(both_engines: DashboardSite) -> None:
+    site, other = both_engines, both_engines.callers.users["other"]
+    await site.add_usage("user", 2, model="a", cost_nano=1_000_000_000)
+    await site.add_usage("other", 1, model="b", cost_nano=5_000_000_000, status=502, outcome="upstream_error")
+    requests, usage = "/dashboard/admin/requests", "/dashboard/admin/usage?range=24h"
+    async with site.visitor("admin") as client:
+        everything = (await client.get(requests)).text
+        assert "user@example.com" in everything and "other@example.com" in everything
+        assert f'<a href="{requests}?key={site.key_id}">good</a>' in everything
+        for query in (
+            f"user={other}",
+            "user=other%40example.com",
+            "q=user:other@example.com",
+            "status=failed",
+        ):
+            shown = (await client.get(f"{requests}?{query}")).text
+            assert shown.count("data-row=") == 1, query
+        for query in ("user=unknown%40example.com", "until=2020-01-01"):
+            assert "Nothing matches" in (await client.get(f"{requests}?{query}")).text
+        assert (
+            f"/api/admin/usage/export?format=csv&amp;user={other}"
+            in (await client.get(f"{requests}?user={other}")).text
+        )
+        by_user = (await client.get(f"{usage}&by=user")).text
+        assert "other@example.com" in by_user and "$7.00" in by_user
+        assert "$7.00" not in (await client.get(f"{usage}&by=model&user={other}")).text
+        lines = (await client.get(f"/dashboard/admin/usage.csv?range=24h&by=key&user={other}")).text
+        assert lines.splitlines()[1].endswith(",1,1,10,20,5,0")
+
+
 async def test_export_of_the_account_has_no_secret(site: DashboardSite) -> None:
     await site.add_usage("user", 1)
     async with site.visitor("user") as client:
@@ -389,7 +419,7 @@ async def test_servers_page_says_which_server_is_down(
     await site.add_usage("user", 3, server="one")
     async with site.visitor("admin") as client:
         text = (await client.get("/dashboard/admin/servers")).text
-        assert re.search(r"<b>gone</b> is down: [^<]*127.0.0.1", text)
+        assert re.search(r"<b>gone</b></a> is down: [^<]*127.0.0.1", text)
         assert '<span class="note" data-down>1 down</span>' in text
         assert re.findall(r'servers/(\w+)">\1</a>', text) == ["gone", "one"], "what is down comes first"
         text = (await client.get("/dashboard/admin/servers/one")).text

@@ -67,6 +67,7 @@ async def test_price_is_set_for_a_server_and_removed_by_keyboard(
         own = page.get_by_role("region", name="Your prices").get_by_role("row", name="one")
         expect(own).to_contain_text("2099-01-01")
         page.get_by_role("button", name="Remove the price for one").press("Enter")
+        page.get_by_role("button", name="Remove the price", exact=True).press("Enter")
         expect(page.get_by_text("The price is removed.")).to_be_visible()
         expect(page.get_by_text("There is no price now.")).to_be_visible()
         page.goto(f"{site.gateway.url}/dashboard/admin/models/prices?model={HOSTILE}")

@@ -106,7 +106,8 @@ class StripeServer(PaymentServer):
         }
         for name, objects in kept.items():
             if "/".join(path) == name:
-                found = [one for one in objects.values() if one["customer"] == query["customer"]][::-1]
+                of = query.get("customer")
+                found = [one for one in objects.values() if of in (None, one["customer"])][::-1]
                 if "status" in query and query["status"] != "all":
                     found = [one for one in found if one["status"] == query["status"]]
                 start = (

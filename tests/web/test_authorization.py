@@ -93,6 +93,7 @@ GET /docs/guide/{file:path}
 PAGES_OF_USERS = """
 GET /dashboard
 GET /dashboard/keys
+GET /dashboard/models
 GET /dashboard/playground
 GET /dashboard/playground/{chat_id}
 GET /dashboard/requests
@@ -113,6 +114,10 @@ GET /dashboard/settings
 GET /dashboard/keys/{key_id}
 """
 PAGES_OF_ADMINISTRATORS = """
+GET /dashboard/admin/requests
+GET /dashboard/admin/live/requests
+GET /dashboard/admin/usage
+GET /dashboard/admin/usage.csv
 GET /dashboard/admin/servers
 GET /dashboard/admin/servers/{name}
 GET /dashboard/admin/models

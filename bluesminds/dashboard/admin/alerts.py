@@ -1,13 +1,25 @@
 """Alerts: the rules, their states and their channels."""
 
+from collections.abc import Mapping
+from typing import Final
+
 from msgspec import Struct
 
 from bluesminds.accounts.alerts import Alerts
-from bluesminds.common.alerts import UNITS
+from bluesminds.common.alerts import UNITS, AlertKind
 from bluesminds.dashboard.frame import HOME, HTML, Frame
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
+
+FIGURES: Final[Mapping[AlertKind, str]] = {
+    "error_share": "Failed requests, in %",
+    "latency": "Average duration of requests, in seconds",
+    "server": "Servers that are down",
+    "queue": "Requests that wait for a server",
+    "budget": "Used part of a shared budget, in %",
+    "drift": "Difference between reported and own costs, in %",
+}
 
 
 class AlertsPage(Struct, frozen=True):
@@ -23,6 +35,7 @@ class AlertsPage(Struct, frozen=True):
             rows=await self.alerts.list(),
             channels=self.alerts.channels,
             units=UNITS,
+            figures=FIGURES,
         )
 
 

@@ -9,7 +9,7 @@ from bluesminds.common.errors import GatewayError, NotFound
 from bluesminds.common.routes import WILDCARD, FallbackReason, Need, Policy, Prefill, Recovery
 from bluesminds.common.values import Server
 from bluesminds.dashboard.frame import HOME, HTML, Frame
-from bluesminds.dashboard.requests import DROP_REASONS
+from bluesminds.dashboard.receipts import DROP_REASONS
 from bluesminds.web.api.explain import ExplainHandlers, ExplainQuery, ExplanationView
 from bluesminds.web.api.model_routes import ConditionView, RouteHandlers, RouteView
 from bluesminds.web.browser_request import BrowserRequest

@@ -8,9 +8,12 @@ from msgspec import Meta, Struct, structs
 
 from bluesminds import __version__
 from bluesminds.accounts.audit import AuditLog
-from bluesminds.accounts.limits import AccountLimits
+from bluesminds.accounts.limits import AccountLimits, SharedBudget
 from bluesminds.accounts.usage import UsageReports
+from bluesminds.accounts.users import Users
 from bluesminds.common.clock import Clock
+from bluesminds.common.crypto import is_uuid
+from bluesminds.common.emails import read_email
 from bluesminds.common.values import LimitSet
 from bluesminds.config import SettingOrigin, Settings
 from bluesminds.dashboard import words
@@ -77,6 +80,7 @@ class SystemPages(Struct, frozen=True):
     audit: AuditLog
     limits: AccountLimits
     usage: UsageReports
+    users: Users
     settings: Settings
     engine: str
     clock: Clock
@@ -92,10 +96,11 @@ class SystemPages(Struct, frozen=True):
     ) -> HandlerResponse[RawBody]:
         """The audit log, newest first."""
         before = int(query.after) if query.after else _NEWEST
-        search = AuditQuery(
-            before, ROWS + 1, query.actor or None, query.action or None, query.subject or None
+        actor, subject = await self._id_of(query.actor), await self._id_of(query.subject)
+        rows = await self.audit.page(
+            AuditQuery(before, ROWS + 1, actor or None, query.action or None, subject or None)
         )
-        rows = await self.audit.page(search)
+        ids = {one for row in rows for one in (row.row.actor, row.row.subject) if is_uuid(one)}
         filters = {"actor": query.actor, "action": query.action, "subject": query.subject}
         more = ""
         if len(rows) > ROWS:
@@ -105,14 +110,22 @@ class SystemPages(Struct, frozen=True):
             browser,
             principal,
             lines=[AuditLine(row, _changes(row.row.detail)) for row in rows[:ROWS]],
+            names=await self.users.names(ids),
             query=query,
             is_filtered=any(filters.values()),
             more=more,
             first=link("/admin/audit", **filters),
         )
 
+    async def _id_of(self, text: str) -> str:
+        """The id of the user with this e-mail address; any other text as it is."""
+        email = read_email(text) if "@" in text else None
+        found = await self.users.list(email=email, after="", limit=1) if email else []
+        return found[0].id if found else text
+
     async def show_tiers(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
-        """The tiers with their limits."""
+        """The tiers with their limits, and what their accounts may use together."""
+        shared = await self.limits.shared_budgets()
         return self.frame.page(
             "tiers.html",
             browser,
@@ -120,6 +133,7 @@ class SystemPages(Struct, frozen=True):
             limit_names=[label for _, label in LIMIT_FIELDS],
             tiers=[(name, _limits(limits)) for name, limits in self.limits.tiers.items()],
             default=self.settings.accounts.default_tier,
+            shared=[line for name, found in shared.items() for line in _shared(name, found)],
         )
 
     async def show_system(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
@@ -161,6 +175,23 @@ def _written(value: object) -> str:
     if value is None:
         return words.NO_VALUE
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+class SharedLine(Struct, frozen=True):
+    """What all accounts of a tier used of what they may use together, in nano-USD."""
+
+    tier: str
+    period: str
+    used: int
+    limit: int
+
+
+def _shared(tier: str, found: SharedBudget) -> list[SharedLine]:
+    lines = (
+        SharedLine(tier, "today", found.used_today, found.per_day),
+        SharedLine(tier, "this month", found.used_this_month, found.per_month),
+    )
+    return [line for line in lines if line.limit]
 
 
 def _limits(limits: LimitSet) -> list[str]:

@@ -1,7 +1,7 @@
 """Users and invitations, and one user with limits, keys and usage."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
@@ -14,27 +14,30 @@ from bluesminds.accounts.sessions import Sessions
 from bluesminds.accounts.usage import UsageReports
 from bluesminds.accounts.users import Users
 from bluesminds.accounts.vendor_keys import VendorKeys
+from bluesminds.accounts.webhooks import Webhooks
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import UUID, uuid7
-from bluesminds.common.emails import read_email
 from bluesminds.common.values import InUse, read_limits
 from bluesminds.dashboard import words
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
 from bluesminds.dashboard.keys import LIMIT_FIELDS, KeyLimitField, limit_kind, written_limit
 from bluesminds.dashboard.series import RANGES, TimeRange, TimeSlots, UsageTotal, chart_of, groups_of
+from bluesminds.dashboard.webhooks import webhook_lines
 from bluesminds.web.api.vendor_keys import vendor_key_view
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
-from storage.users import UserRow
+from storage.users import UserRow, UserSearch
 
 ROWS: Final = 50
 
 
 class UsersQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """`q` is a complete e-mail address."""
+    """`q` is a part of the address or of the name. `show` is a state or a role, `tier` the name of a tier."""
 
-    q: Annotated[str, Meta(max_length=254, description="an e-mail address")] = ""
+    q: Annotated[str, Meta(max_length=254, description="at most 254 characters")] = ""
+    show: Annotated[Literal["", "admins", "disabled"], Meta(description="admins, disabled or empty")] = ""
+    tier: Annotated[str, Meta(max_length=63, description="the name of a tier, or empty")] = ""
     after: Annotated[str, Meta(pattern=rf"^({UUID})?\Z", description="the id of a user")] = ""
 
 
@@ -43,10 +46,11 @@ class UserPageQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class UserLine(Struct, frozen=True):
-    """A user with the use of the last 30 days."""
+    """A user with the use of the last 30 days. `seen_at` is None without a session."""
 
     user: UserRow
     total: UsageTotal
+    seen_at: int | None
 
 
 class UsersPages(Struct, frozen=True):
@@ -62,22 +66,37 @@ class UsersPages(Struct, frozen=True):
     usage_now: Callable[[str], InUse]
     ledger: Ledger
     vendor_keys: VendorKeys
+    webhooks: Webhooks | None
 
     async def list(
         self, principal: Principal, browser: BrowserRequest, query: UsersQuery
     ) -> HandlerResponse[RawBody]:
         """Users and open invitations."""
-        email = (read_email(query.q) or "") if query.q else None
-        found = await self.users.list(email=email, after=query.after, limit=ROWS + 1)
-        use = await self.usage.of_users([user.id for user in found[:ROWS]])
+        search = UserSearch(
+            text=query.q.strip(),
+            role="admin" if query.show == "admins" else None,
+            tier=query.tier or None,
+            disabled=True if query.show == "disabled" else None,
+        )
+        found = await self.users.search(search, after=query.after, limit=ROWS + 1)
+        ids = [user.id for user in found[:ROWS]]
+        use, seen = await self.usage.of_users(ids), await self.sessions.last_seen(ids)
+        filters = {"q": query.q, "show": query.show, "tier": query.tier}
         return self.frame.page(
             "users.html",
             browser,
             principal,
-            lines=[UserLine(user, UsageTotal.of(use.get(user.id, []))) for user in found[:ROWS]],
+            lines=[
+                UserLine(user, UsageTotal.of(use.get(user.id, [])), seen.get(user.id))
+                for user in found[:ROWS]
+            ],
             query=query,
-            more=link("/admin/users", after=found[ROWS - 1].id) if len(found) > ROWS else "",
-            invites=await self.invitations.list(email=None, after="", limit=ROWS) if not query.q else [],
+            is_filtered=any(filters.values()),
+            first=link("/admin/users", **filters),
+            more=link("/admin/users", **filters, after=found[ROWS - 1].id) if len(found) > ROWS else "",
+            invites=[]
+            if any(filters.values())
+            else await self.invitations.list(email=None, after="", limit=ROWS),
             tiers=list(self.limits.tiers),
         )
 
@@ -104,6 +123,7 @@ class UsersPages(Struct, frozen=True):
                 vendor_key_view(self.vendor_keys, row) for row in await self.vendor_keys.list(user.id)
             ],
             wallet=await self.ledger.balance(user.id),
+            webhooks=[] if self.webhooks is None else await webhook_lines(self.webhooks, user.id),
             entry_key=uuid7(self.clock.now_ms()),
             slots=slots,
             total=UsageTotal.of(found.rows),

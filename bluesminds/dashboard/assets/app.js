@@ -63,6 +63,8 @@ export function showError(form, error) {
   wrong.className = "wrong";
   wrong.textContent = error.message;
   if (field?.closest) {
+    // The API names the field, which is beside the sentence here.
+    if (error.message.startsWith(`${error.param} `)) wrong.textContent = `This${error.message.slice(error.param.length)}`;
     wrong.id = `${field.id}-wrong`;
     field.closest("details")?.setAttribute("open", "");
     field.after(wrong);
@@ -86,7 +88,7 @@ export function leave(address, sentence) {
   else location.reload();
 }
 
-async function send(element, body) {
+export async function send(element, body) {
   const [method, path] = element.dataset.send.split(" ");
   element.setAttribute("aria-busy", "true");
   try {
@@ -119,12 +121,20 @@ document.addEventListener("submit", (event) => {
 });
 
 document.addEventListener("click", (event) => {
-  const button = event.target.closest("[data-copy], [data-opens], [data-closes], button[data-send]");
+  const button = event.target.closest("[data-copy], [data-opens], [data-closes], [data-find], button[data-send]");
   if (!button) return;
   if (button.dataset.copy !== undefined) copy(button.dataset.copy);
   if (button.dataset.opens) document.getElementById(button.dataset.opens).showModal();
+  if ("find" in button.dataset) find();
   if ("closes" in button.dataset) button.closest("dialog").close();
-  if (button.dataset.send) send(button, button.dataset.body && JSON.parse(button.dataset.body));
+  if (button.dataset.sure) import("./sure.js").then(({ ask }) => ask(button));
+  else if (button.dataset.send) send(button, button.dataset.body && JSON.parse(button.dataset.body));
+});
+
+// What does not fit in its cell is shown at the pointer.
+document.addEventListener("pointerover", ({ target }) => {
+  const cell = target.closest?.(".clip");
+  if (cell && cell.scrollWidth > cell.clientWidth) cell.title ||= cell.textContent.trim();
 });
 
 export async function copy(text) {
@@ -155,35 +165,21 @@ if (said) {
   toast(said);
 }
 
-// j and k move along the rows of a list.
-let at = -1;
-function move(step) {
-  const rows = [...document.querySelectorAll(".rows tbody tr")].filter((row) => row.querySelector("a"));
-  rows[at]?.classList.remove("at");
-  at = Math.min(Math.max(at + step, 0), rows.length - 1);
-  rows[at]?.classList.add("at");
-  rows[at]?.querySelector("a").focus();
+// Keys are handled by scripts that are loaded with the first one.
+document.addEventListener("keydown", (event) => {
+  const finds = event.key === "k" && (event.ctrlKey || event.metaKey) && document.getElementById("find");
+  if (finds || (event.key === "/" && document.querySelector("[data-search]") && !typing(event))) event.preventDefault();
+  if (finds) find();
+  else if (!typing(event)) import("./shortcuts.js").then(({ press }) => press(event.key));
+});
+
+function typing(event) {
+  return event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog");
 }
 
-const PLACES = { o: "", p: "/playground", r: "/requests", u: "/usage", k: "/keys" };
-let going = false;
-document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select, textarea, dialog")) return;
-  const place = PLACES[event.key];
-  if (going && place !== undefined) {
-    going = false;
-    return location.assign(`/dashboard${place}`);
-  }
-  going = event.key === "g";
-  if (event.key === "?") document.getElementById("shortcuts")?.showModal();
-  if (event.key === "j" || event.key === "k") move(event.key === "j" ? 1 : -1);
-  if (/^[1-4]$/.test(event.key)) document.querySelectorAll("[aria-label=Time] a")[event.key - 1]?.click();
-  if (event.key === "/") {
-    const search = document.querySelector("[data-search]");
-    if (search) event.preventDefault();
-    search?.focus();
-  }
-});
+function find() {
+  import("./find.js").then(({ open }) => open());
+}
 
 // The values are read from the table of the chart.
 function readable(chart) {

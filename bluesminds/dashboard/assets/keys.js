@@ -1,44 +1,25 @@
-// A dialog that creates a secret: the response replaces the form, with examples for several languages.
+// A dialog that creates a secret: the response replaces the form, and the key is put into the examples.
 
-const EXAMPLES = {
-  curl: (base, key, model) => `curl ${base}/chat/completions \\
-  -H "Authorization: Bearer ${key}" \\
-  -H "Content-Type: application/json" \\
-  -d '{"model": ${JSON.stringify(model)}, "messages": [{"role": "user", "content": "Hello!"}]}'`,
-  Python: (base, key, model) => `from openai import OpenAI
-
-client = OpenAI(base_url="${base}", api_key="${key}")
-response = client.chat.completions.create(
-    model=${JSON.stringify(model)},
-    messages=[{"role": "user", "content": "Hello!"}],
-)
-print(response.choices[0].message.content)`,
-  Node: (base, key, model) => `import OpenAI from "openai";
-
-const client = new OpenAI({ baseURL: "${base}", apiKey: "${key}" });
-const response = await client.chat.completions.create({
-  model: ${JSON.stringify(model)},
-  messages: [{ role: "user", content: "Hello!" }],
-});
-console.log(response.choices[0].message.content);`,
-};
+const PLACE = "YOUR_API_KEY"; // of the key in an example
 
 for (const form of document.querySelectorAll("form[data-secret]")) {
   const dialog = form.closest("dialog");
   const made = dialog.querySelector("[data-made]");
   let copied = false;
 
-  function show(language, key) {
-    made.querySelector("pre").textContent = EXAMPLES[language](made.dataset.base, key, made.dataset.model);
-    for (const tab of made.querySelectorAll("[data-example]")) tab.setAttribute("aria-pressed", tab.dataset.example === language);
+  function fill(key) {
+    for (const one of made.querySelectorAll("[data-example]")) {
+      const button = one.querySelector("[data-copy]");
+      button.dataset.copy = button.dataset.copy.replaceAll(PLACE, key);
+      one.querySelector("pre").textContent = button.dataset.copy;
+    }
   }
 
   form.addEventListener("sent", ({ detail }) => {
     const secret = detail.key ?? detail.secret;
     made.querySelector(".secret code").textContent = secret;
     made.querySelector("[data-copy]").dataset.copy = secret;
-    for (const tab of made.querySelectorAll("[data-example]")) tab.addEventListener("click", () => show(tab.dataset.example, detail.key));
-    if (detail.key) show("curl", detail.key);
+    if (detail.key) fill(detail.key);
     form.reset();
     form.hidden = true;
     made.hidden = false;

@@ -1,12 +1,23 @@
-// The list of requests, live: new rows appear at the top while the switch is on and the page is visible.
+// The list of requests. Live: new rows appear at the top while the switch is on and the page is visible.
 
 import { toast } from "./app.js";
 
 const MAX_ROWS = 200;
 const box = document.querySelector("[data-live]");
 const body = document.querySelector(".rows tbody");
+const home = location.pathname;
 const waiting = [];
 let source = null;
+
+// Names come from the rows and the filter of the page; a new key is shown by the end of its id.
+function name(cell, id, filter) {
+  if (!cell) return;
+  const known = [...document.querySelectorAll(".rows td a")].find((link) => link.href.endsWith(id));
+  const chosen = document.querySelector(`option[value="${CSS.escape(id)}"]`);
+  const link = Object.assign(document.createElement("a"), { href: known?.href ?? filter + id });
+  link.textContent = known?.textContent ?? chosen?.textContent ?? `…${id.slice(-8)}`;
+  cell.replaceChildren(id ? link : "–");
+}
 
 function fill(row) {
   const made = document.getElementById("row").content.cloneNode(true).firstElementChild;
@@ -19,17 +30,11 @@ function fill(row) {
   link.href = `/dashboard/requests/${row.id}`;
   link.replaceChildren(time);
   made.querySelector("[data-cell=status]").classList.add(row.tone);
-  const key = made.querySelector("[data-cell=key]");
-  const known = document.querySelector(`select[name=key] option[value="${CSS.escape(row.key_id)}"]`);
-  if (row.key_id && known) {
-    const to = document.createElement("a");
-    to.href = `/dashboard/keys/${row.key_id}`;
-    to.textContent = known.textContent;
-    key.replaceChildren(to);
-  } else key.textContent = "–";
+  name(made.querySelector("[data-cell=key]"), row.key_id, `${home}?key=`);
+  name(made.querySelector("[data-cell=user]"), row.user_id, `${home}?user=`);
   const button = made.querySelector("[data-copy]");
-  button.dataset.copy = row.request_id;
-  button.setAttribute("aria-label", `Copy the request id ${row.request_id}`);
+  if (button) button.dataset.copy = row.request_id;
+  button?.setAttribute("aria-label", `Copy the request id ${row.request_id}`);
   return made;
 }
 
@@ -56,7 +61,7 @@ function stop() {
 
 function start() {
   if (source || document.hidden) return;
-  source = new EventSource(`/dashboard/live/requests${location.search}`);
+  source = new EventSource(box.dataset.live + location.search);
   source.addEventListener("message", ({ data }) => {
     waiting.push(JSON.parse(data));
     if (waiting.length > MAX_ROWS) waiting.shift();
@@ -94,3 +99,10 @@ if (box) {
   body?.addEventListener("pointerleave", show);
   body?.addEventListener("focusout", () => setTimeout(show));
 }
+
+// A receipt leads to the requests beside it in this list.
+addEventListener("pagehide", () => {
+  const rows = [...(body?.querySelectorAll("[data-row]") ?? [])];
+  sessionStorage.setItem("walk", JSON.stringify(rows.map((row) => row.dataset.row)));
+  sessionStorage.setItem("walked", location.pathname + location.search);
+});

@@ -18,7 +18,19 @@ for (const form of document.querySelectorAll("form[data-link-start]")) {
   form.addEventListener("sent", ({ detail }) => location.assign(detail.url));
 }
 
-document.querySelector("[data-zone]").addEventListener("change", (event) => {
-  keep("zone", event.target.value);
+const zones = document.querySelector("[data-zone]");
+zones.addEventListener("change", () => {
+  keep("zone", zones.value);
   leave("", "The time zone is changed.");
 });
+
+const here = Intl.DateTimeFormat().resolvedOptions().timeZone;
+const offer = document.querySelector("[data-browser-zone]");
+if (here !== zones.value && [...zones.options].some((one) => one.value === here)) {
+  offer.textContent = `Use ${here}, as this browser does`;
+  offer.hidden = false;
+  offer.addEventListener("click", () => {
+    zones.value = here;
+    zones.dispatchEvent(new Event("change"));
+  });
+}
