@@ -4,7 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SERVES := $(VENV)/.serves
 STAMP  := $(VENV)/.installed
-WORKERS ?= 2
+# One more than processors: tests wait a part of the time.
+WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 ARGS   ?=
 KILLS  ?= 100
 MINUTES ?= 30

@@ -21,6 +21,14 @@ async def insert_alert_rule(connection: Connection, row: AlertRuleRow) -> None:
     )
 
 
+async def update_alert_rule(connection: Connection, name: str, definition: str) -> bool:
+    """False: there is no rule with this name."""
+    changed = await connection.execute(
+        "UPDATE alert_rules SET definition = :definition WHERE name = :name", name=name, definition=definition
+    )
+    return changed == 1
+
+
 async def select_alert_rules(connection: Connection) -> Sequence[AlertRuleRow]:
     """By name."""
     rows = await connection.all("SELECT name, definition, created_at FROM alert_rules ORDER BY name")
@@ -37,6 +45,10 @@ async def select_alert_states(connection: Connection) -> dict[str, str]:
     """By the name of the rule."""
     rows = await connection.all("SELECT name, state FROM alert_states")
     return {row[0]: row[1] for row in rows}
+
+
+async def delete_alert_state(connection: Connection, name: str) -> None:
+    await connection.execute("DELETE FROM alert_states WHERE name = :name", name=name)
 
 
 async def put_alert_state(connection: Connection, name: str, state: str) -> None:

@@ -6,8 +6,8 @@ from typing import Literal
 
 from storage.base import Connection, Row
 
-OrderState = Literal["open", "paid", "expired", "refused"]
-PaymentStatus = Literal["paid", "refused"]
+OrderState = Literal["open", "paid", "expired", "refused", "canceled"]
+PaymentStatus = Literal["paid", "refused", "duplicate"]
 PlanState = Literal["incomplete", "trialing", "active", "past_due", "paused", "ended"]
 
 
@@ -58,7 +58,8 @@ class SubscriptionRow:
 @dataclass(frozen=True, slots=True)
 class PaymentRow:
     """`subscription_id` is "" for credit. `paid_cents` contains the tax. `credit_nano`: what the wallet got.
-    `reversed_cents`: refunded or charged back.
+    `reversed_cents`: refunded or charged back. `state` duplicate: of a second subscription, which is refunded
+    and ended.
     """
 
     id: str
@@ -75,6 +76,16 @@ class PaymentRow:
     reversed_cents: int
     state: PaymentStatus
     at: int
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateRow:
+    """The provider's ids of the payment and of its subscription."""
+
+    payment: str
+    subscription: str
+    is_refunded: bool
+    has_ended: bool
 
 
 async def put_customer(
@@ -175,6 +186,18 @@ async def select_open_orders(connection: Connection, user_id: str) -> Sequence[O
         user_id=user_id,
     )
     return [OrderRow(*row) for row in rows]
+
+
+async def expire_orders(connection: Connection, provider: str, before: int) -> None:
+    """Orders that are open since before a time."""
+    await connection.execute(
+        """
+        UPDATE orders SET state = 'expired'
+        WHERE state = 'open' AND provider = :provider AND created_at < :before
+        """,
+        provider=provider,
+        before=before,
+    )
 
 
 async def select_orders(
@@ -317,6 +340,38 @@ async def select_provider_payment(
         provider_id=provider_id,
     )
     return None if row is None else PaymentRow(*row)
+
+
+async def select_refunded_subscriptions(connection: Connection, user_id: str) -> Sequence[str]:
+    """Subscriptions of a user whose newest payment was refunded in full."""
+    rows = await connection.all(
+        """
+        SELECT one.subscription_id FROM payments one
+        WHERE one.user_id = :user_id AND one.subscription_id <> '' AND one.reversed_cents >= one.paid_cents
+            AND NOT EXISTS (
+                SELECT 1 FROM payments later WHERE later.user_id = :user_id
+                AND later.subscription_id = one.subscription_id AND later.at > one.at
+            )
+        """,
+        user_id=user_id,
+    )
+    return [row[0] for row in rows]
+
+
+async def select_duplicates(connection: Connection, user_id: str, provider: str) -> Sequence[DuplicateRow]:
+    """Payments of second subscriptions that are not refunded, or whose subscription has not ended."""
+    rows = await connection.all(
+        """
+        SELECT payments.provider_id, subscriptions.provider_id, reversed_cents >= paid_cents,
+            subscriptions.state = 'ended'
+        FROM payments JOIN subscriptions ON subscriptions.id = payments.subscription_id
+        WHERE payments.user_id = :user_id AND payments.provider = :provider AND payments.state = 'duplicate'
+            AND (reversed_cents < paid_cents OR subscriptions.state <> 'ended')
+        """,
+        user_id=user_id,
+        provider=provider,
+    )
+    return [DuplicateRow(row[0], row[1], bool(row[2]), bool(row[3])) for row in rows]
 
 
 async def insert_billing_event(

@@ -240,13 +240,18 @@ _NAMES_POSTGRES = _NAMES + IN_POSTGRES
 
 
 async def select_keys_that_expire(
-    connection: Connection, now: int, milliseconds: int, limit: int
+    connection: Connection, now: int, milliseconds: int, ending: str, limit: int
 ) -> Sequence[KeyRow]:
     """Keys that expire within some time, were made for longer, and have no mark of the event; those that end
-    first come first.
+    first come first. `ending` is of the mark.
     """
     rows = await connection.all(
-        SELECT_EXPIRING, now=now, until=now + milliseconds, least=milliseconds, limit=limit
+        SELECT_EXPIRING,
+        now=now,
+        until=now + milliseconds,
+        least=milliseconds,
+        ending=ending,
+        limit=limit,
     )
     return [_key_row(row) for row in rows]
 
@@ -256,7 +261,8 @@ SELECT_EXPIRING = (
     + _COLUMNS
     + "FROM api_keys WHERE expires_at > :now AND expires_at <= :until AND revoked_at IS NULL"
     " AND expires_at - created_at > :least AND NOT EXISTS ("
-    "SELECT 1 FROM event_marks WHERE mark = 'key.expiring:' || id || ':' || CAST(expires_at AS TEXT))"
+    "SELECT 1 FROM event_marks WHERE mark = 'key.expiring:' || id || ':' || CAST(expires_at AS TEXT)"
+    " || CAST(:ending AS TEXT))"
     " ORDER BY expires_at LIMIT :limit"
 )
 

@@ -11,6 +11,7 @@ unit that also writes there locks that head first.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass
+from operator import attrgetter
 from typing import Final, Literal, LiteralString
 
 from storage.base import Connection, Row
@@ -93,6 +94,10 @@ def _wallet(row: Row) -> WalletRow:
     return WalletRow(row[0], row[1], tuple(Grant(*one) for one in json.loads(row[2])), row[3])
 
 
+# As `astuple`, which takes 7 us more.
+_fields: Final = attrgetter(*LedgerRow.__slots__)
+
+
 async def post(
     connection: Connection, rows: Sequence[LedgerRow], *, ends_at: int | None = None
 ) -> dict[str, WalletRow]:
@@ -106,7 +111,7 @@ async def post(
         return {}
     newest = await connection.one("SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1")
     last = START if newest is None else ChainPosition(*newest)
-    positions = await next_positions(connection, CHAIN, head, last, [astuple(row) for row in new])
+    positions = await next_positions(connection, CHAIN, head, last, map(_fields, new))
     await connection.many(_INSERT, [_Placed(row, at) for row, at in zip(new, positions, strict=True)])
     wallets = await _wallets_of(connection, {row.user_id for row in new if wallet_change(row)})
     for row in new:

@@ -185,6 +185,10 @@ class PostgresStore:
             command_timeout=statement_timeout + 2 if statement_timeout else None,
             server_settings={
                 "application_name": "bluesminds",
+                # Reads take milliseconds with an index. For large tables, the planner would choose parallel
+                # scans of the whole table, and compile queries for longer than they run.
+                "jit": "off",
+                "max_parallel_workers_per_gather": "0",
                 "statement_timeout": milliseconds,
                 "idle_in_transaction_session_timeout": milliseconds,
             },

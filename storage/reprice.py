@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, LiteralString
 
 from storage.base import Connection
+from storage.id_lists import IN_POSTGRES, IN_SQLITE, id_list
 from storage.ledger import CHECKED, REVENUE, LedgerRow, wallet_account
 from storage.usage import DAY, HOUR, USAGE_COLUMNS, UsageRow, usage_row
 
@@ -92,21 +93,20 @@ async def select_rows_after(
     return [usage_row(row) for row in rows]
 
 
+_ADJUSTMENTS: Final[LiteralString] = """
+    SELECT usage_id, number, usage_at, user_id, at, cost_nano, price_version, charged_nano, posted_nano
+    FROM usage_adjustments WHERE usage_id"""
+
+
 async def select_last_adjustments(
     connection: Connection, rows: Sequence[UsageRow]
 ) -> dict[str, AdjustmentRow]:
     """The last adjustment of each usage row that has one, by the id of the row."""
     if not rows:
         return {}
-    ids = [row.id for row in rows]
-    found = await connection.all(
-        """
-        SELECT usage_id, number, usage_at, user_id, at, cost_nano, price_version, charged_nano, posted_nano
-        FROM usage_adjustments WHERE usage_id >= :first AND usage_id <= :last ORDER BY usage_id, number
-        """,
-        first=min(ids),
-        last=max(ids),
-    )
+    within = IN_SQLITE if connection.engine == "sqlite" else IN_POSTGRES
+    ids = id_list(connection, [row.id for row in rows])
+    found = await connection.all(_ADJUSTMENTS + within + " ORDER BY usage_id, number", ids=ids)
     return {row[0]: AdjustmentRow(*row) for row in found}
 
 

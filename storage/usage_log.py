@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final, LiteralString, TypeAlias
 
 from storage.base import Connection
+from storage.reprice import select_last_adjustments
 from storage.usage import LATEST, USAGE_COLUMNS, UsageRow, usage_row
 
 SCANNED: Final = 20_000
@@ -62,14 +63,22 @@ class LogQuery:
 @dataclass(frozen=True, slots=True)
 class LogPage:
     """`next` is the position that the next page is below; None after the last page. A page can have less rows
-    than the limit and still have a next one, because a page reads at most `scan` rows.
+    than the limit and still have a next one, because a page reads at most `scan` rows. `repriced`: costs in
+    nano-USD of rows whose cost was computed again, by id.
     """
 
     rows: Sequence[UsageRow]
     next: Position | None
+    repriced: Mapping[str, int] = field(default_factory=dict)
 
 
 async def select_log(connection: Connection, query: LogQuery) -> LogPage:
+    page = await _select_rows(connection, query)
+    adjusted = await select_last_adjustments(connection, page.rows)
+    return replace(page, repriced={id_: row.cost_nano for id_, row in adjusted.items()})
+
+
+async def _select_rows(connection: Connection, query: LogQuery) -> LogPage:
     if query.request_id is not None:
         return await _select_request(connection, query)
     at, id_ = query.before

@@ -68,7 +68,9 @@ async def has_many_pending(connection: Connection, webhook_id: str, limit: int) 
 
 
 async def select_due_webhooks(connection: Connection) -> Sequence[tuple[str, int]]:
-    """Endpoints with deliveries that wait, and when the first of them is due."""
+    """Endpoints with deliveries that wait, and when the first of them is due. Those of disabled accounts get
+    nothing.
+    """
     rows = await connection.all(
         """
         SELECT id, due FROM (
@@ -76,7 +78,9 @@ async def select_due_webhooks(connection: Connection) -> Sequence[tuple[str, int
                 SELECT min(next_at) FROM webhook_deliveries
                 WHERE webhook_id = webhooks.id AND next_at IS NOT NULL
             ) AS due
-            FROM webhooks WHERE enabled = 1
+            FROM webhooks
+            WHERE enabled = 1
+            AND NOT EXISTS (SELECT 1 FROM users WHERE id = webhooks.owner AND disabled_at IS NOT NULL)
         ) AS waiting WHERE due IS NOT NULL ORDER BY due
         """
     )

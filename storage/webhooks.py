@@ -64,6 +64,26 @@ async def select_webhooks(connection: Connection, owner: str) -> Sequence[Webhoo
     return [_row(row) for row in rows]
 
 
+async def select_listening_webhooks(connection: Connection, account: str | None) -> Sequence[WebhookRow]:
+    """Enabled endpoints that get the events of an account: those of the operators and its own. A disabled
+    account gets none.
+    """
+    rows = await connection.all(
+        """
+        SELECT
+            id, owner, url, description, events, sealed_secret, sealed_previous, previous_until, enabled,
+            disabled_reason, last_success_at, created_at, updated_at
+        FROM webhooks
+        WHERE enabled = 1 AND (
+            owner = '' OR owner IN (SELECT id FROM users WHERE id = :account AND disabled_at IS NULL)
+        )
+        ORDER BY owner, id
+        """,
+        account=account,
+    )
+    return [_row(row) for row in rows]
+
+
 async def select_webhook(connection: Connection, webhook_id: str) -> WebhookRow | None:
     row = await connection.one(
         """

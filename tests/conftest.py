@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.secrets_found import found_below
+
 TESTS = Path(__file__).resolve().parent
 
 # How long generating and testing an input takes depends on the machine, not on the product.
@@ -69,3 +71,5 @@ def home() -> Iterator[Path]:
     """An empty directory with a short path, because it will contain a Unix socket."""
     with tempfile.TemporaryDirectory(prefix="bm-") as path:
         yield Path(path)
+        leaked = found_below(Path(path))
+    assert not leaked, leaked

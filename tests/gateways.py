@@ -28,6 +28,7 @@ from bluesminds.gateway.bodies import BodyMemory
 from bluesminds.gateway.spool import SpoolSpace
 from bluesminds.gateway.upstream.backoff import Backoff
 from tests.databases import create_sqlite
+from tests.secrets_found import found_after, found_in, secrets_of
 
 ASK = {"model": "m", "messages": [{"role": "user", "content": "Say hello."}]}
 STREAM = ASK | {"stream": True}
@@ -107,8 +108,15 @@ class Gateway:
 
     def client(self, key: str | None = None, **more: Any) -> httpx.AsyncClient:
         headers = {"authorization": f"Bearer {key or self.key}"}
-        settings = {"verify": TLS, "timeout": 60} | more
+        settings = {"verify": TLS, "timeout": 60, "event_hooks": {"response": [self._search]}} | more
         return httpx.AsyncClient(base_url=self.url, headers=headers, trust_env=False, **settings)
+
+    async def _search(self, answer: httpx.Response) -> None:
+        """Errors and metrics contain no secret."""
+        if answer.is_error or answer.url.path == "/metrics":
+            text = str(answer.headers).encode() + await answer.aread()
+            leaked = found_in(answer.url.path, text, secrets_of(self.settings))
+            assert not leaked, leaked
 
     async def chat(
         self,
@@ -239,19 +247,23 @@ async def start(
     log = Log(clock, level=settings.log.level, json=True, write=lines.append)
 
     async def run(task_status: trio.TaskStatus[serve.Running]) -> None:
-        await serve.serve(
-            settings,
-            clock=clock,
-            log=log,
-            environ={},
-            shutdown=shutdown,
-            reread=lambda: load(home / "gateway.toml", {}, {}).settings,
-            config_path=home / "gateway.toml",
-            origins=loaded.origins,
-            password_hasher=CHEAP_HASHER,
-            backoff=backoff,
-            task_status=task_status,
-        )
+        try:
+            await serve.serve(
+                settings,
+                clock=clock,
+                log=log,
+                environ={},
+                shutdown=shutdown,
+                reread=lambda: load(home / "gateway.toml", {}, {}).settings,
+                config_path=home / "gateway.toml",
+                origins=loaded.origins,
+                password_hasher=CHEAP_HASHER,
+                backoff=backoff,
+                task_status=task_status,
+            )
+        finally:
+            leaked = found_after(settings, b"".join(lines))
+            assert not leaked, leaked
         ended.set()
 
     running = await nursery.start(run)

@@ -28,6 +28,7 @@ from bluesminds.cli.app import cli
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import Log
 from bluesminds.config import Settings, find_file, load
+from tests.secrets_found import found_in_output
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "bluesminds")
@@ -121,7 +122,7 @@ class User:
     def run(
         self, *words: str, stdin: str = "", launcher: Sequence[str] = COMMAND, **environ: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        done = subprocess.run(
             (*launcher, *words),
             input=stdin,
             capture_output=True,
@@ -130,6 +131,12 @@ class User:
             cwd=self.home,
             env=self.environment(environ),
         )
+        self._search(words, done.stdout + done.stderr, environ)
+        return done
+
+    def _search(self, words: Sequence[str], output: str, environ: Mapping[str, str]) -> None:
+        leaked = found_in_output(words, output, self.home, self.environment(environ))
+        assert not leaked, leaked
 
     def call(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         """Run the command in this process, which has already imported all modules."""
@@ -138,6 +145,7 @@ class User:
             done = CliRunner().invoke(cli, words, input=stdin, env=environ, prog_name="bluesminds")
         if done.exception is not None and not isinstance(done.exception, SystemExit):
             raise done.exception
+        self._search(words, done.stdout + done.stderr, {})
         return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
     def launch(

@@ -7,14 +7,14 @@ Channels that have not got the message yet are part of the state, so that a rest
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 import trio
-from msgspec import Struct, structs
+from msgspec import UNSET, Struct, UnsetType, structs
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.common.alerts import MAIL, AlertMessage, AlertRule, AlertState
+from bluesminds.common.alerts import MAIL, AlertKind, AlertMessage, AlertRule, AlertState
 from bluesminds.common.clock import Clock
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound
 from bluesminds.common.log import Log
@@ -23,10 +23,12 @@ from bluesminds.notify.events import new_event
 from storage.alerts import (
     AlertRuleRow,
     delete_alert_rule,
+    delete_alert_state,
     insert_alert_rule,
     put_alert_state,
     select_alert_rules,
     select_alert_states,
+    update_alert_rule,
 )
 from storage.audit import AuditRow, insert_audit, lock_audit_head
 from storage.base import Connection, IntegrityError, StorageBroken, StorageUnavailable, Store
@@ -51,6 +53,18 @@ class RuleStatus(Struct, frozen=True):
     value: float | None
 
 
+class AlertChanges(Struct, frozen=True, kw_only=True):
+    """The fields to change. UNSET fields stay the same."""
+
+    kind: AlertKind | UnsetType = UNSET
+    above: float | UnsetType = UNSET
+    window: float | UnsetType = UNSET
+    hold: float | UnsetType = UNSET
+    quiet: float | UnsetType = UNSET
+    channels: tuple[str, ...] | UnsetType = UNSET
+    server: str | UnsetType = UNSET
+
+
 class Alerts:
     """`configured` and `channels` are those of the settings."""
 
@@ -67,36 +81,37 @@ class Alerts:
         self._store = store
         self._clock = clock
         self._log = log
-        self._configured = configured
-        self._channels: Mapping[str, AlertChannel] = {channel.name: channel for channel in channels}
         self._sender = sender
         self._values: dict[str, float] = {}
+        self.configure(configured, channels)
+
+    def configure(self, configured: Sequence[AlertRule], channels: Sequence[AlertChannel]) -> None:
+        """Use the rules and channels of other settings, from the next evaluation on."""
+        self._configured = configured
+        self._channels: Mapping[str, AlertChannel] = {channel.name: channel for channel in channels}
 
     @property
     def channels(self) -> Sequence[str]:
         return (MAIL, *self._channels)
 
     async def list(self) -> Sequence[RuleStatus]:
-        """All rules by name."""
+        """All rules by name. A rule of the settings replaces an added one with its name."""
         rows, states = await self._store.read(_read)
-        found = [(rule, "file") for rule in self._configured]
-        found += [(_RULE.decode(row.definition), "table") for row in rows]
+        return self._statuses(rows, states)
+
+    def _statuses(self, rows: Sequence[AlertRuleRow], states: Mapping[str, str]) -> Sequence[RuleStatus]:
+        found: dict[str, tuple[AlertRule, AlertOrigin]] = {
+            row.name: (_RULE.decode(row.definition), "table") for row in rows
+        }
+        found |= {rule.name: (rule, "file") for rule in self._configured}
         return [
-            RuleStatus(
-                rule,
-                "file" if origin == "file" else "table",
-                _state(states.get(rule.name)),
-                self._values.get(rule.name),
-            )
-            for rule, origin in sorted(found, key=lambda one: one[0].name)
+            RuleStatus(rule, origin, _state(states.get(name)), self._values.get(name))
+            for name, (rule, origin) in sorted(found.items())
         ]
 
     async def add(self, actor: Actor, rule: AlertRule) -> None:
         """Raises InvalidRequest for an unknown channel, Conflict for a known name and for too many rules."""
-        for name in rule.channels:
-            if name not in self.channels:
-                message = f"There is no channel {name!r}. Known: {', '.join(self.channels)}."
-                raise InvalidRequest("invalid_value", message, param="channels")
+        self._check_channels(rule.channels)
         if any(one.name == rule.name for one in self._configured):
             raise _rule_exists()
         row = AlertRuleRow(rule.name, msgspec.json.encode(rule).decode(), self._clock.now_ms())
@@ -106,10 +121,49 @@ class Alerts:
         except IntegrityError as exc:
             raise _rule_exists() from exc
 
+    async def change(self, actor: Actor, name: str, changes: AlertChanges) -> AlertRule:
+        """The rule afterwards; its state stays. Raises NotFound, InvalidRequest for an unknown channel,
+        Conflict for a rule of the settings.
+        """
+        self._require_added(name)
+        given = {
+            field: value
+            for field in changes.__struct_fields__
+            if (value := getattr(changes, field)) is not UNSET
+        }
+        self._check_channels(given.get("channels", ()))
+        return await self._store.write(self._change, actor, name, given)
+
+    def _check_channels(self, names: Sequence[str]) -> None:
+        for name in names:
+            if name not in self.channels:
+                message = f"There is no channel {name!r}. Known: {', '.join(self.channels)}."
+                raise InvalidRequest("invalid_value", message, param="channels")
+
+    def _require_added(self, name: str) -> None:
+        if any(one.name == name for one in self._configured):
+            raise Conflict("alert_in_file", "The alert is in the configuration. Change it there.")
+
+    async def _change(
+        self, connection: Connection, actor: Actor, name: str, given: Mapping[str, Any]
+    ) -> AlertRule:
+        await lock_audit_head(connection)
+        row = next((one for one in await select_alert_rules(connection) if one.name == name), None)
+        if row is None:
+            raise no_such_alert()
+        before = _RULE.decode(row.definition)
+        after = structs.replace(before, **given)
+        if after != before:
+            old, new = _audit_fields(before), _audit_fields(after)
+            await insert_audit(
+                connection, entry(self._clock, actor, "alert.update", name, before=old, after=new)
+            )
+            await update_alert_rule(connection, name, msgspec.json.encode(after).decode())
+        return after
+
     async def remove(self, actor: Actor, name: str) -> None:
         """Raises NotFound, Conflict for a rule of the settings."""
-        if any(one.name == name for one in self._configured):
-            raise Conflict("alert_in_file", "The alert is in the configuration. Remove it there.")
+        self._require_added(name)
         await self._store.write(_remove, name, entry(self._clock, actor, "alert.remove", name))
 
     async def test(self, name: str) -> Mapping[str, str]:
@@ -148,7 +202,11 @@ class Alerts:
     async def evaluate(self, measure: Measure) -> None:
         """Evaluate all rules once, and send what was not sent. Raises StorageError."""
         waiting: list[tuple[str, AlertState]] = []
-        for status in await self.list():
+        rows, states = await self._store.read(_read)
+        statuses = self._statuses(rows, states)
+        for name in states.keys() - {status.rule.name for status in statuses}:
+            await self._store.write(delete_alert_state, name)  # a later rule with this name has its own
+        for status in statuses:
             value = await measure(status.rule)
             self._values[status.rule.name] = value
             state = step(status.rule, status.state, value, self._clock.now_ms())

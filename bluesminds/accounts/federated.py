@@ -1,25 +1,26 @@
 """Sign-in at a provider: the steps of the browser there and back.
 
 A started sign-in is in a cookie of the browser that started it, encrypted. It is accepted once, for ten
-minutes.
+minutes. So is a sign-in that waits for a code: of the second factor, or of a mail.
 """
 
 import hmac
 import secrets
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
+from bluesminds.accounts.address_proofs import AddressProofs, PendingProof
 from bluesminds.accounts.audit import Actor
-from bluesminds.accounts.identities import Identities, SignInRequest
+from bluesminds.accounts.identities import AddressUnproven, Identities, SignInRequest
 from bluesminds.accounts.second_factors import SecondFactors
 from bluesminds.accounts.sessions import ActiveSession, NewSession
 from bluesminds.accounts.throttle import Throttle
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import Vault, token_digest
-from bluesminds.common.errors import Forbidden, NotFound, UpstreamFailed
+from bluesminds.common.errors import Forbidden, NotFound, Unauthenticated, UpstreamFailed
 from bluesminds.common.log import Log
 from bluesminds.identity.external import (
     ExternalIdentity,
@@ -33,6 +34,7 @@ from storage.users import UserRow
 
 LIFETIME_MS: Final = 600_000  # of a started sign-in
 MAX_USED: Final = 10_000  # states that are remembered as used
+Missing = Literal["", "second factor", "mailed code"]
 
 
 class StartedSignIn(Struct, frozen=True):
@@ -43,13 +45,13 @@ class StartedSignIn(Struct, frozen=True):
 
 
 class FinishedSignIn(Struct, frozen=True):
-    """`session` is None if the identity was linked to the account that was signed in already, and while the
-    second factor is missing: then `pending` is the content of the browser's cookie.
+    """`session` is None if the identity was linked to the account that was signed in already, and while a
+    code is `missing`: then `pending` is the content of the browser's cookie.
     """
 
-    user: UserRow
     session: NewSession | None
     next: str
+    missing: Missing = ""
     pending: str = ""
 
 
@@ -69,6 +71,7 @@ class FederatedSignIn:
         clients: Mapping[str, SignInClient],
         identities: Identities,
         second_factors: SecondFactors,
+        proofs: AddressProofs,
         *,
         clock: Clock,
         vault: Vault,
@@ -78,6 +81,7 @@ class FederatedSignIn:
         self._clients = clients
         self._identities = identities
         self._second_factors = second_factors
+        self._proofs = proofs
         self._clock = clock
         self._vault = vault
         self._throttle = throttle
@@ -152,37 +156,74 @@ class FederatedSignIn:
                 attempt.session_id,
             ):
                 raise sign_in_expired()
-            user = await self._identities.link(actor, session.user_id, client.policy, external)
-            return FinishedSignIn(user, None, attempt.next)
+            await self._identities.link(actor, session.user_id, client.policy, external)
+            return FinishedSignIn(None, attempt.next)
         request = SignInRequest(
             actor=actor, policy=client.policy, session_token=session_token, user_agent=user_agent
         )
-        user, new = await self._identities.enter(request, external)
+        now = self._clock.now_ms()
+        try:
+            user, new = await self._identities.enter(request, external)
+        except AddressUnproven:
+            proof = await self._proofs.begin(external, provider, client.policy.title, now)
+            return FinishedSignIn(None, attempt.next, "mailed code", self._seal(proof))
         if new is None:
-            waits = PendingSignIn(user_id=user.id, provider=provider, started_at=self._clock.now_ms())
-            pending = self._vault.seal_bytes(msgspec.json.encode(waits)).decode()
-            return FinishedSignIn(user, None, attempt.next, pending)
-        return FinishedSignIn(user, new, attempt.next)
+            waits = PendingSignIn(user_id=user.id, provider=provider, started_at=now)
+            return FinishedSignIn(None, attempt.next, "second factor", self._seal(waits))
+        return FinishedSignIn(new, attempt.next)
 
     async def complete(
         self, actor: Actor, code: str, *, cookie: str, session_token: str, user_agent: str
     ) -> tuple[UserRow, NewSession]:
-        """A session for a sign-in that waits for the second factor. Raises Forbidden, Unauthenticated,
-        Conflict, RateLimited.
+        """A session for a sign-in that waits for a code. Raises Forbidden, Unauthenticated, Conflict,
+        RateLimited.
         """
         try:
-            waits = msgspec.json.decode(self._vault.open_bytes(cookie.encode()), type=PendingSignIn)
+            opened = self._vault.open_bytes(cookie.encode())
+            waits = msgspec.json.decode(opened, type=PendingSignIn | PendingProof)
         except (ValueError, msgspec.DecodeError) as exc:
             raise sign_in_expired() from exc
         client = self._clients.get(waits.provider)
-        if client is None or not -LIFETIME_MS < self._clock.now_ms() - waits.started_at < LIFETIME_MS:
+        if client is None or not self._is_recent(waits.started_at):
             raise sign_in_expired()
-        as_user = Actor(name=waits.user_id, address=actor.address)
-        await self._second_factors.check(as_user, waits.user_id, code)
         request = SignInRequest(
             actor=actor, policy=client.policy, session_token=session_token, user_agent=user_agent
         )
+        if isinstance(waits, PendingProof):
+            return await self._prove(request, waits, code)
+        as_user = Actor(name=waits.user_id, address=actor.address)
+        await self._second_factors.check(as_user, waits.user_id, code)
         return await self._identities.complete(request, waits.user_id)
+
+    async def _prove(
+        self, request: SignInRequest, waits: PendingProof, code: str
+    ) -> tuple[UserRow, NewSession]:
+        digest = token_digest(waits.state)
+        if digest in self._used:
+            raise sign_in_expired()
+        self._proofs.check(request.actor, waits, code)
+        self._remember(digest)
+        proven = structs.replace(waits.external, owns_email=True)
+        user, session = await self._identities.enter(request, proven)
+        if session is None:  # the identity is linked now
+            raise Unauthenticated(
+                "second_factor_required",
+                "Your address is confirmed. Sign in once more, with the code of your authenticator app.",
+            )
+        return user, session
+
+    def _seal(self, waits: PendingSignIn | PendingProof) -> str:
+        return self._vault.seal_bytes(msgspec.json.encode(waits)).decode()
+
+    def _is_recent(self, started_at: int) -> bool:
+        return -LIFETIME_MS < self._clock.now_ms() - started_at < LIFETIME_MS
+
+    def _remember(self, digest: bytes) -> None:
+        """Of a state that was used."""
+        now = self._clock.now_ms()
+        while self._used and (len(self._used) >= MAX_USED or next(iter(self._used.values())) < now):
+            del self._used[next(iter(self._used))]
+        self._used[digest] = now + 2 * LIFETIME_MS
 
     def _client(self, provider: str) -> SignInClient:
         client = self._clients.get(provider)
@@ -192,7 +233,6 @@ class FederatedSignIn:
 
     def _use(self, provider: str, state: str, cookie: str) -> SignInAttempt:
         """The attempt that this browser started with this provider. It works once. Raises Forbidden."""
-        now = self._clock.now_ms()
         try:
             attempt = msgspec.json.decode(self._vault.open_bytes(cookie.encode()), type=SignInAttempt)
         except (ValueError, msgspec.DecodeError) as exc:
@@ -201,13 +241,11 @@ class FederatedSignIn:
         if (
             attempt.provider != provider
             or not hmac.compare_digest(attempt.state.encode(), state.encode())
-            or not -LIFETIME_MS < now - attempt.started_at < LIFETIME_MS
+            or not self._is_recent(attempt.started_at)
             or digest in self._used
         ):
             raise sign_in_expired()
-        while self._used and (len(self._used) >= MAX_USED or next(iter(self._used.values())) < now):
-            del self._used[next(iter(self._used))]
-        self._used[digest] = now + 2 * LIFETIME_MS
+        self._remember(digest)
         return attempt
 
 

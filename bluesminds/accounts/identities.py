@@ -1,11 +1,11 @@
 """Identities of accounts at providers: which account an identity opens, and links between them.
 
 An identity is an issuer and a subject. An address alone never opens an account: the provider must have
-verified it, and the settings must allow links by address. An account with an unconfirmed address is not
-taken, so it loses the password that its creator chose.
+verified it and answer for it, and the settings must allow links by address. An account with an unconfirmed
+address is not taken, so it loses every way to sign in that its creator chose.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import trio
@@ -32,7 +32,7 @@ from storage.identities import (
     select_identity,
     touch_identity,
 )
-from storage.second_factors import select_second_factor
+from storage.second_factors import delete_second_factor, select_second_factor
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting
 from storage.single_use_tokens import select_invites
@@ -47,6 +47,10 @@ from storage.users import (
 )
 
 
+class AddressUnproven(Exception):
+    """The user must prove the address: the provider does not answer for it."""
+
+
 class SignInRequest(Struct, frozen=True, kw_only=True):
     """The request for a session after a sign-in at a provider. `session_token`: of the session to replace."""
 
@@ -57,7 +61,7 @@ class SignInRequest(Struct, frozen=True, kw_only=True):
 
 
 class Identities:
-    """`changed` is called after a change of a role."""
+    """`changed` is called after a change of a role. `providers`: the names of those in the settings."""
 
     def __init__(
         self,
@@ -67,6 +71,7 @@ class Identities:
         sessions: Sessions,
         verification: EmailVerification,
         settings: AccountSettings,
+        providers: Collection[str],
         changed: Callable[[], object],
     ) -> None:
         self._store = store
@@ -74,6 +79,7 @@ class Identities:
         self._sessions = sessions
         self._verification = verification
         self._settings = settings
+        self._providers = providers
         self._changed = changed
 
     async def enter(
@@ -82,7 +88,7 @@ class Identities:
         """The account of the identity, which may be new, with a new session; without one if the account has
         a second factor.
 
-        Raises Forbidden, Conflict, Unauthenticated for a disabled account.
+        Raises Forbidden, Conflict, Unauthenticated for a disabled account, AddressUnproven.
         """
         with trio.CancelScope(shield=True):  # a committed change must invalidate the caches
             before, user, session = await self._store.write(self._enter, request, external)
@@ -115,7 +121,9 @@ class Identities:
         found = next((row for row in linked if row.id == identity_id), None)
         if user is None or found is None:
             raise NotFound("identity_not_found", "Your account is not linked to this one.")
-        if user.password_hash is None and len(linked) == 1:
+        # Identities of services that were removed from the settings open nothing.
+        usable = {row.id for row in linked if row.provider in self._providers}
+        if user.password_hash is None and usable == {identity_id}:
             raise Conflict(
                 "last_sign_in",
                 "This is your only way to sign in. Set a password first: request a link for a new password.",
@@ -179,10 +187,16 @@ class Identities:
         if known is not None and known.disabled_at is not None:
             raise user_disabled()
         if known is not None and known.email_verified_at is not None:
-            if not (policy.link_by_email and external.owns_email):
+            # Another user of the provider has the address now, such as a new owner of the mailbox.
+            linked = await select_identities(connection, known.id)
+            if not policy.link_by_email or any(row.issuer == external.issuer for row in linked):
                 raise account_exists(policy)
+            if not external.owns_email:
+                raise AddressUnproven
             return known
         await self._require_signup(connection, actor, policy, email)
+        if not external.owns_email:
+            raise AddressUnproven
         if known is None:
             user = new_user(
                 self._clock,
@@ -197,6 +211,9 @@ class Identities:
             await insert_user(connection, user)
         else:
             user = known
+            for row in await select_identities(connection, user.id):
+                await delete_identity(connection, row.id)
+            await delete_second_factor(connection, user.id)
         owned = replace(user, email=email, full_name=external.name or user.full_name, password_hash=None)
         await delete_sessions(connection, owned.id)
         return await self._verification.confirm(connection, actor, "email.verify", user, owned)

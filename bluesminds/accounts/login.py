@@ -137,6 +137,14 @@ class Login:
             )
         return user
 
+    async def confirm(self, actor: Actor, user_id: str, session_id: str, password: str | None) -> UserRow:
+        """Like `require_recent`, but an account that has a password needs it."""
+        user = await self._store.read(select_user, user_id)
+        has_password = user is not None and user.password_hash is not None
+        return await self.require_recent(
+            actor, user_id, session_id, (password or "") if has_password else password
+        )
+
     async def _check_password(
         self, actor: Actor, account: str, user: UserRow | None, password: str
     ) -> UserRow:

@@ -25,6 +25,7 @@ from storage.usage import UsageRow
 
 INTERVAL: Final = 60.0  # seconds
 MAX_NOTED: Final = 5000  # accounts and keys in one interval; others are noted with their next request
+_LAST_DAY: Final = 86_400.0  # seconds; a key that expires so soon gets a second notice
 MAX_EXPIRING: Final = 500  # keys that are looked at in one interval
 _SUCCESSES: Final = ("ok", "client_gone", "stopped")
 _PERIODS: Final = {"per_day": "day", "per_month": "month"}
@@ -122,8 +123,14 @@ class UsageNotices:
             await self._store.write(insert_events, events)
 
     async def _report_expiring(self) -> None:
-        now, milliseconds = self._clock.now_ms(), round(self._policy.key_seconds * 1000)
-        for key in await self._store.read(select_keys_that_expire, now, milliseconds, MAX_EXPIRING):
+        if self._policy.key_seconds > _LAST_DAY:
+            await self._report_expiring_within(_LAST_DAY, ":last")
+        await self._report_expiring_within(self._policy.key_seconds, "")
+
+    async def _report_expiring_within(self, seconds: float, ending: str) -> None:
+        """`ending` is of the marks. The last notice stands for the first one too, if that was not written."""
+        now, milliseconds = self._clock.now_ms(), round(seconds * 1000)
+        for key in await self._store.read(select_keys_that_expire, now, milliseconds, ending, MAX_EXPIRING):
             data = {
                 "key_id": key.id,
                 "name": key.name,
@@ -132,9 +139,8 @@ class UsageNotices:
                 "expires_at": format_time(key.expires_at),
             }
             event = new_event(now, "key.expiring", key.user_id, data)
-            await self._store.write(
-                insert_event_once, (f"key.expiring:{key.id}:{key.expires_at}",), event, now
-            )
+            mark = f"key.expiring:{key.id}:{key.expires_at}"
+            await self._store.write(insert_event_once, (mark + ending, mark), event, now)
 
     async def _check_user(self, user_id: str) -> None:
         try:

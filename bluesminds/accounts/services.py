@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from bluesminds.accounts.alerts import Alerts
 from bluesminds.accounts.audit import AuditLog
-from bluesminds.accounts.billing import Billing
+from bluesminds.accounts.billing.service import Billing
 from bluesminds.accounts.chats import Chats
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification

@@ -18,7 +18,7 @@ from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import token_digest, uuid7
 from bluesminds.common.errors import NotFound
 from bluesminds.notify.events import new_event
-from storage.audit import insert_audit, lock_audit_head
+from storage.audit import AuditQuery, insert_audit, lock_audit_head, select_audit
 from storage.base import Connection, StorageError, Store
 from storage.events import insert_event
 from storage.sessions import (
@@ -123,10 +123,14 @@ class Sessions:
         await insert_session(connection, session.row)
 
     async def announce(self, connection: Connection, session: NewSession, method: str) -> None:
-        """Part of a transaction, before `insert`: an event for a sign-in from another browser or address than
-        those of the active sessions. `method` is "password" or the name of a provider.
+        """Part of a transaction, before `insert` and after the audit entry: an event for a sign-in from
+        another browser or address than those of the active sessions. The first one of an account is not an
+        event. `method` is "password" or the name of a provider.
         """
         row = session.row
+        begun = AuditQuery(before=2**62, limit=2, action="session.begin", subject=row.user_id)
+        if len(await select_audit(connection, begun)) < 2:
+            return
         known = await self._active_sessions(connection, row.user_id)
         if all((one.address, one.user_agent) != (row.address, row.user_agent) for one in known):
             data = {

@@ -14,6 +14,7 @@ from bluesminds.common.errors import NotFound
 from storage.base import Connection, Store
 from storage.keys import select_key, select_key_names, select_names_of_keys
 from storage.receipts import select_receipt
+from storage.reprice import select_last_adjustments
 from storage.usage import DAY, UsageRow, select_usage
 from storage.usage_log import LogPage, LogQuery, select_log
 from storage.usage_meters import MeterRow, select_meters
@@ -69,6 +70,14 @@ class UsageFigures(Struct, frozen=True):
     key_names: Mapping[str, str]
 
 
+class RequestRecord(Struct, frozen=True):
+    """A usage row and its receipt, if any. `repriced`: the cost in nano-USD if it was computed again."""
+
+    row: UsageRow
+    receipt: str | None
+    repriced: int | None
+
+
 class UsageReports:
     def __init__(self, store: Store, *, clock: Clock) -> None:
         self._store = store
@@ -97,14 +106,14 @@ class UsageReports:
     async def page(self, query: LogQuery) -> LogPage:
         return await self._store.read(_select_log, query)
 
-    async def log(self, query: LogQuery) -> AsyncIterator[Sequence[UsageRow]]:
+    async def log(self, query: LogQuery) -> AsyncIterator[LogPage]:
         """All rows of a query in pages, whatever its limit. Each page is read when the one before is
         consumed.
         """
         query = replace(query, limit=EXPORT_PAGE)
         while True:
             page = await self.page(query)
-            yield page.rows
+            yield page
             if page.next is None:
                 return
             query = replace(query, before=page.next)
@@ -142,12 +151,10 @@ class UsageReports:
         """The names of keys of any user by id."""
         return await self._store.read(select_names_of_keys, key_ids) if key_ids else {}
 
-    async def request(self, request_id: str, user_id: str | None) -> tuple[UsageRow, str | None]:
-        """The usage row of a request and its receipt, if it has one. `user_id`: only a request of this user.
-        Raises NotFound.
-        """
+    async def request(self, request_id: str, user_id: str | None) -> RequestRecord:
+        """`user_id`: only a request of this user. Raises NotFound."""
         found = await self._store.read(_select_request, request_id) if is_uuid(request_id) else None
-        if found is None or (user_id is not None and found[0].user_id != user_id):
+        if found is None or (user_id is not None and found.row.user_id != user_id):
             message = "There is no request with this id. Use the `id` of a usage record."
             raise NotFound("request_not_found", message)
         return found
@@ -155,7 +162,7 @@ class UsageReports:
     async def find(self, request_id: str) -> UsageRow | None:
         """The usage row of a request of any user; None if it is deleted."""
         found = await self._store.read(_select_request, request_id)
-        return None if found is None else found[0]
+        return None if found is None else found.row
 
 
 async def _select_each(connection: Connection, queries: Sequence[SeriesQuery]) -> dict[str, list[SeriesRow]]:
@@ -195,11 +202,16 @@ async def _select_key_names(
     return await select_names_of_keys(connection, sorted((ids | {query.key_id}) - {""}))
 
 
-async def _select_request(connection: Connection, request_id: str) -> tuple[UsageRow, str | None] | None:
+async def _select_request(connection: Connection, request_id: str) -> RequestRecord | None:
     receipt = await select_receipt(connection, request_id)
     at = uuid7_time(request_id) if receipt is None else receipt.at
     row = await select_usage(connection, at, request_id)
-    return None if row is None else (row, None if receipt is None else receipt.receipt)
+    if row is None:
+        return None
+    adjusted = (await select_last_adjustments(connection, [row])).get(row.id)
+    return RequestRecord(
+        row, None if receipt is None else receipt.receipt, None if adjusted is None else adjusted.cost_nano
+    )
 
 
 async def _select_stats(connection: Connection, query: StatsQuery) -> UsageStats:

@@ -17,7 +17,7 @@ import trio
 from msgspec import UNSET, Struct, UnsetType, structs
 
 from bluesminds.accounts.audit import Actor, entry
-from bluesminds.accounts.plans import MANUAL
+from bluesminds.accounts.billing.plans import MANUAL
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import is_uuid, token_digest, uuid7
 from bluesminds.common.errors import Conflict, Forbidden, InvalidRequest, NotFound

@@ -11,6 +11,7 @@ from typing import Final
 from msgspec import UNSET, Struct, UnsetType
 
 from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.users import no_such_user
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import Vault, is_uuid, uuid7
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound
@@ -21,6 +22,7 @@ from bluesminds.notify.webhook_format import WebhookTarget, new_secret
 from bluesminds.notify.webhooks import new_delivery
 from storage.audit import insert_audit, lock_audit_head
 from storage.base import Connection, Store
+from storage.users import select_user
 from storage.webhook_deliveries import (
     AttemptRow,
     DeliveryRow,
@@ -84,6 +86,10 @@ class Webhooks:
     async def list(self, owner: str) -> Sequence[WebhookRow]:
         """In the order of their creation."""
         return await self._store.read(select_webhooks, owner)
+
+    async def list_of_user(self, user_id: str) -> Sequence[WebhookRow]:
+        """Raises NotFound."""
+        return await self._store.read(_list_of_user, user_id)
 
     async def get(self, owner: str, webhook_id: str) -> WebhookRow:
         """Raises NotFound."""
@@ -263,6 +269,12 @@ def _audit_fields(row: WebhookRow) -> dict[str, object]:
 
 def _no_such_webhook() -> NotFound:
     return NotFound("webhook_not_found", "There is no webhook with this id.")
+
+
+async def _list_of_user(connection: Connection, user_id: str) -> Sequence[WebhookRow]:
+    if not is_uuid(user_id) or await select_user(connection, user_id) is None:
+        raise no_such_user()
+    return await select_webhooks(connection, user_id)
 
 
 async def _find(connection: Connection, owner: str, webhook_id: str) -> WebhookRow:

@@ -273,6 +273,7 @@ def _admin_pages(
                 usage_now=controls.usage_now,
                 ledger=accounts.ledger,
                 vendor_keys=accounts.vendor_keys,
+                has_billing=accounts.billing is not None,
                 webhooks=accounts.webhooks,
             )
         ),

@@ -7,20 +7,15 @@ from typing import Final
 
 import trio
 from msgspec import Struct
-from prometheus_client import CollectorRegistry
 
 from bluesminds.accounts.notices import UsageNotices
-from bluesminds.accounts.ranking import ModelRanking
 from bluesminds.app.alert_measures import AlertMeasures
-from bluesminds.app.dashboard import SystemState, build_dashboard
-from bluesminds.app.database import database_files
-from bluesminds.app.doctor_process import DoctorProcess
-from bluesminds.app.identity import provider_links, sign_in_routes
+from bluesminds.app.control_plane import build_control_plane
 from bluesminds.app.malloc import HeapTrimmer
 from bluesminds.app.prices import PriceLoader, bundled_prices
-from bluesminds.app.readiness import ReadinessCheck
 from bluesminds.app.reload import ConfigReloader, ConfigSource
 from bluesminds.app.routing import Routing, log_health, log_key_rest, log_token_failure
+from bluesminds.app.runtime import Authentication, Runtime
 from bluesminds.app.services import Services
 from bluesminds.app.settings_map import (
     configured_prices,
@@ -34,7 +29,6 @@ from bluesminds.app.settings_map import (
     tier_markups,
     upstream_timeouts,
 )
-from bluesminds.common.broadcast import Broadcast
 from bluesminds.common.money import NANO
 from bluesminds.common.networks import Networks
 from bluesminds.common.prices import combine
@@ -58,7 +52,6 @@ from bluesminds.gateway.passthrough.runner import RelayRunner
 from bluesminds.gateway.pipeline import Gateway
 from bluesminds.gateway.prices.book import PriceBook, PriceRegistry
 from bluesminds.gateway.prompt_log import PromptLog
-from bluesminds.gateway.recorder import Recorder
 from bluesminds.gateway.relay import Relay
 from bluesminds.gateway.replay import Replayer
 from bluesminds.gateway.response_cache import CacheResult, ResponseCache
@@ -71,7 +64,6 @@ from bluesminds.gateway.routing.rotation import RotationRegistry
 from bluesminds.gateway.routing.server_keys import ServerKeyRegistry
 from bluesminds.gateway.server_notices import ServerNotices
 from bluesminds.gateway.server_objects import ServerObjects
-from bluesminds.gateway.server_test import test_server
 from bluesminds.gateway.sockets.realtime import RealtimeSessions
 from bluesminds.gateway.sockets.responses import ResponsesSessions
 from bluesminds.gateway.spool import SpoolSpace
@@ -79,7 +71,7 @@ from bluesminds.gateway.stored_responses.handler import StoredResponseHandler
 from bluesminds.gateway.stored_responses.links import RequestLinks
 from bluesminds.gateway.stored_responses.store import ResponseStore
 from bluesminds.gateway.stream_relay import StreamRelay
-from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, TaskSupervisor, Watchdog
+from bluesminds.gateway.supervision import MAX_BACKOFF, HealthChecker, IdleSweeper, Watchdog
 from bluesminds.gateway.tracing import CollectorAddress, Tracer
 from bluesminds.gateway.traffic import TrafficMonitor
 from bluesminds.gateway.upstream.backoff import Backoff
@@ -93,38 +85,16 @@ from bluesminds.gateway.upstream.shadow import ShadowTraffic
 from bluesminds.gateway.upstream.timeouts import TimeoutTable
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
-from bluesminds.web import app
-from bluesminds.web.api import GatewayControls, api_routes, build_guard, monitor, ops, public_models
+from bluesminds.web.api import build_guard
 from bluesminds.web.data_plane import DataPlane
-from bluesminds.web.docs.guide import Guide, packaged_site
-from bluesminds.web.docs.reference import Reference
 from bluesminds.web.forwarded import ProxyHeaders
-from bluesminds.web.pages import account_pages
 from bluesminds.web.playground import Playground
 from storage.keys import select_allowed_origins, select_key_digest
 from storage.quotas import select_quotas, select_recent
-from storage.usage import UsageRow
 
 # Its own generator: a seed that is set elsewhere must not choose the servers.
 _RANDOM: Final = random.Random()  # noqa: S311
 MAX_RESTORED_SECONDS = 3600.0  # longer requests are not restored: the start must not read a day of usage rows
-
-
-class Runtime(Struct, frozen=True):
-    """What outlives the data plane: `serve` opens these before it and closes them after it. `requests` hands
-    requests to live streams when they end.
-    """
-
-    metrics: Metrics
-    recorder: Recorder
-    tasks: TaskSupervisor
-    lease: Lease
-    requests: Broadcast[UsageRow]
-
-
-class Authentication(Struct, frozen=True):
-    limiter: RateLimiter
-    keys: KeyAuthenticator
 
 
 class DataPlaneParts(Struct, frozen=True):
@@ -163,34 +133,14 @@ def build_data_plane(
     timeouts = TimeoutTable(upstream_timeouts(settings), settings.upstream.first_token_timeout)
     hedges, copies = ExtraBudget(), ExtraBudget()
     outcomes = AttemptOutcomes(routing.health, runtime.metrics, services.log)
-    sender = Sender(
-        services.pool,
-        outcomes,
-        routing.balancer.load,
-        queue,
-        routing.keys,
-        timeouts=timeouts,
-        attempts=settings.upstream.attempts,
-        backoff=backoff,
-        hedges=hedges,
-    )
+    sender = _build_sender(services, outcomes, routing, queue, timeouts, backoff, hedges)
     objects = ServerObjects(
         services.store, clock=services.clock, log=services.log, timeout=settings.storage.settle_timeout
     )
     responses = _build_responses(services, objects)
     bodies, stats = _build_body_memory(services), ListenerStats()
     accounting = _build_accounting(services, runtime, routing.prices, routing.registry)
-    shadow = ShadowTraffic(
-        services.pool,
-        routing.balancer.load,
-        routing.keys,
-        accounting.estimator,
-        runtime.metrics,
-        services.log,
-        timeouts=timeouts,
-        total_timeout=settings.upstream.total_timeout,
-        budget=copies,
-    )
+    shadow = _build_shadow(services, runtime, routing, accounting, timeouts, copies)
     gateway = Gateway(
         keys=authentication.keys,
         registry=routing.registry,
@@ -211,41 +161,11 @@ def build_data_plane(
     realtime = RealtimeSessions(gateway, bodies, origins, sockets, services.clock)
     sessions = ResponsesSessions(gateway, bodies, origins, sockets, services.clock)
     _add_gauges(runtime, authentication.limiter, bodies, lambda: realtime.open + sessions.open)
-    runtime.metrics.labelled_gauge(
-        "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
-    )
-    runtime.metrics.labelled_gauge(
-        "bluesminds_server_ejected",
-        "Models for which the server is ejected, because its requests failed.",
-        "server",
-        routing.ejected_models,
-    )
-    runtime.metrics.labelled_gauge(
-        "bluesminds_server_keys_resting",
-        "API keys of the server that it has refused or limited, and that are not used for a while.",
-        "server",
-        routing.keys.resting,
-    )
-    running = gateway.accounting.running
-    runtime.metrics.gauge(
-        "bluesminds_reserved_usd",
-        "USD reserved by requests in progress.",
-        lambda: sum(one.reserved_nano for one in running.values()) / NANO,
-    )
+    _add_server_gauges(runtime.metrics, routing)
+    _add_process_gauges(services, runtime.metrics, gateway.accounting)
     traffic = TrafficMonitor(runtime.metrics)
     interval = settings.upstream.keep_alive_interval
     keep_alive = KeepAlive(interval) if interval else None
-    runtime.metrics.gauge(
-        "bluesminds_tasks",
-        "Tasks of the event loop.",
-        lambda: float(trio.lowlevel.current_statistics().tasks_living),
-    )
-    runtime.metrics.gauge("bluesminds_mails_waiting", "Mails that wait.", lambda: services.outbox.waiting)
-    runtime.metrics.gauge(
-        "bluesminds_last_backup_seconds",
-        "Unix time of the newest scheduled backup; 0 if there is none.",
-        lambda: (services.backups.last_ms or 0) / 1000,
-    )
     use_tiers = partial(_use_tiers, services, authentication.keys)
     reloader = ConfigReloader(services, routing, source, runtime.metrics, use_tiers)
     replayer = Replayer(
@@ -256,7 +176,7 @@ def build_data_plane(
         max_bytes=settings.prompt_log.max_bytes,
         clock=services.clock,
     )
-    control = _build_control(
+    control = build_control_plane(
         services, runtime, authentication, routing, queue, stats, traffic, reloader, replayer, source
     )
     services.key_changes.subscribe(authentication.keys.forget)
@@ -297,6 +217,49 @@ def build_data_plane(
             keep_alive,
         ),
         keep_alive=keep_alive,
+    )
+
+
+def _build_sender(
+    services: Services,
+    outcomes: AttemptOutcomes,
+    routing: Routing,
+    queue: CapacityQueue,
+    timeouts: TimeoutTable,
+    backoff: Backoff,
+    hedges: ExtraBudget,
+) -> Sender:
+    return Sender(
+        services.pool,
+        outcomes,
+        routing.balancer.load,
+        queue,
+        routing.keys,
+        timeouts=timeouts,
+        attempts=services.settings.upstream.attempts,
+        backoff=backoff,
+        hedges=hedges,
+    )
+
+
+def _build_shadow(
+    services: Services,
+    runtime: Runtime,
+    routing: Routing,
+    accounting: UsageAccounting,
+    timeouts: TimeoutTable,
+    budget: ExtraBudget,
+) -> ShadowTraffic:
+    return ShadowTraffic(
+        services.pool,
+        routing.balancer.load,
+        routing.keys,
+        accounting.estimator,
+        runtime.metrics,
+        services.log,
+        timeouts=timeouts,
+        total_timeout=services.settings.upstream.total_timeout,
+        budget=budget,
     )
 
 
@@ -534,118 +497,41 @@ def _add_gauges(
     gauge("bluesminds_sessions_open", "WebSockets of clients that are open.", sessions)
 
 
-def _build_control(
-    services: Services,
-    runtime: Runtime,
-    authentication: Authentication,
-    routing: Routing,
-    queue: CapacityQueue,
-    stats: ListenerStats,
-    traffic: TrafficMonitor,
-    reloader: ConfigReloader,
-    replayer: Replayer,
-    source: ConfigSource,
-) -> ASGIApp:
-    """The control plane: the HTTP API, its reference, the pages and the endpoints for monitoring."""
-    registry = CollectorRegistry()
-    registry.register(runtime.metrics)
-    registry.register(ops.ListenerMetrics(stats))
-    readiness = ReadinessCheck(
-        services,
-        routing.registry,
-        recorder=runtime.recorder,
-        tasks=runtime.tasks,
-        lease=runtime.lease,
-        status=routing.health_checker.status,
+def _add_server_gauges(metrics: Metrics, routing: Routing) -> None:
+    metrics.labelled_gauge(
+        "bluesminds_server_up", "1 if the last probe of the server succeeded.", "server", routing.servers_up
     )
-    controls = GatewayControls(
-        list_servers=routing.list_servers,
-        server_status=routing.health_checker.status,
-        key_status=routing.keys.statuses,
-        servers_changed=routing.servers_changed,
-        test_server=partial(
-            test_server,
-            services.pool,
-            services.clock,
-            routing.tokens,
-            seconds=services.settings.upstream.probe_timeout,
-        ),
-        price_book=routing.price_book,
-        prices_changed=routing.prices_changed,
-        usage_now=authentication.limiter.in_use,
-        list_routes=routing.list_routes,
-        routes_changed=routing.registry.reload,
-        catalog=routing.current_catalog,
-        explain=routing.explain,
-        fleet_health=partial(routing.fleet_health, queue.waiting),
-        probe_now=routing.health_checker.probe_all,
-        requests=runtime.requests,
-        log=services.log,
-        open_backup=services.backups.open,
-        run_doctor=DoctorProcess(source.path, services.settings).run,
-        reload=reloader.reload,
-        replay=replayer.replay,
+    metrics.labelled_gauge(
+        "bluesminds_server_ejected",
+        "Models for which the server is ejected, because its requests failed.",
+        "server",
+        routing.ejected_models,
     )
-    routes = [
-        *ops.routes(ops.OpsHandlers(readiness.check, routing.states, reloader.state, registry)),
-        *monitor.routes(_build_monitor(services, runtime, authentication, routing, traffic)),
-        *public_models.routes(_build_public_models(services, routing)),
-        *api_routes(
-            services.accounts,
-            controls,
-            services.clock,
-            expose_server=services.settings.server.expose_server,
-        ),
-        *sign_in_routes(services.accounts, services.settings),
-    ]
-    public_url = services.settings.server.public_url
-    reference = Reference(routes, url=public_url or "/", example_model=routing.example_model)
-    forms = account_pages.routes(
-        dashboard=services.settings.dashboard.enabled,
-        open_signup=services.settings.accounts.signup == "open",
-        providers=provider_links(services.accounts),
+    metrics.labelled_gauge(
+        "bluesminds_server_keys_resting",
+        "API keys of the server that it has refused or limited, and that are not used for a while.",
+        "server",
+        routing.keys.resting,
     )
-    mounted = [*routes, *reference.routes, *Guide(packaged_site()).routes, *forms]
-    recorder, limiter = runtime.recorder, authentication.limiter
-    state = SystemState(
-        readiness.check,
-        lambda: {
-            "Requests in progress": limiter.running,
-            "Requests that wait for servers": sum(count for count, _ in queue.waiting().values()),
-            "Connections of clients": stats.open,
-            "Usage rows in the queue": recorder.held,
-            "Mails in the queue": services.outbox.waiting,
-        },
-        runtime.tasks,
-        partial(database_files, services.settings),
-        source.origins,
-    )
-    dashboard = build_dashboard(services, routing, controls, state)
-    if dashboard is not None:
-        mounted += dashboard.routes
-    guard = build_guard(
-        services.accounts,
-        public_url=public_url,
-        admin_second_factor=services.settings.accounts.admin_second_factor,
-    )
-    pages = None if dashboard is None else dashboard.pages
-    return app.create_app(mounted, guard, clock=services.clock, log=services.log, pages=pages)
 
 
-def _build_monitor(
-    services: Services,
-    runtime: Runtime,
-    authentication: Authentication,
-    routing: Routing,
-    traffic: TrafficMonitor,
-) -> monitor.MonitorHandlers:
-    return monitor.MonitorHandlers(
-        traffic=traffic,
-        throttle=services.accounts.throttle,
-        running=lambda: authentication.limiter.running,
-        queues=lambda: {"usage_rows": runtime.recorder.held, "mails": services.outbox.waiting},
-        servers=routing.states,
-        tasks=runtime.tasks.down,
+def _add_process_gauges(services: Services, metrics: Metrics, accounting: UsageAccounting) -> None:
+    running = accounting.running
+    metrics.gauge(
+        "bluesminds_reserved_usd",
+        "USD reserved by requests in progress.",
+        lambda: sum(one.reserved_nano for one in running.values()) / NANO,
+    )
+    metrics.gauge(
+        "bluesminds_tasks",
+        "Tasks of the event loop.",
+        lambda: float(trio.lowlevel.current_statistics().tasks_living),
+    )
+    metrics.gauge("bluesminds_mails_waiting", "Mails that wait.", lambda: services.outbox.waiting)
+    metrics.gauge(
+        "bluesminds_last_backup_seconds",
+        "Unix time of the newest scheduled backup; 0 if there is none.",
+        lambda: (services.backups.last_ms or 0) / 1000,
     )
 
 
@@ -656,15 +542,6 @@ def _build_playground(services: Services) -> Playground:
 
 async def _find_key_digest(services: Services, user_id: str, key_id: str) -> bytes | None:
     return await services.store.read(select_key_digest, user_id, key_id)
-
-
-def _build_public_models(services: Services, routing: Routing) -> public_models.PublicModels:
-    return public_models.PublicModels(
-        lambda: routing.registry.catalog,
-        ModelRanking(services.accounts.usage),
-        services.accounts.throttle,
-        allowed=services.settings.server.public_models,
-    )
 
 
 def _build_origins(services: Services, keys: KeyAuthenticator) -> BrowserOrigins:

@@ -5,7 +5,14 @@ from collections.abc import Mapping
 from bluesminds.app.errors import BadDatabaseURL, NoDatabase
 from bluesminds.app.state_dir import MASTER_KEY
 from bluesminds.config import Settings
-from storage import sqlite_path
+from storage import (
+    MigrationChanged,
+    SchemaTooNew,
+    StorageBroken,
+    StorageError,
+    StorageUnavailable,
+    sqlite_path,
+)
 
 
 def database_url(settings: Settings) -> str:
@@ -16,6 +23,18 @@ def database_url(settings: Settings) -> str:
     except ValueError as exc:
         raise BadDatabaseURL(f"url in [storage] cannot be used: {exc}") from exc
     return url
+
+
+def storage_remedy(error: StorageError) -> str:
+    """What to do about an error of the database, for the operator."""
+    match error:
+        case SchemaTooNew() | MigrationChanged():
+            return "see Backup in docs/operate.md for how to restore"
+        case StorageBroken() if "file is damaged" in str(error):
+            return "restore a backup: bluesminds restore --replace FILE"
+        case StorageUnavailable() if "disk is full" in str(error):
+            return "free space on the disk of the database"
+    return "check storage.url and that the database runs"
 
 
 def database_files(settings: Settings) -> Mapping[str, int]:

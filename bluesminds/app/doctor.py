@@ -22,7 +22,7 @@ from msgspec import Struct
 
 from bluesminds.app import preflight
 from bluesminds.app.backup import newest_backup_ms
-from bluesminds.app.database import database_url
+from bluesminds.app.database import database_url, storage_remedy
 from bluesminds.app.doctor_services import ServiceCheck, check_services
 from bluesminds.app.errors import BadDatabaseURL, NoDatabase
 from bluesminds.app.listeners import OTHER_DESCRIPTORS
@@ -80,10 +80,7 @@ async def diagnose(loaded: Loaded, *, offline: bool, clock: Clock, log: Log) -> 
     except* NoDatabase:
         found.append(_not_running(settings))
     except* UNREACHABLE as group:
-        found += [
-            Diagnosis("gateway", "failed", str(exc), getattr(exc, "remedy", "") or "bluesminds check")
-            for exc in _leaves(group)
-        ]
+        found += [Diagnosis("gateway", "failed", str(exc), _fix_of(exc)) for exc in _leaves(group)]
     if not offline:
         found.append(await _mail(settings, clock))
         found += await _alert_channels(settings)
@@ -91,6 +88,12 @@ async def diagnose(loaded: Loaded, *, offline: bool, clock: Clock, log: Log) -> 
     found.append(_backup(settings, clock))
     hosts = ", ".join(outbound(settings))
     return [*found, Diagnosis("outbound", "ok", f"connects to {hosts}")]
+
+
+def _fix_of(error: BaseException) -> str:
+    if isinstance(error, StorageError):
+        return storage_remedy(error)
+    return getattr(error, "remedy", "") or "bluesminds check"
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -228,7 +231,7 @@ async def _database(settings: Settings) -> Diagnosis:
         else:
             await trio.to_thread.run_sync(check_sqlite, path)
     except (BadDatabaseURL, ConfigError, StorageError) as exc:
-        return Diagnosis("database", "failed", str(exc), "check storage.url and that the database runs")
+        return Diagnosis("database", "failed", str(exc), _fix_of(exc))
     except sqlite3.Error as exc:
         return Diagnosis("database", "failed", str(exc), "bluesminds restore --replace FILE")
     milliseconds = (time.perf_counter() - started) * 1000

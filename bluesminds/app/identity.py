@@ -69,11 +69,13 @@ def google_row(row: IdentityProviderSettings) -> OidcRow:
 
 
 def github_row(row: IdentityProviderSettings) -> GitHubRow:
+    issuer = (row.issuer or GITHUB).rstrip("/")
     return GitHubRow(
         policy=_policy(row, "GitHub"),
         client_id=row.client_id,
         client_secret="" if row.client_secret is None else row.client_secret.reveal(),
-        issuer=(row.issuer or GITHUB).rstrip("/"),
+        issuer=issuer,
+        owns_emails=row.trusted_emails or issuer != GITHUB,
     )
 
 

@@ -1,7 +1,7 @@
 """Reads the configuration again while the gateway runs.
 
-The new configuration is checked completely and then replaces servers, routes, prices, limits of tiers and the
-level of the log in one step without an `await`. The files of the listener's certificate are read again. A
+The new configuration is checked completely and then replaces servers, routes, prices, limits of tiers, alerts
+and the level of the log in one step without an `await`. The files of the certificate are read too. A
 configuration with a problem changes nothing. All other settings only change at a restart.
 """
 
@@ -17,7 +17,14 @@ from bluesminds.app.discovery import configured_servers
 from bluesminds.app.errors import BadCertificate
 from bluesminds.app.routing import Routing
 from bluesminds.app.services import Services
-from bluesminds.app.settings_map import configured_prices, file_routes, tier_limits, tier_markups
+from bluesminds.app.settings_map import (
+    alert_channels,
+    alert_rules,
+    configured_prices,
+    file_routes,
+    tier_limits,
+    tier_markups,
+)
 from bluesminds.common.values import LimitSet, Server
 from bluesminds.config import ConfigError, Problem, SettingOrigin, Settings
 from bluesminds.gateway.metrics import Metrics
@@ -27,7 +34,7 @@ from bluesminds.web.api.reload import ConfigProblem, ReloadReport
 from bluesminds.wire.models import ModelRow
 from storage.base import StorageError
 
-LIVE: Final = ("servers", "routes", "routes_short", "prices", "tiers")
+LIVE: Final = ("servers", "routes", "routes_short", "prices", "tiers", "alerts")
 """The tables that a reload applies."""
 _LIVE_SETTING: Final = "log.level"
 # Counters for these exist only if they were set at the start.
@@ -134,6 +141,8 @@ class ConfigReloader:
         self._routing.prices.book = book
         self._routing.registry.prices_changed()
         self._use_tiers(tier_limits(settings), tier_markups(settings))
+        if (alerts := self._services.accounts.alerts) is not None:
+            alerts.configure(alert_rules(settings), alert_channels(settings))
         self._services.log.set_level(settings.log.level)
         self._settings = settings
 
@@ -177,7 +186,11 @@ class ConfigReloader:
             before, after = getattr(self._services.settings, name), getattr(settings, name)
             if before == after:
                 continue
-            yield from (changed for changed in _changed(name, before, after) if not is_live(changed))
+            for changed in _changed(name, before, after):
+                # Without mail, webhooks and alerts at the start, nothing evaluates rules.
+                unused = name == "alerts" and self._services.accounts.alerts is None
+                if unused or not is_live(changed):
+                    yield changed
 
     def _reject(self, problems: Sequence[Problem]) -> ReloadReport:
         self.accepted = False

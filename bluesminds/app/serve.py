@@ -19,7 +19,7 @@ from argon2 import PasswordHasher
 from msgspec import Struct
 
 from bluesminds.accounts.weekly_usage import WeeklyUsage
-from bluesminds.app.data_plane import DataPlaneParts, Runtime, build_data_plane, restore_limits
+from bluesminds.app.data_plane import DataPlaneParts, build_data_plane, restore_limits
 from bluesminds.app.discovery import configured_servers, start_demo
 from bluesminds.app.first_run import FirstRun, bootstrap, refuse_public_without_admin
 from bluesminds.app.listeners import (
@@ -32,6 +32,7 @@ from bluesminds.app.listeners import (
 )
 from bluesminds.app.malloc import fix_malloc_thresholds
 from bluesminds.app.reload import ConfigSource
+from bluesminds.app.runtime import Runtime
 from bluesminds.app.services import Services, open_services
 from bluesminds.app.settings_map import has_event_consumers
 from bluesminds.common.broadcast import Broadcast
@@ -188,7 +189,7 @@ def _start_tasks(
     if services.webhook_sender is not None:
         background.start_soon(runtime.tasks.run, "webhooks", services.webhook_sender.run)
     if services.accounts.billing is not None:
-        background.start_soon(runtime.tasks.run, "billing", services.accounts.billing.run)
+        background.start_soon(runtime.tasks.run, "billing", services.accounts.billing.reconciliation.run)
     alerts = services.accounts.alerts
     if alerts is not None:
         background.start_soon(

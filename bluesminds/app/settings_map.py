@@ -5,11 +5,11 @@ from typing import Any, Final
 
 from msgspec import structs
 
-from bluesminds.accounts.billing import BillingPolicy
+from bluesminds.accounts.billing.context import BillingPolicy
+from bluesminds.accounts.billing.plans import BillingPlan, PlanBook
+from bluesminds.accounts.billing.states import DunningPolicy
+from bluesminds.accounts.billing.work import CENT, BillingRules
 from bluesminds.accounts.notices import NoticePolicy
-from bluesminds.accounts.plans import BillingPlan, PlanBook
-from bluesminds.accounts.settlement import CENT, BillingRules
-from bluesminds.accounts.subscription_states import DunningPolicy
 from bluesminds.common.alerts import AlertRule
 from bluesminds.common.clock import Clock
 from bluesminds.common.money import read_usd
@@ -172,6 +172,7 @@ def billing_policy(settings: Settings) -> BillingPolicy:
         return_url=f"{public_url(settings.server)}/dashboard/billing",
         manual=billing.manual,
         instructions=billing.instructions or "",
+        order_lifetime=int(billing.order_lifetime * 1000),
         sync_interval=billing.sync_interval,
     )
 

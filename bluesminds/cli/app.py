@@ -39,6 +39,9 @@ COMMANDS: Final = {
     "webhooks": LazyCommand(
         "bluesminds.cli.webhooks:webhooks_group", "Manage the webhooks of the operators."
     ),
+    "alerts": LazyCommand(
+        "bluesminds.cli.alerts:alerts_group", "Manage alerts about figures of the gateway."
+    ),
     "limits": LazyCommand("bluesminds.cli.limits:limits_group", "Show and set limits of accounts and keys."),
     "ledger": LazyCommand("bluesminds.cli.ledger:ledger_group", "Manage prepaid credit."),
     "billing": LazyCommand("bluesminds.cli.billing:billing_group", "Manage plans, orders and payments."),

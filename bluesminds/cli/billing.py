@@ -1,4 +1,4 @@
-"""billing plans, set-plan, delete-plan, orders, order, paid, payments, refund, sync."""
+"""billing plans, set-plan, delete-plan, orders, order, paid, cancel-order, payments, refund, sync."""
 
 from pathlib import Path
 from typing import get_args
@@ -91,6 +91,15 @@ def paid(order_id: str, config: Path | None) -> None:
     """Confirm that an order was paid outside of a payment provider."""
     made = call(config, "POST", f"/orders/{order_id}/paid")
     click.echo(f"the order {order_id} is {made['state']}")
+
+
+@billing_group.command("cancel-order")
+@click.argument("order_id", metavar="ORDER")
+@config_option
+def cancel_order(order_id: str, config: Path | None) -> None:
+    """Cancel an open order."""
+    call(config, "DELETE", f"/orders/{order_id}")
+    click.echo(f"the order {order_id} is canceled")
 
 
 @billing_group.command()

@@ -13,6 +13,7 @@ from typing import TypeVar, TypeVarTuple
 import httpx
 import trio
 
+from bluesminds.app.database import storage_remedy
 from bluesminds.app.errors import (
     BackupFailed,
     BackupMissing,
@@ -118,8 +119,7 @@ def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
             remedy = "write sqlite:///absolute/path.db or postgresql://user:password@host/name"
             return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)
         case SchemaTooNew() | MigrationChanged():
-            remedy = "see Backup in docs/operate.md for how to restore"
-            return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)
+            return exits.Failure(str(exc), exits.CONFIG_INVALID, storage_remedy(exc))
         case DatabaseInUse():
             return exits.Failure(str(exc), exits.CONFLICT)
         case SnapshotMissing():
@@ -128,7 +128,7 @@ def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
         case WouldLoseRows():
             return exits.Failure(str(exc), exits.CONFLICT, "make a backup, then use --discard")
         case StorageError():
-            return exits.Failure(str(exc), exits.UNAVAILABLE, "check storage.url and that the database runs")
+            return exits.Failure(str(exc), exits.UNAVAILABLE, storage_remedy(exc))
         case CannotListen():
             return _cannot_listen(exc)
         case LeaseHeld():

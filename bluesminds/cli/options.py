@@ -30,7 +30,7 @@ _LIMITS: Final = {
     "--usd-per-month": "USD per calendar month.",
     "--usd-total": "USD in total.",
 }
-_FILE: Final = click.Path(path_type=Path, dir_okay=False)
+_FILE: Final = click.Path(path_type=Path, readable=False)  # reading it says more
 
 
 def config_option(command: Command) -> Command:

@@ -13,6 +13,7 @@ import trio
 from bluesminds.cli import exits
 from bluesminds.cli.api_client import call, echo_json, json_option, show
 from bluesminds.cli.options import config_option
+from bluesminds.cli.users import find_user
 from bluesminds.http.asgi import Receive, Scope, Send
 from bluesminds.http.server.limits import ListenerLimits, ListenerStats
 from bluesminds.http.server.serve import bind_tcp, serve
@@ -44,11 +45,13 @@ def add(url: str, events: tuple[str, ...], description: str, config: Path | None
 
 
 @webhooks_group.command("list")
+@click.option("--user", help="The webhooks of this user: an e-mail address or id.")
 @config_option
 @json_option
-def list_(config: Path | None, as_json: bool) -> None:
-    """List the webhooks."""
-    show(call(config, "GET", "/webhooks"), as_json=as_json, columns=_COLUMNS)
+def list_(user: str | None, config: Path | None, as_json: bool) -> None:
+    """List the webhooks of the operators, or of a user."""
+    path = "/webhooks" if user is None else f"/users/{find_user(config, user)['id']}/webhooks"
+    show(call(config, "GET", path), as_json=as_json, columns=_COLUMNS)
 
 
 @webhooks_group.command()

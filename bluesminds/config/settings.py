@@ -813,6 +813,7 @@ class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     enabled: bool = False
     manual: bool = False
     instructions: Annotated[Text, Meta(examples=["Transfer the amount to IBAN ..."])] | None = None
+    order_lifetime: Duration = 14 * DAY
     grace: Duration = 7 * DAY
     reminder_interval: Duration = 2 * DAY
     topup_min_usd: Cents = "5"

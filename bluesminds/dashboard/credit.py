@@ -14,7 +14,7 @@ from bluesminds.dashboard.frame import HOME, HTML, Frame, address, link
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
-from storage.ledger import EntryKind, LedgerRow, WalletRow
+from storage.ledger import EntryKind, LedgerRow, WalletRow, wallet_change
 from storage.ledger_search import NEWEST, LedgerQuery
 
 ROWS: Final = 50
@@ -56,12 +56,15 @@ class AllLedgerPageQuery(LedgerPageQuery, frozen=True, forbid_unknown_fields=Tru
 
 
 class LedgerEntryLine(Struct, frozen=True):
-    """An entry. `nano` is negative if it takes credit away. Accounts are without the ids of users."""
+    """An entry. `nano` is negative if it takes credit away. `moves_credit` is false for the payment of a
+    plan. Accounts are without the ids of users.
+    """
 
     id: str
     at: int
     kind: EntryKind
     nano: int
+    moves_credit: bool
     reference: str
     user_id: str
     debit: str
@@ -163,6 +166,7 @@ def _line(row: LedgerRow) -> LedgerEntryLine:
         at=row.at,
         kind=row.kind,
         nano=-row.amount_nano if row.debit.startswith("wallet:") else row.amount_nano,
+        moves_credit=bool(wallet_change(row)),
         reference=row.reference,
         user_id=row.user_id,
         debit=row.debit.partition(":")[0],

@@ -11,16 +11,20 @@ from bluesminds.accounts.users import Users
 from bluesminds.common.money import read_usd
 from bluesminds.dashboard.frame import HOME, HTML, Frame
 from bluesminds.dashboard.keys import LIMIT_FIELDS
+from bluesminds.gateway.routing.selection import DropReason
 from bluesminds.web.api.requests import ReceiptCost, ReceiptView, RequestHandlers
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 from storage.usage import UsageRow
 
-DROP_REASONS: Final = {
+DROP_REASONS: Final[Mapping[DropReason, str]] = {
     "model_not_allowed": "the key may not use this model",
     "unknown_model": "no server offers this model",
     "unknown_server": "the server does not exist, or is not enabled",
+    "draining": "the server is draining",
+    "requirement": "the server does not have the required region or tags",
+    "own_key_only": "the account uses its own key for a vendor",
     "other_server": "the request refers to something at another server",
     "no_endpoint": "the server does not have the endpoint",
     "not_listed": "the server does not list the model, and another one does",
@@ -65,9 +69,10 @@ class ReceiptPage(Struct, frozen=True):
         self, principal: Principal, browser: BrowserRequest, request_id: str
     ) -> HandlerResponse[RawBody]:
         """One request with its receipt: where it was sent, and what it cost."""
-        row, _ = await self.usage.request(
+        record = await self.usage.request(
             request_id, None if principal.role == "admin" else principal.user_id
         )
+        row = record.row
         view = await self.handlers.show(principal, request_id)
         receipt = view.receipt
         names = await self.usage.key_names([row.key_id] if row.key_id else [])
@@ -77,6 +82,7 @@ class ReceiptPage(Struct, frozen=True):
             browser,
             principal,
             row=row,
+            repriced=record.repriced,
             view=view,
             receipt=receipt,
             costs=[] if receipt is None else _costs(receipt.cost),

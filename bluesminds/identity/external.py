@@ -25,7 +25,7 @@ class ProviderPolicy(Struct, frozen=True, kw_only=True):
 class ExternalIdentity(Struct, frozen=True, kw_only=True):
     """A user at a provider. `email` is only set if the provider has verified it. `domain` is where the
     provider says the account belongs to. `owns_email`: the provider itself runs the mailbox or knows its
-    owner, so that the address is enough to find an account.
+    owner. Otherwise the address finds or creates an account only after a mailed code.
     """
 
     issuer: str

@@ -31,12 +31,15 @@ T = TypeVar("T")
 
 
 class GitHubRow(Struct, frozen=True, kw_only=True):
-    """How to talk to GitHub, or to a GitHub Enterprise Server at `issuer`."""
+    """How to talk to GitHub, or to a GitHub Enterprise Server at `issuer`. `owns_emails`: it answers for the
+    addresses of its users. github.com has only verified them once.
+    """
 
     policy: ProviderPolicy
     client_id: str
     client_secret: str
     issuer: str = GITHUB
+    owns_emails: bool = False
 
     @property
     def api(self) -> str:
@@ -94,6 +97,7 @@ class GitHubClient:
             subject=str(user.id),
             email=email,
             domain=None if email is None else email.rpartition("@")[2].lower(),
+            owns_email=self._row.owns_emails,
             name=name_of(user.name or user.login),
         )
 

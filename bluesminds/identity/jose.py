@@ -22,7 +22,8 @@ _KEY_TYPES: Final[dict[str, Literal["RSA", "EC", "OKP"]]] = {
     "ES384": "EC",
     "EdDSA": "OKP",
 }
-_MIN_RSA_BYTES: Final = 256
+_RSA_BYTES: Final = (256, 1024)
+_MAX_EXPONENT: Final = 8  # characters of base64: larger ones only make signatures slow to check
 MAX_TOKEN: Final = 65_536  # characters
 
 
@@ -53,9 +54,12 @@ def header_of(token: str, allowed: Collection[str]) -> TokenHeader:
 
 
 def fits(jwk: Mapping[str, Any], header: TokenHeader) -> bool:
-    """Whether a key of a provider may have signed a token with this header."""
+    """Whether a key of a provider may have signed a token with this header. All can sign with a key whose
+    private part is published.
+    """
     return (
         jwk.get("kty") == _KEY_TYPES[header.alg]
+        and "d" not in jwk
         and jwk.get("use", "sig") == "sig"
         and jwk.get("alg", header.alg) == header.alg
         and (header.kid is None or jwk.get("kid") == header.kid)
@@ -71,8 +75,8 @@ def read_payload(token: str, key: Mapping[str, Any] | bytes, header: TokenHeader
         if isinstance(key, bytes):
             found: jwk.Key = jwk.import_key(key, _KEY_TYPES[header.alg])
         else:
-            if key.get("kty") == "RSA" and len(str(key.get("n", ""))) * 3 // 4 < _MIN_RSA_BYTES:
-                raise IdentityRejected("short key")
+            if key.get("kty") == "RSA":
+                _check_rsa_size(str(key.get("n", "")), str(key.get("e", "")))
             found = jwk.import_key({name: value for name, value in key.items() if name not in _UNREAD})
         registry = jws.JWSRegistry(algorithms=[header.alg], strict_check_header=False)
         with warnings.catch_warnings():
@@ -81,6 +85,13 @@ def read_payload(token: str, key: Mapping[str, Any] | bytes, header: TokenHeader
         return msgspec.json.decode(signed.payload or b"", type=dict[str, Any])
     except (JoseError, ValueError, TypeError, KeyError, msgspec.DecodeError) as exc:
         raise IdentityRejected("invalid signature") from exc
+
+
+def _check_rsa_size(modulus: str, exponent: str) -> None:
+    """Raises IdentityRejected."""
+    least, most = _RSA_BYTES
+    if not least <= len(modulus) * 3 // 4 <= most or len(exponent) > _MAX_EXPONENT:
+        raise IdentityRejected("key of an unusual size")
 
 
 # Certificates and usages of keys are not used, and libraries differ in what they accept there.

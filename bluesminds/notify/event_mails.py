@@ -11,7 +11,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.clock import zone_or_utc
 from bluesminds.notify.mail_groups import MailGroup, OptOutLinks
@@ -29,12 +29,13 @@ Values = Mapping[str, object]
 class EventMail(Struct, frozen=True):
     """`group` is None for a mail that cannot be turned off. `values` gives the variables of the template, or
     None for an event that causes no mail. It gets the data of the event, the base URL, and a function that
-    formats times for the recipient.
+    formats times for the recipient. `attachment`: what is attached, see `Mail`.
     """
 
     template: str
     group: MailGroup | None
     values: Callable[[Data, str, Callable[[object], str]], Values | None]
+    attachment: Callable[[Data], str] | None = None
 
 
 class EventMails:
@@ -67,6 +68,8 @@ class EventMails:
             return
         opt_out = "" if mail.group is None else self._links.url(user.id, mail.group)
         rendered = self._templates.render(mail.template, user.email, {**values, "opt_out": opt_out})
+        if mail.attachment is not None:
+            rendered = structs.replace(rendered, attachment=mail.attachment(data))
         await self._outbox.insert(connection, rendered)
 
 
@@ -136,19 +139,24 @@ def _credit(data: Data, base_url: str, time: Callable[[object], str]) -> Values:
 
 def _payment(data: Data, base_url: str, time: Callable[[object], str]) -> Values:
     amount = f"{data['amount']} {str(data.get('currency', '')).upper()}".strip() if "amount" in data else ""
-    return {"amount": amount, "what": data.get("title") or data.get("plan") or "", "until": ""}
+    return {
+        "amount": amount,
+        "what": data.get("title") or data.get("plan") or "",
+        "until": time(data.get("until")),
+    }
 
 
 def _failed_payment(data: Data, base_url: str, time: Callable[[object], str]) -> Values | None:
-    # A payment of another amount than the order is for operators: the user cannot correct it.
-    return None if data.get("reason") == "mismatch" else _payment(data, base_url, time)
+    # A payment of another amount than the order is for operators: the user cannot correct it. A second
+    # subscription is refunded.
+    return None if data.get("reason") in ("mismatch", "duplicate") else _payment(data, base_url, time)
 
 
 def _reminder(data: Data, base_url: str, time: Callable[[object], str]) -> Values | None:
     """The failure itself has caused a mail already."""
     if not data.get("reminder"):
         return None
-    return {"amount": "", "what": data.get("plan", ""), "until": ""}
+    return _payment(data, base_url, time)
 
 
 def _trial(data: Data, base_url: str, time: Callable[[object], str]) -> Values:
@@ -206,7 +214,7 @@ EVENT_MAILS: Final[Mapping[str, EventMail]] = MappingProxyType(
         "trial.started": EventMail("trial_started", None, _trial),
         "trial.ending": EventMail("trial_ending", None, _trial),
         "trial.ended": EventMail("trial_ended", None, _trial),
-        "invoice.created": EventMail("invoice", None, _invoice),
+        "invoice.created": EventMail("invoice", None, _invoice, lambda data: f"invoice:{data['invoice']}"),
         "webhook.disabled": EventMail("webhook_disabled", None, _webhook),
         "server.down": EventMail("server_down", "servers", _server),
         "server.recovered": EventMail("server_recovered", "servers", _server),

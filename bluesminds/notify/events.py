@@ -30,6 +30,7 @@ EventKind = Literal[
     "payment.succeeded",
     "payment.failed",
     "payment.refunded",
+    "payment.restored",
     "subscription.created",
     "subscription.updated",
     "subscription.canceled",

@@ -8,7 +8,7 @@ the envelope is always `Mail.to`, never parsed from a header.
 import os
 import smtplib
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.headerregistry import Address
@@ -44,9 +44,18 @@ class MailRefused(Exception):
     """A permanent failure: the server does not accept this message."""
 
 
+class MailFile(Struct, frozen=True):
+    """An attached file. `media`: its type, such as "application/pdf"."""
+
+    name: str
+    media: str
+    content: bytes
+
+
 class Mail(Struct, frozen=True):
     """A message to one recipient, as text and, if not empty, as HTML. `kind`, such as "reset_password", is
-    logged. `opt_out` is the URL that stops such mails with one POST (RFC 8058).
+    logged. `opt_out` is the URL that stops such mails with one POST (RFC 8058). `attachment` names what the
+    outbox attaches as `files` when it sends the mail, such as "invoice:ID".
     """
 
     # The content is stored until it is sent: only add fields with a default.
@@ -57,6 +66,8 @@ class Mail(Struct, frozen=True):
     text: str
     html: str = ""
     opt_out: str = ""
+    attachment: str = ""
+    files: Sequence[MailFile] = ()
 
     @property
     def domain(self) -> str:
@@ -206,6 +217,9 @@ def build_message(mail_id: str, mail: Mail, sender: str, now_ms: int) -> EmailMe
     message.set_content(mail.text, cte="7bit" if plain else "quoted-printable")
     if mail.html:
         message.add_alternative(mail.html, subtype="html", cte="quoted-printable")
+    for file in mail.files:
+        main, _, sub = file.media.partition("/")
+        message.add_attachment(file.content, maintype=main, subtype=sub, filename=file.name)
     for name, value in opt_out_headers(mail).items():
         message[name] = value
     message.policy = SMTP.clone(max_line_length=MAX_LINE)  # folding would break a long URL

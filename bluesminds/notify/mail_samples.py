@@ -32,6 +32,7 @@ SAMPLES: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
         "reset_password": {},
         "server_down": {"server": "one", "reason": "connection refused", "at": _AT},
         "server_recovered": {"server": "one", "at": _AT},
+        "sign_in_code": {"code": "12345678", "provider": "Google"},
         "test": {},
         "trial_ended": {},
         "trial_ending": {"ends_at": "2026-12-01 09:30 UTC"},
@@ -51,3 +52,10 @@ SAMPLES: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
         "welcome": {},
     }
 )
+OPTIONAL: Final = frozenset(
+    (
+        *("alert_firing", "alert_resolved", "budget_alert", "credit_low", "key_created", "key_expiring"),
+        *("new_sign_in", "server_down", "server_recovered", "weekly_summary"),
+    )
+)
+"""Mails with a link that stops them."""

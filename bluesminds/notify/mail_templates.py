@@ -16,11 +16,12 @@ from markupsafe import Markup
 from msgspec import Struct
 
 from bluesminds.notify.mail import Mail
-from bluesminds.notify.mail_samples import SAMPLES
+from bluesminds.notify.mail_samples import OPTIONAL, SAMPLES
 
 WIDTH: Final = 72  # characters of a line of text
 MAX_SUBJECT: Final = 150  # characters
 _CELL: Final = "padding:4px 16px 4px 0;text-align:left;vertical-align:top"
+_DATE: Final = re.compile(r"\d{4}-\d\d-\d\d(?: \d\d:\d\d \w+)?")
 
 Pairs = Sequence[tuple[str, object]]
 """Names and values. Pairs whose value is empty are left out."""
@@ -50,7 +51,9 @@ class TextParts:
 
 class HtmlParts:
     def p(self, caller: Callable[[], str]) -> str:
-        return Markup('<p style="margin:0 0 16px">{}</p>\n').format(caller())
+        # Browsers break lines after the hyphens of a date.
+        kept = _DATE.sub(lambda date: f'<span style="white-space:nowrap">{date[0]}</span>', caller())
+        return Markup('<p style="margin:0 0 16px">{}</p>\n').format(Markup(kept))  # noqa: S704 - escaped by the template
 
     def button(self, label: str, url: str) -> str:
         style = (
@@ -64,7 +67,8 @@ class HtmlParts:
 
     def facts(self, pairs: Pairs) -> str:
         row = Markup(
-            '<tr><th style="{style};font-weight:600">{name}</th><td style="{style}">{value}</td></tr>'
+            '<tr><th scope="row" style="{style};min-width:100px;font-weight:600">{name}</th>'
+            '<td style="{style}">{value}</td></tr>'
         )
         rows = Markup("\n").join(
             row.format(style=_CELL, name=name, value=value) for name, value in _known(pairs)
@@ -122,7 +126,8 @@ class MailTemplates(Struct, frozen=True):
 
     def preview(self, kind: str) -> Mail:
         """A mail with made-up values. Raises KeyError."""
-        sample = {"link": f"{self.base_url}/account/example", "opt_out": "", **SAMPLES[kind]}
+        opt_out = f"{self.base_url}/api/mail/unsubscribe?user=example" if kind in OPTIONAL else ""
+        sample = {"link": f"{self.base_url}/account/example", "opt_out": opt_out, **SAMPLES[kind]}
         return self.render(kind, "ada@example.com", sample)
 
 

@@ -14,11 +14,12 @@ from typing import Final
 
 import msgspec
 import trio
+from msgspec import structs
 
 from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import Vault, uuid7
 from bluesminds.common.log import Log
-from bluesminds.notify.mail import Mail, Mailer, MailFailed, MailRefused
+from bluesminds.notify.mail import Mail, Mailer, MailFailed, MailFile, MailRefused
 from storage.base import Connection, StorageBroken, StorageUnavailable, Store
 from storage.mail_outbox import OutboxRow, claim_mail, count_mails, delay_mail, delete_mail, insert_mail
 from storage.mail_suppressions import is_suppressed
@@ -33,13 +34,27 @@ _encoder = msgspec.json.Encoder()
 _decoder = msgspec.json.Decoder(Mail)
 
 
+ReadFile = Callable[[str], Awaitable[MailFile | None]]
+"""Called with the attachment of a mail when it is sent. None: there is no such file any more."""
+
+
 class MailOutbox:
-    def __init__(self, store: Store, *, vault: Vault, mailer: Mailer, clock: Clock, log: Log) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        vault: Vault,
+        mailer: Mailer,
+        clock: Clock,
+        log: Log,
+        read_file: ReadFile | None = None,
+    ) -> None:
         self._store = store
         self._vault = vault
         self._mailer = mailer
         self._clock = clock
         self._log = log
+        self._read_file = read_file
         self._inserted = trio.Event()
         self._undeleted: list[str] = []
         self.waiting = 0
@@ -130,7 +145,7 @@ class MailOutbox:
             self._log_dropped(mail, "the last attempt was interrupted")
         else:
             try:
-                await self._mailer.send(row.id, mail)
+                await self._mailer.send(row.id, await self._with_file(mail))
             except MailRefused as exc:
                 self._log_dropped(mail, str(exc))
             except MailFailed as exc:
@@ -141,6 +156,12 @@ class MailOutbox:
                     return False
                 self._log_dropped(mail, str(exc))
         return True
+
+    async def _with_file(self, mail: Mail) -> Mail:
+        if not mail.attachment or self._read_file is None:
+            return mail
+        file = await self._read_file(mail.attachment)
+        return mail if file is None else structs.replace(mail, files=(file,))
 
     def _open(self, row: OutboxRow) -> Mail | None:
         try:

@@ -1,5 +1,6 @@
 """Sends mail through Resend's API (https://resend.com/docs/api-reference/emails/send-email)."""
 
+from base64 import b64encode
 from collections.abc import Callable
 from typing import Final
 
@@ -162,4 +163,9 @@ def _body(mail: Mail, sender: str) -> bytes:
     }
     if mail.html:
         body["html"] = mail.html
+    if mail.files:
+        body["attachments"] = [
+            {"filename": one.name, "content": b64encode(one.content).decode(), "content_type": one.media}
+            for one in mail.files
+        ]
     return msgspec.json.encode(body)

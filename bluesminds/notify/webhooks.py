@@ -1,7 +1,7 @@
 """Delivers events to the endpoints of webhooks.
 
-The dispatcher of events calls `deliver_event`, which writes a delivery for each endpoint that wants the
-event. `WebhookSender` sends them, each endpoint independently of all others. An answer of 2xx ends a
+The dispatcher of events calls `WebhookQueue.consume`, which writes a delivery for each endpoint that wants
+the event. `WebhookSender` sends them, each endpoint independently of all others. An answer of 2xx ends a
 delivery; redirects are failures. After the last try, and after 410, the endpoint is disabled, and its owner
 gets an event.
 
@@ -37,10 +37,9 @@ from storage.webhook_deliveries import (
     update_delivery,
 )
 from storage.webhooks import (
-    OPERATORS,
     WebhookRow,
+    select_listening_webhooks,
     select_webhook,
-    select_webhooks,
     set_webhook_success,
     update_webhook,
 )
@@ -52,6 +51,7 @@ SECONDS: Final = 20.0  # for one try
 LONGEST_WAIT: Final = 86_400  # seconds that `retry-after` can ask for
 ANSWER: Final = 4096  # bytes of an answer that are kept
 MAX_PENDING: Final = 10_000  # deliveries of an endpoint that wait; later events are not delivered to it
+LOGGED_EACH: Final = 1000  # events that an endpoint does not get
 AT_ONCE: Final = 4  # deliveries to an endpoint
 ENDPOINTS: Final = 100  # that are sent to at the same time
 POLL: Final = 60.0  # seconds
@@ -89,17 +89,35 @@ def new_delivery(webhook_id: str, event: EventRow, now: int) -> DeliveryRow:
     )
 
 
-async def deliver_event(connection: Connection, event: EventRow) -> None:
-    """Part of a transaction: a consumer of events."""
-    owners = (OPERATORS,) if event.account_id is None else (OPERATORS, event.account_id)
-    rows = []
-    for owner in owners:
-        for webhook in await select_webhooks(connection, owner):
-            if not webhook.enabled or not wants(webhook.events, event.kind):
+class WebhookQueue:
+    """Writes deliveries. An endpoint at which too many wait gets no more; this is logged at the first event
+    that is left out, and again after each LOGGED_EACH.
+    """
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._left_out: dict[str, int] = {}  # events by endpoint
+
+    async def consume(self, connection: Connection, event: EventRow) -> None:
+        """Part of a transaction: a consumer of events."""
+        rows = []
+        for webhook in await select_listening_webhooks(connection, event.account_id):
+            if not wants(webhook.events, event.kind):
                 continue
-            if not await has_many_pending(connection, webhook.id, MAX_PENDING):
+            if await has_many_pending(connection, webhook.id, MAX_PENDING):
+                self._leave_out(webhook.id)
+            else:
+                self._left_out.pop(webhook.id, None)
                 rows.append(new_delivery(webhook.id, event, event.at))
-    await insert_deliveries(connection, rows)
+        await insert_deliveries(connection, rows)
+
+    def _leave_out(self, webhook_id: str) -> None:
+        count = self._left_out.get(webhook_id, 0) + 1
+        self._left_out[webhook_id] = count
+        if count % LOGGED_EACH == 1:
+            self._log.warning(
+                "webhook_events_left_out", webhook_id=webhook_id, count=count, waiting=MAX_PENDING
+            )
 
 
 class WebhookSender:

@@ -21,8 +21,10 @@ from bluesminds.payments.port import (
     BillingCustomer,
     Checkout,
     CheckoutRequest,
+    CheckoutStatus,
     CustomerState,
     PaymentFailed,
+    PaymentNotFound,
     PaymentState,
     ProviderEvent,
     SignatureInvalid,
@@ -70,14 +72,20 @@ class CreemProvider:
 
     async def create_customer(self, customer: BillingCustomer) -> str:
         """A customer with this address may exist already, because Creem keeps one for each address."""
-        fields: Json = {"email": customer.email, "external_id": customer.user_id}
-        if customer.full_name:
-            fields["name"] = customer.full_name
+        name = customer.full_name or customer.email.partition("@")[0]  # it is required
+        fields = {"email": customer.email, "name": name, "external_id": customer.user_id}
         try:
             made = await self._post("/v1/customers", fields)
         except PaymentFailed:
             made = await self._api.get("/v1/customers", {"email": customer.email})
         return text_of(made, "id")
+
+    async def has_customer(self, customer: str) -> bool:
+        try:
+            await self._api.get("/v1/customers", {"customer_id": customer})
+        except PaymentNotFound:
+            return False
+        return True
 
     async def checkout(self, request: CheckoutRequest) -> Checkout:
         fields: Json = {
@@ -94,9 +102,21 @@ class CreemProvider:
         made = await self._post("/v1/checkouts", fields)
         return Checkout(text_of(made, "id"), text_of(made, "checkout_url"))
 
+    async def expire_checkout(self, checkout_id: str) -> CheckoutStatus:
+        """Creem has no call for this."""
+        found = await self._checkout(checkout_id)
+        status = "expired" if found is None else found.get("status")
+        return "paid" if status == "completed" else "expired" if status == "expired" else "open"
+
     async def customer_of(self, checkout_id: str) -> str:
-        found = await self._api.get("/v1/checkouts", {"checkout_id": checkout_id})
-        return id_of(found.get("customer")) if found.get("status") == "completed" else ""
+        found = await self._checkout(checkout_id)
+        return id_of(found.get("customer")) if found and found.get("status") == "completed" else ""
+
+    async def _checkout(self, checkout_id: str) -> Json | None:
+        try:
+            return await self._api.get("/v1/checkouts", {"checkout_id": checkout_id})
+        except PaymentNotFound:
+            return None
 
     async def portal(self, customer: str, return_url: str) -> str:
         return text_of(
@@ -114,6 +134,11 @@ class CreemProvider:
         else:
             await self._post(_path(subscription_id, "resume"), {})
 
+    async def end_now(self, subscription_id: str) -> None:
+        found = await self._api.get("/v1/subscriptions", {"subscription_id": subscription_id})
+        if found.get("status") != "canceled":
+            await self._post(_path(subscription_id, "cancel"), {"mode": "immediate"})
+
     async def refund(self, payment_id: str) -> None:
         found = await self._api.get("/v1/transactions", {"transaction_id": payment_id})
         if found.get("status") != "refunded":
@@ -121,18 +146,25 @@ class CreemProvider:
 
     async def read(self, customer: str, checkouts: Sequence[str]) -> CustomerState:
         orders: dict[str, str] = {}
+        ordered: dict[str, str] = {}  # our orders, by the subscription that they started
         expired = []
         for checkout_id in checkouts:
-            found = await self._api.get("/v1/checkouts", {"checkout_id": checkout_id})
-            if found.get("status") == "expired":
+            found = await self._checkout(checkout_id)
+            if found is None or found.get("status") == "expired":
                 expired.append(checkout_id)
-            elif (order_id := id_of(found.get("order"))) and not found.get("subscription"):
+            elif subscription := id_of(found.get("subscription")):
+                ordered[subscription] = str(found.get("request_id") or "")
+            elif order_id := id_of(found.get("order")):
                 orders[order_id] = checkout_id
         transactions = await self._list("/v1/transactions/search", {"customer_id": customer})
         payments = [_payment(one, orders) for one in transactions if one.get("status") in _PAID]
         known = {text_of(one, "id"): one for one in transactions}
         rows = await self._list(f"/v1/customers/{quote(customer, safe='')}/subscriptions", {})
-        return CustomerState([_subscription(row, known) for row in rows], payments, expired)
+        subscriptions = [_subscription(row, known, ordered) for row in rows]
+        return CustomerState(subscriptions, payments, expired)
+
+    async def read_payment(self, payment_id: str) -> PaymentState:
+        return _payment(await self._api.get("/v1/transactions", {"transaction_id": payment_id}), {})
 
     async def _list(self, path: str, query: Mapping[str, str]) -> list[Json]:
         rows: list[Json] = []
@@ -155,7 +187,8 @@ class CreemProvider:
             customer = id_of(about.get("customer")) or str(about.get("customer_id") or "")
             metadata = about.get("metadata") or {}
             order = about.get("request_id") or metadata.get("order") or ""
-            return ProviderEvent(str(event["id"]), str(event["eventType"]), customer, str(order))
+            payment = id_of(about.get("transaction"))
+            return ProviderEvent(str(event["id"]), str(event["eventType"]), customer, str(order), payment)
         except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as exc:
             raise SignatureInvalid("the event has an unknown form") from exc
 
@@ -222,7 +255,10 @@ def _payment(found: Json, orders: Mapping[str, str]) -> PaymentState:
     )
 
 
-def _subscription(found: Json, transactions: Mapping[str, Json]) -> SubscriptionState:
+def _subscription(
+    found: Json, transactions: Mapping[str, Json], ordered: Mapping[str, str]
+) -> SubscriptionState:
+    id_ = text_of(found, "id")
     start, end = _ms(found.get("current_period_start_date")), _ms(found.get("current_period_end_date"))
     status = _STATES.get(str(found.get("status")), "incomplete")
     items = found.get("items") or ()
@@ -231,8 +267,8 @@ def _subscription(found: Json, transactions: Mapping[str, Json]) -> Subscription
         last = transactions.get(str(found.get("last_transaction_id")))
     product = str(items[0].get("product_id") or "") if items else ""
     return SubscriptionState(
-        id=text_of(found, "id"),
-        order_id=str((found.get("metadata") or {}).get("order") or ""),
+        id=id_,
+        order_id=str((found.get("metadata") or {}).get("order") or ordered.get(id_, "")),
         product=product or id_of(found.get("product")),
         status=status,
         period_start=start,

@@ -8,10 +8,12 @@ import msgspec
 from msgspec import Struct
 
 from bluesminds.http.client.pool import Pool, Timeouts, UpstreamError, UpstreamOrigin
-from bluesminds.payments.port import PaymentDeclined, PaymentFailed
+from bluesminds.payments.port import PaymentDeclined, PaymentFailed, PaymentNotFound
 
 ANSWER_BYTES: Final = 4_194_304
 PAYMENT_REQUIRED: Final = 402
+NOT_FOUND: Final = 404
+_MISSING: Final = "resource_missing"  # the code of Stripe in errors with the status 400
 _TIMEOUTS: Final = Timeouts(connect=5.0, pool=5.0, write=10.0, first_byte=30.0, between_chunks=10.0)
 
 Json = dict[str, Any]
@@ -55,14 +57,33 @@ class ProviderApi(Struct, frozen=True):
                 response.close()
         except UpstreamError as exc:
             raise PaymentFailed(f"{self.origin.host}: {type(exc).__name__}") from exc
-        if response.status == PAYMENT_REQUIRED:
-            raise PaymentDeclined(f"{self.origin.host} answered {response.status} to {method} {_plain(path)}")
         if response.status >= 300:
-            raise PaymentFailed(f"{self.origin.host} answered {response.status} to {method} {_plain(path)}")
+            message = f"{self.origin.host} answered {response.status} to {method} {_plain(path)}"
+            raise _failure(response.status, content)(message)
         try:
             return msgspec.json.decode(content, type=Json)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
             raise PaymentFailed(f"{self.origin.host} did not answer with a JSON object") from exc
+
+
+class _StripeError(Struct):
+    code: str | None = None
+
+
+class _StripeErrorBody(Struct):
+    error: _StripeError
+
+
+def _failure(status: int, content: bytes) -> type[PaymentFailed]:
+    if status == PAYMENT_REQUIRED:
+        return PaymentDeclined
+    if status == NOT_FOUND:
+        return PaymentNotFound
+    try:
+        error = msgspec.json.decode(content, type=_StripeErrorBody).error
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return PaymentFailed
+    return PaymentNotFound if error.code == _MISSING else PaymentFailed
 
 
 def _plain(path: str) -> str:

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 from msgspec import Struct
 
 SubscriptionStatus = Literal["incomplete", "trialing", "active", "past_due", "paused", "ended"]
+CheckoutStatus = Literal["open", "paid", "expired"]
 
 
 class PaymentFailed(Exception):
@@ -21,13 +22,18 @@ class PaymentDeclined(PaymentFailed):
     """The customer's payment method was declined."""
 
 
+class PaymentNotFound(PaymentFailed):
+    """The provider does not know an object. It may belong to the other mode (test or live)."""
+
+
 class SignatureInvalid(Exception):
     """An event is not from the provider, or too old."""
 
 
 class BillingCustomer(Struct, frozen=True):
-    """A user, as the provider gets to know it."""
+    """A user, as the provider gets to know it. `key` is the idempotency key."""
 
+    key: str
     user_id: str
     email: str
     full_name: str
@@ -83,20 +89,24 @@ class PaymentState(Struct, frozen=True):
 
 
 class CustomerState(Struct, frozen=True):
-    """What the provider knows about a customer. `expired`: checkouts that can no longer be paid."""
+    """What the provider knows about a customer. `expired`: checkouts that can no longer be paid.
+    `is_complete`: subscriptions that are not listed do not exist any more.
+    """
 
     subscriptions: Sequence[SubscriptionState] = ()
     payments: Sequence[PaymentState] = ()
     expired: Sequence[str] = ()
+    is_complete: bool = False
 
 
 class ProviderEvent(Struct, frozen=True):
-    """A verified event. `customer` and `order_id` are "" if the event does not name them."""
+    """A verified event. `customer`, `order_id` and `payment` are "" if the event does not name them."""
 
     id: str
     kind: str
     customer: str
     order_id: str
+    payment: str
 
 
 class PaymentProvider(Protocol):
@@ -114,7 +124,12 @@ class PaymentProvider(Protocol):
     async def create_customer(self, customer: BillingCustomer) -> str:
         """The id of a new customer. Repeating the call returns the same one."""
 
+    async def has_customer(self, customer: str) -> bool: ...
+
     async def checkout(self, request: CheckoutRequest) -> Checkout: ...
+
+    async def expire_checkout(self, checkout_id: str) -> CheckoutStatus:
+        """Make sure that a checkout cannot be paid. "open": the provider cannot do this."""
 
     async def customer_of(self, checkout_id: str) -> str:
         """The customer who paid a checkout; "" if there is none yet."""
@@ -128,11 +143,18 @@ class PaymentProvider(Protocol):
     async def cancel_at_end(self, subscription_id: str, *, cancel: bool) -> None:
         """Cancel at the end of the period, or take this back."""
 
+    async def end_now(self, subscription_id: str) -> None:
+        """End a subscription at once, without a refund. Repeating the call changes nothing."""
+
     async def refund(self, payment_id: str) -> None:
         """Refund a payment in full. Repeating the call changes nothing."""
 
     async def read(self, customer: str, checkouts: Sequence[str]) -> CustomerState:
-        """`checkouts`: those that are not known to be paid."""
+        """`checkouts`: those that are not known to be paid. Raises PaymentNotFound if the provider does not
+        know the customer.
+        """
+
+    async def read_payment(self, payment_id: str) -> PaymentState: ...
 
     def read_event(self, headers: Mapping[str, str], body: bytes, now: int) -> ProviderEvent:
         """Verify the signature and read the event. `headers` have lower-case names. Raises

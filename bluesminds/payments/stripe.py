@@ -7,6 +7,7 @@ https://docs.stripe.com/webhooks#verify-manually.
 
 import hmac
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -19,7 +20,10 @@ from bluesminds.payments.port import (
     BillingCustomer,
     Checkout,
     CheckoutRequest,
+    CheckoutStatus,
     CustomerState,
+    PaymentFailed,
+    PaymentNotFound,
     PaymentState,
     ProviderEvent,
     SignatureInvalid,
@@ -41,6 +45,7 @@ _STATES: Final[Mapping[str, SubscriptionStatus]] = {
     "canceled": "ended",
     "paused": "paused",
 }
+_LOST: Final = ("needs_response", "under_review", "lost", "appeal_needs_response", "appeal_under_review")
 
 
 class StripeProvider:
@@ -61,14 +66,21 @@ class StripeProvider:
 
     async def create_customer(self, customer: BillingCustomer) -> str:
         fields = {"email": customer.email, "name": customer.full_name, "metadata": {"user": customer.user_id}}
-        return text_of(await self._post("/v1/customers", fields, key=f"customer:{customer.user_id}"), "id")
+        return text_of(await self._post("/v1/customers", fields, key=f"customer:{customer.key}"), "id")
+
+    async def has_customer(self, customer: str) -> bool:
+        try:
+            found = await self._api.get(_path("/v1/customers", customer))
+        except PaymentNotFound:
+            return False
+        return not found.get("deleted")
 
     async def checkout(self, request: CheckoutRequest) -> Checkout:
         metadata = {"order": request.order_id}
         fields: Json = {
             "customer": request.customer,
             "client_reference_id": request.order_id,
-            "success_url": request.return_url,
+            "success_url": f"{request.return_url}?order={request.order_id}",
             "cancel_url": request.return_url,
             "metadata": metadata,
         }
@@ -84,11 +96,30 @@ class StripeProvider:
             line = {"price_data": price, "quantity": 1}
             fields |= {"mode": "payment", "payment_intent_data": {"metadata": metadata}}
         fields["line_items"] = [line]
-        made = await self._post("/v1/checkout/sessions", fields, key=f"checkout:{request.order_id}")
+        made = await self._post(
+            "/v1/checkout/sessions", fields, key=f"checkout:{request.order_id}:{request.customer}"
+        )
         return Checkout(text_of(made, "id"), text_of(made, "url"))
 
+    async def expire_checkout(self, checkout_id: str) -> CheckoutStatus:
+        session = await self._session(checkout_id)
+        if session is not None and session.get("status") == "open":
+            try:
+                session = await self._post(_path("/v1/checkout/sessions", checkout_id) + "/expire", {})
+            except PaymentFailed:  # it was paid or has expired meanwhile
+                session = await self._session(checkout_id)
+        status = "expired" if session is None else session.get("status")
+        return "paid" if status == "complete" else "open" if status == "open" else "expired"
+
     async def customer_of(self, checkout_id: str) -> str:
-        return id_of((await self._api.get(_path("/v1/checkout/sessions", checkout_id))).get("customer"))
+        session = await self._session(checkout_id)
+        return "" if session is None else id_of(session.get("customer"))
+
+    async def _session(self, checkout_id: str) -> Json | None:
+        try:
+            return await self._api.get(_path("/v1/checkout/sessions", checkout_id))
+        except PaymentNotFound:
+            return None
 
     async def portal(self, customer: str, return_url: str) -> str:
         fields = {"customer": customer, "return_url": return_url}
@@ -109,13 +140,18 @@ class StripeProvider:
         fields = {"cancel_at_period_end": "true" if cancel else "false"}
         await self._post(_path("/v1/subscriptions", subscription_id), fields)
 
+    async def end_now(self, subscription_id: str) -> None:
+        with suppress(PaymentNotFound):  # it has ended
+            await self._api.call("DELETE", _path("/v1/subscriptions", subscription_id), b"", ())
+
     async def refund(self, payment_id: str) -> None:
         await self._post("/v1/refunds", {"payment_intent": payment_id}, key=f"refund:{payment_id}")
 
     async def read(self, customer: str, checkouts: Sequence[str]) -> CustomerState:
         found = {"customer": customer}
-        charges = [_charge(one) for one in await self._list("/v1/charges", found) if one.get("paid")]
-        payments = {payment.id: payment for payment in charges if payment.id}
+        charges = [one for one in await self._list("/v1/charges", found) if one.get("paid")]
+        states = [await self._payment(one) for one in charges if id_of(one.get("payment_intent"))]
+        payments = {payment.id: payment for payment in states}
         expand = {"expand[]": "data.payments"}
         for invoice in await self._list("/v1/invoices", found | {"status": "paid"} | expand):
             tax = sum(int(one.get("amount") or 0) for one in invoice.get("total_taxes") or ())
@@ -123,8 +159,8 @@ class StripeProvider:
                 _add(payments, intent, subscription=_invoice_subscription(invoice), tax_cents=tax)
         expired = []
         for checkout_id in checkouts:
-            session = await self._api.get(_path("/v1/checkout/sessions", checkout_id))
-            if session.get("status") == "expired":
+            session = await self._session(checkout_id)
+            if session is None or session.get("status") == "expired":
                 expired.append(checkout_id)
             elif session.get("mode") == "payment" and session.get("payment_status") == "paid":
                 tax = int((session.get("total_details") or {}).get("amount_tax") or 0)
@@ -132,6 +168,28 @@ class StripeProvider:
         options = found | {"status": "all", "expand[]": "data.latest_invoice"}
         subscriptions = [_subscription(one) for one in await self._list("/v1/subscriptions", options)]
         return CustomerState(subscriptions, list(payments.values()), expired)
+
+    async def read_payment(self, payment_id: str) -> PaymentState:
+        for charge in await self._list("/v1/charges", {"payment_intent": payment_id}):
+            if charge.get("paid"):
+                return await self._payment(charge)
+        raise PaymentNotFound("the payment has no charge")
+
+    async def _payment(self, charge: Json) -> PaymentState:
+        """`amount_refunded` does not contain what was disputed."""
+        reversed_cents = int(charge.get("amount_refunded") or 0)
+        if charge.get("disputed"):  # also after the dispute was won
+            disputes = await self._list("/v1/disputes", {"charge": text_of(charge, "id")})
+            lost = (one for one in disputes if one.get("status") in _LOST)
+            reversed_cents += sum(int(one.get("amount") or 0) for one in lost)
+        amount = int(charge.get("amount") or 0)
+        return PaymentState(
+            id=id_of(charge.get("payment_intent")),
+            paid_cents=amount,
+            currency=str(charge.get("currency")),
+            at=int(charge.get("created") or 0) * 1000,
+            reversed_cents=min(reversed_cents, amount),
+        )
 
     async def _list(self, path: str, query: Mapping[str, str]) -> list[Json]:
         rows: list[Json] = []
@@ -156,7 +214,8 @@ class StripeProvider:
             about = event["data"]["object"]
             customer = about["id"] if about.get("object") == "customer" else id_of(about.get("customer"))
             order = (about.get("metadata") or {}).get("order") or ""
-            return ProviderEvent(str(event["id"]), str(event["type"]), customer, str(order))
+            payment = id_of(about.get("payment_intent"))
+            return ProviderEvent(str(event["id"]), str(event["type"]), customer, str(order), payment)
         except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as exc:
             raise SignatureInvalid("the event has an unknown form") from exc
 
@@ -198,21 +257,7 @@ def _add(payments: dict[str, PaymentState], intent: str, **fields: Any) -> None:
         payments[intent] = structs.replace(payment, **fields)
 
 
-def _charge(charge: Json) -> PaymentState:
-    amount = int(charge.get("amount") or 0)
-    return PaymentState(
-        id=id_of(charge.get("payment_intent")),
-        paid_cents=amount,
-        currency=str(charge.get("currency")),
-        at=int(charge.get("created") or 0) * 1000,
-        reversed_cents=amount if charge.get("disputed") else int(charge.get("amount_refunded") or 0),
-    )
-
-
 def _intents(invoice: Json) -> Iterator[str]:
-    """`payments` has the payment intents; older versions have the field `payment_intent`."""
-    if intent := id_of(invoice.get("payment_intent")):
-        yield intent
     for one in (invoice.get("payments") or {}).get("data") or ():
         if intent := id_of((one.get("payment") or {}).get("payment_intent")):
             yield intent
@@ -220,7 +265,7 @@ def _intents(invoice: Json) -> Iterator[str]:
 
 def _invoice_subscription(invoice: Json) -> str:
     details = (invoice.get("parent") or {}).get("subscription_details") or {}
-    return id_of(details.get("subscription")) or id_of(invoice.get("subscription"))
+    return id_of(details.get("subscription"))
 
 
 def _items(subscription: Json) -> list[Json]:
@@ -237,8 +282,8 @@ def _subscription(found: Json) -> SubscriptionState:
         order_id=str((found.get("metadata") or {}).get("order") or ""),
         product=id_of(item.get("price")),
         status=_STATES.get(str(found.get("status")), "incomplete"),
-        period_start=int(item.get("current_period_start") or found.get("current_period_start") or 0) * 1000,
-        period_end=int(item.get("current_period_end") or found.get("current_period_end") or 0) * 1000,
+        period_start=int(item.get("current_period_start") or 0) * 1000,
+        period_end=int(item.get("current_period_end") or 0) * 1000,
         paid=isinstance(invoice, dict) and invoice.get("status") == "paid",
         cancel_at_end=bool(found.get("cancel_at_period_end")),
         ends_at=None if ended is None else int(ended) * 1000,

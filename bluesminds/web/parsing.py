@@ -1,4 +1,5 @@
-"""Converts request bodies and queries to Structs that forbid unknown fields.
+"""Converts request bodies and queries to Structs that forbid unknown fields. Only the query of a page that
+is linked from other sites may allow them, because such links get parameters of others.
 
 Error messages are built from the descriptions of the fields. They never repeat a value, and a name only if it
 is a plain identifier, because messages end up on terminals.
@@ -39,6 +40,8 @@ def read_query(model: type[T], incoming: Request) -> T:
     """The query parameters. Raises InvalidRequest."""
     fields, given = fields_of(model), dict[str, Any]()
     for name, values in incoming.args.lists():
+        if name not in fields and not model.__struct_config__.forbid_unknown_fields:
+            continue
         if name not in fields:
             plain = name if _IDENTIFIER.fullmatch(name) else None
             raise InvalidRequest("invalid_value", _unknown_message("query parameter", plain, fields))

@@ -15,31 +15,31 @@ from bluesminds.wire.chat_encoder import STOPS, ChatEncoder, write_signature
 from bluesminds.wire.chat_requests import FILE_NAME, decode_request
 from bluesminds.wire.chat_stream import ChatDecoder, call_id, read_signature, read_text, stop_of
 from bluesminds.wire.conversation import (
+    SAMPLING,
     ConversationReply,
     ConversationRequest,
     EncodedRequest,
     EncodingOptions,
     MediaPart,
     Part,
-    Reasoning,
     TextPart,
     ThinkingPart,
     ToolCallPart,
     ToolDefinition,
     ToolResultPart,
     Turn,
+    effort_of,
     text_of_parts,
     unique,
     unsupported,
+    write_sampling,
 )
 from bluesminds.wire.json_text import NOT_JSON, read_value
 from bluesminds.wire.stages import write_usage
 from bluesminds.wire.usage import ImplausibleUsage, read_usage
 
+_SAMPLING: Final = {name: name for name in SAMPLING if name != "top_k"}
 LONGEST_USER: Final = 64  # characters; OpenAI refuses a longer one
-# Tokens: a smaller budget is a low effort, and a larger one a high effort.
-_SMALL_BUDGET: Final = 4096
-_LARGE_BUDGET: Final = 16384
 
 
 def encode_request(request: ConversationRequest, options: EncodingOptions) -> EncodedRequest:
@@ -52,14 +52,7 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
     body: dict[str, Any] = {"model": options.model, "messages": messages}
     if request.max_output is not None:
         body[options.bound] = request.max_output
-    for field in ("temperature", "top_p"):
-        if (value := getattr(request, field)) is not None:
-            if options.sampling:
-                body[field] = value
-            else:
-                dropped.append(field)
-    if request.top_k is not None:
-        dropped.append("top_k")
+    write_sampling(request, options, _SAMPLING, body, dropped)
     if request.stop:
         body["stop"] = request.stop
     if len(request.user) > LONGEST_USER:
@@ -86,13 +79,6 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
     return EncodedRequest(
         {name: Raw(msgspec.json.encode(value)) for name, value in body.items()}, unique(dropped)
     )
-
-
-def effort_of(reasoning: Reasoning) -> str:
-    """In OpenAI's words; a budget of tokens has the effort that is next to it."""
-    if reasoning.effort or (budget := reasoning.budget) is None:
-        return reasoning.effort
-    return "low" if budget < _SMALL_BUDGET else "medium" if budget < _LARGE_BUDGET else "high"
 
 
 def _write_tools(request: ConversationRequest, body: dict[str, Any]) -> None:

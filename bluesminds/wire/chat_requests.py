@@ -3,12 +3,15 @@
 Format: OpenAI API reference, chat completions. DeepSeek and vLLM use `reasoning_content` in earlier answers.
 """
 
+import binascii
+from base64 import b64decode
 from typing import Any, Final, Literal
 
 import msgspec
 
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.wire.conversation import (
+    CacheLife,
     ConversationRequest,
     MediaPart,
     Part,
@@ -38,7 +41,9 @@ _MEANINGFUL: Final = {
     "web_search_options": "the server's format has no such tool.",
     "moderation": "the server's format has no such field.",
 }
+CACHE_MARKS: Final = ("prompt_cache_breakpoint", "cache_control")
 FILE_NAME: Final = "document.pdf"  # of documents that come without one
+_MISNAMED: Final = {"image/jpg": "image/jpeg"}  # which servers refuse
 _SYSTEM: Final = ("system", "developer")
 
 
@@ -46,17 +51,20 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
     dropped: list[str] = []
     reader = FieldReader(fields, "", dropped)
     _refuse(reader)
-    system, turns = _read_messages(reader)
+    system, system_cache, turns = _read_messages(reader)
     effort = reader.text("reasoning_effort")
     user = reader.text("user") or reader.text("safety_identifier")
     reader.ignore("usage")  # for the gateway
     options = reader.inner("stream_options")
+    choice, tools = _read_choice(reader, tuple(_read_tool(tool) for tool in reader.items("tools")))
     request = ConversationRequest(
         model=reader.needed("model"),
         turns=turns,
         system=system,
-        tools=tuple(_read_tool(tool) for tool in reader.items("tools")),
-        tool_choice=_read_choice(reader),
+        system_cache=system_cache,
+        cache=read_cache(reader),
+        tools=tools,
+        tool_choice=choice,
         parallel=reader.flag("parallel_tool_calls"),
         **_read_response_format(reader),
         max_output=largest_bound(
@@ -65,6 +73,7 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
         ),
         temperature=reader.number("temperature"),
         top_p=reader.number("top_p"),
+        **read_penalties(reader),
         stop=reader.texts("stop"),
         reasoning=Reasoning(effort) if effort else None,
         user=user,
@@ -72,7 +81,6 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
         wants_usage=options is not None and bool(options.flag("include_usage")),
         created=created,
     )
-    drop_zeros(reader)
     reader.drop_rest()
     return msgspec.structs.replace(request, dropped=unique(dropped))
 
@@ -87,46 +95,70 @@ def _refuse(reader: FieldReader) -> None:
         raise unsupported("modalities", "the server only generates text.")
 
 
-def drop_zeros(reader: FieldReader) -> None:
-    """Penalties of 0 have no effect, so they need no translation."""
-    for field in ("presence_penalty", "frequency_penalty"):
-        if reader.number(field):
-            reader.note(field)
+def read_penalties(reader: FieldReader) -> dict[str, Any]:
+    """With the seed. Penalties of 0 have no effect, so they need no translation."""
+    penalties = ("presence_penalty", "frequency_penalty")
+    return {"seed": reader.whole("seed")} | {field: reader.number(field) or None for field in penalties}
 
 
-def _read_messages(reader: FieldReader) -> tuple[str, tuple[Turn, ...]]:
-    """The leading instructions, and the turns."""
-    system: list[str] = []
+def read_cache(holder: FieldReader) -> CacheLife:
+    """The mark up to which a server should cache, by the names of OpenAI, and of Anthropic. Only Anthropic's
+    servers need marks, so that it is listed as dropped until it is written for one.
+    """
+    for name in CACHE_MARKS:
+        if (mark := holder.inner(name)) is not None:
+            holder.note(name)
+            return "1h" if mark.text("ttl") in ("1h", "12h") else "5m"
+    return ""
+
+
+def _read_messages(reader: FieldReader) -> tuple[str, tuple[int, CacheLife], tuple[Turn, ...]]:
+    """The leading instructions, what of them is to be cached, and the turns."""
+    system = ""
+    cached: tuple[int, CacheLife] = (0, "")
     turns: list[Turn] = []
     for message in reader.items("messages"):
         role = message.needed("role")
         if role in _SYSTEM:
-            texts = [part.text for part in _read_content(message) if isinstance(part, TextPart)]
+            texts = [part for part in _read_content(message) if isinstance(part, TextPart)]
             if turns:
-                turns.append(Turn("system", tuple(TextPart(text) for text in texts)))
-            else:
-                system += [text for text in texts if text]
+                turns.append(Turn("system", tuple(texts)))
+                texts = []
+            for part in texts:
+                system += f"\n\n{part.text}" if system else part.text
+                cached = (len(system), part.cache) if part.cache else cached
         elif role == "user":
             turns.append(Turn("user", _read_content(message)))
         elif role == "assistant":
             turns.append(Turn("assistant", _read_answer(message)))
         elif role == "tool":
-            result = tuple(part for part in _read_content(message) if isinstance(part, TextPart | MediaPart))
-            turns.append(Turn("user", (ToolResultPart(message.needed("tool_call_id"), result),)))
+            turns.append(Turn("user", (_read_result(message),)))
         else:
             raise unsupported("messages.role", f"the role `{role[:40]}` is unknown.")
         message.drop_rest()
-    return "\n\n".join(system), join_turns(turns)
+    return system, cached, join_turns(turns)
 
 
-def _read_content(message: FieldReader, field: str = "content") -> tuple[Part, ...]:
-    if message.is_text(field):
-        text = message.text(field)
-        return (TextPart(text),) if text else ()
-    parts = []
-    for item in message.items(field):
-        parts.append(_read_part(item))
-        item.drop_rest()
+def _read_result(message: FieldReader) -> ToolResultPart:
+    """A mark within the result is that of the result."""
+    parts = _read_content(message)
+    cache: CacheLife = next((part.cache for part in reversed(parts) if part.cache), "")
+    plain = tuple(msgspec.structs.replace(part, cache="") for part in parts) if cache else parts
+    return ToolResultPart(message.needed("tool_call_id"), plain, cache=cache)
+
+
+def _read_content(message: FieldReader) -> tuple[TextPart | MediaPart, ...]:
+    """A mark of the message is that of its last part."""
+    if message.is_text("content"):
+        parts: list[TextPart | MediaPart] = [TextPart(message.text("content"))]
+    else:
+        parts = []
+        for item in message.items("content"):
+            part = _read_part(item)
+            parts.append(msgspec.structs.replace(part, cache=cache) if (cache := read_cache(item)) else part)
+            item.drop_rest()
+    if parts and (cache := read_cache(message)):
+        parts[-1] = msgspec.structs.replace(parts[-1], cache=cache)
     return tuple(part for part in parts if not isinstance(part, TextPart) or part.text)
 
 
@@ -151,7 +183,7 @@ def _read_part(item: FieldReader) -> TextPart | MediaPart:
     raise unsupported(item.name("type"), f"the server's format has no content of type `{kind[:40]}`.")
 
 
-def _read_image(item: FieldReader) -> MediaPart:
+def _read_image(item: FieldReader) -> TextPart | MediaPart:
     if item.is_text("image_url"):
         return read_data_url("image", item.text("image_url"), item.name("image_url"))
     image = item.inner("image_url")
@@ -164,8 +196,8 @@ def _read_image(item: FieldReader) -> MediaPart:
     return read_data_url("image", url, image.name("url"))
 
 
-def read_data_url(kind: Literal["image", "document"], url: str, name: str) -> MediaPart:
-    """A picture at any address, or what is in a data URL. `name`: of the field."""
+def read_data_url(kind: Literal["image", "document"], url: str, name: str) -> TextPart | MediaPart:
+    """A picture at any address, or what is in a data URL; of a text file the text. `name`: of the field."""
     if not url.startswith("data:"):
         if kind == "image":
             return MediaPart(kind, url=url)
@@ -173,7 +205,18 @@ def read_data_url(kind: Literal["image", "document"], url: str, name: str) -> Me
     head, mark, data = url.partition(";base64,")
     if not mark:
         raise InvalidRequest("invalid_value", f"The data URL in `{name}` must be base64.", param=name)
-    return MediaPart(kind, data=data, media_type=head[5:].partition(";")[0])
+    media_type = head[5:].partition(";")[0].lower()
+    if kind == "document" and media_type.startswith("text/"):
+        return TextPart(decode_text(data, name))
+    return MediaPart(kind, data=data, media_type=_MISNAMED.get(media_type, media_type))
+
+
+def decode_text(data: str, name: str) -> str:
+    """The text in base64. Raises InvalidRequest with the `name` of the field."""
+    try:
+        return b64decode(data, validate=True).decode()
+    except (binascii.Error, UnicodeError) as exc:
+        raise InvalidRequest("invalid_value", f"`{name}` must be base64 of text.", param=name) from exc
 
 
 def _read_answer(message: FieldReader) -> tuple[Part, ...]:
@@ -219,26 +262,43 @@ def _read_tool(tool: FieldReader) -> ToolDefinition:
         description=function.text("description"),
         schema=bytes(function.raw("parameters")),
         strict=function.flag("strict"),
+        cache=read_cache(tool) or read_cache(function),
     )
     function.drop_rest()
     tool.drop_rest()
     return read
 
 
-def _read_choice(reader: FieldReader) -> ToolChoice | None:
+_Tools = tuple[ToolDefinition, ...]
+
+
+def _read_choice(reader: FieldReader, tools: _Tools) -> tuple[ToolChoice | None, _Tools]:
+    """The choice, and the tools that it allows."""
     if reader.is_text("tool_choice"):
-        said = reader.text("tool_choice")
-        for mode in ("auto", "required", "none"):
-            if said == mode:
-                return ToolChoice(mode)
-        raise InvalidRequest("invalid_value", "Use auto, required, none or a function.", param="tool_choice")
+        return _read_mode(reader.text("tool_choice")), tools
     choice = reader.inner("tool_choice")
     if choice is None:
-        return None
-    function = choice.inner("function")
-    if choice.text("type", "function") != "function" or function is None:
+        return None, tools
+    if (allowed := choice.inner("allowed_tools")) is not None:
+        names = {_read_chosen(tool) for tool in allowed.items("tools")}
+        if left := tuple(tool for tool in tools if tool.name in names):
+            return _read_mode(allowed.text("mode", "auto")), left
+        raise InvalidRequest("invalid_value", "It allows no tool of the request.", param="tool_choice")
+    return ToolChoice("tool", _read_chosen(choice)), tools
+
+
+def _read_mode(said: str) -> ToolChoice:
+    for mode in ("auto", "required", "none"):
+        if said == mode:
+            return ToolChoice(mode)
+    raise InvalidRequest("invalid_value", "Use auto, required, none or a function.", param="tool_choice")
+
+
+def _read_chosen(tool: FieldReader) -> str:
+    function = tool.inner("function")
+    if tool.text("type", "function") != "function" or function is None:
         raise unsupported("tool_choice", "only a function can be chosen.")
-    return ToolChoice("tool", function.needed("name"))
+    return function.needed("name")
 
 
 def _read_response_format(reader: FieldReader) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import Usage
 from bluesminds.http.sse import write_event
 from bluesminds.wire.base import ClientCodec
-from bluesminds.wire.chat_requests import drop_zeros
+from bluesminds.wire.chat_requests import read_penalties
 from bluesminds.wire.conversation import (
     ConversationReply,
     ConversationRequest,
@@ -58,13 +58,13 @@ def decode_completion(fields: Fields, created: int = 0) -> ConversationRequest:
         max_output=_read_bound(reader),
         temperature=reader.number("temperature"),
         top_p=reader.number("top_p"),
+        **read_penalties(reader),
         stop=reader.texts("stop"),
         user=reader.text("user"),
         stream=bool(reader.flag("stream")),
         wants_usage=options is not None and bool(options.flag("include_usage")),
         created=created,
     )
-    drop_zeros(reader)
     reader.drop_rest()
     return structs.replace(request, dropped=unique(dropped))
 

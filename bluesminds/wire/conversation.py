@@ -6,8 +6,8 @@ turns and texts are not empty, tool results come first in a turn, and adjacent t
 joined.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Final, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Literal
 
 from msgspec import Struct
 
@@ -19,16 +19,24 @@ from bluesminds.wire.json_text import Fields
 Role = Literal["user", "assistant", "system"]
 StopReason = Literal["end", "length", "sequence", "tool", "filter", "pause"]
 PartKind = Literal["text", "refusal", "thinking", "redacted", "tool"]
+SAMPLING: Final = ("temperature", "top_p", "top_k", "seed", "presence_penalty", "frequency_penalty")
+CacheLife = Literal["", "5m", "1h"]
 # Formats with one place for encrypted reasoning say with these what it is.
 SIGNATURE: Final = "signature:"
 REDACTED: Final = "redacted:"
+# Tokens: a smaller budget is a low effort, and a larger one a high effort.
+_SMALL_BUDGET: Final = 4096
+_LARGE_BUDGET: Final = 16384
 
 
 class TextPart(Struct, frozen=True):
-    """`refusal`: the model refuses, in an answer."""
+    """`refusal`: the model refuses, in an answer. `cache`: how long the server should cache the prompt up to
+    here.
+    """
 
     text: str
     refusal: bool = False
+    cache: CacheLife = ""
 
 
 class MediaPart(Struct, frozen=True):
@@ -38,6 +46,7 @@ class MediaPart(Struct, frozen=True):
     url: str = ""
     data: str = ""
     media_type: str = ""
+    cache: CacheLife = ""
 
 
 class ThinkingPart(Struct, frozen=True):
@@ -65,6 +74,7 @@ class ToolResultPart(Struct, frozen=True):
     call_id: str
     parts: tuple[TextPart | MediaPart, ...] = ()
     is_error: bool = False
+    cache: CacheLife = ""
 
 
 Part = TextPart | MediaPart | ThinkingPart | ToolCallPart | ToolResultPart
@@ -82,6 +92,7 @@ class ToolDefinition(Struct, frozen=True):
     description: str = ""
     schema: bytes = b""
     strict: bool | None = None
+    cache: CacheLife = ""
 
 
 class ToolChoice(Struct, frozen=True):
@@ -134,6 +145,8 @@ class ConversationRequest(Struct, frozen=True):
     model: str
     turns: tuple[Turn, ...]
     system: str = ""
+    system_cache: tuple[int, CacheLife] = (0, "")  # of the first characters of `system`
+    cache: CacheLife = ""  # of the whole prompt
     tools: tuple[ToolDefinition, ...] = ()
     client_tools: tuple[ClientTool, ...] = ()
     tool_choice: ToolChoice | None = None
@@ -145,6 +158,9 @@ class ConversationRequest(Struct, frozen=True):
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    seed: int | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
     stop: tuple[str, ...] = ()
     reasoning: Reasoning | None = None
     user: str = ""  # the client's name for its end user
@@ -157,6 +173,7 @@ class ConversationRequest(Struct, frozen=True):
     links: ReplyLinks = NO_LINKS
     expected_input: int = 0
     now: Callable[[], int] | None = None
+    long_names: Mapping[str, str] = {}  # the client's names of tools, by those that the server gets
 
 
 class EncodingOptions(Struct, frozen=True):
@@ -166,7 +183,7 @@ class EncodingOptions(Struct, frozen=True):
     max_output: int | None = None  # maximum tokens, for formats that require a maximum
     bound: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"  # chat: the field of the maximum
     usage: bool = True  # chat: streams can report usage
-    sampling: bool = True  # temperature, top_p, top_k
+    sampling: bool = True  # the fields of SAMPLING
     reasoning: bool = True  # an effort or a budget
     reasoning_content: bool = False  # chat: reasoning in earlier answers
     system_turns: bool = False  # messages: the role "system" inside the conversation
@@ -263,6 +280,13 @@ StreamEvent = (
 )
 
 
+def effort_of(reasoning: Reasoning) -> str:
+    """In OpenAI's words; a budget of tokens has the effort that is next to it."""
+    if reasoning.effort or (budget := reasoning.budget) is None:
+        return reasoning.effort
+    return "low" if budget < _SMALL_BUDGET else "medium" if budget < _LARGE_BUDGET else "high"
+
+
 def unsupported(param: str, reason: str) -> InvalidRequest:
     """The error for a field that changes the meaning of a request and cannot be translated."""
     return InvalidRequest(
@@ -270,6 +294,23 @@ def unsupported(param: str, reason: str) -> InvalidRequest:
         f"`{param}` cannot be translated for the servers of this model: {reason}",
         param=param,
     )
+
+
+def write_sampling(
+    request: ConversationRequest,
+    options: EncodingOptions,
+    names: Mapping[str, str],
+    body: dict[str, Any],
+    dropped: list[str],
+) -> None:
+    """Write the fields of SAMPLING. `names`: what the server calls those that it supports."""
+    for field in SAMPLING:
+        if (value := getattr(request, field)) is None:
+            continue
+        if options.sampling and field in names:
+            body[names[field]] = value
+        else:
+            dropped.append(field)
 
 
 def unique(names: Iterable[str]) -> tuple[str, ...]:
@@ -303,8 +344,9 @@ def join_texts(parts: Iterable[Part]) -> tuple[Part, ...]:
             and joined
             and isinstance(last := joined[-1], TextPart)
             and part.refusal is last.refusal
+            and not last.cache
         ):
-            joined[-1] = TextPart(last.text + part.text, part.refusal)
+            joined[-1] = TextPart(last.text + part.text, part.refusal, part.cache)
         elif not (isinstance(part, TextPart) and not part.text):
             joined.append(part)
     return tuple(joined)

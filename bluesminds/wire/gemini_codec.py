@@ -15,6 +15,7 @@ from msgspec import Raw
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.wire.base import Codec
 from bluesminds.wire.conversation import (
+    SAMPLING,
     ConversationReply,
     ConversationRequest,
     EncodedRequest,
@@ -32,6 +33,7 @@ from bluesminds.wire.conversation import (
     join_turns,
     reply_of_events,
     unique,
+    write_sampling,
 )
 from bluesminds.wire.gemini_encoder import (
     MALFORMED,
@@ -44,12 +46,14 @@ from bluesminds.wire.gemini_encoder import (
     write_response,
     write_thought,
 )
+from bluesminds.wire.gemini_fields import camel_case
 from bluesminds.wire.gemini_requests import PDF, decode_request, guess_media_type
 from bluesminds.wire.gemini_signatures import seal
 from bluesminds.wire.gemini_stream import GeminiDecoder
 from bluesminds.wire.json_text import NOT_JSON, read_fields
 
 _OLDER: Final = re.compile(r"gemini-[12]\b")  # models before Gemini 3
+_SAMPLING: Final = {name: camel_case(name) for name in SAMPLING}
 _GEMINI: Final = "gemini"
 _NO_SIGNATURE: Final = "skip_thought_signature_validator"  # Google's value for calls of other models
 _MODES: Final = {"auto": "AUTO", "required": "ANY", "none": "NONE", "tool": "ANY"}
@@ -222,12 +226,7 @@ def _write_config(
     config: dict[str, Any] = {}
     if request.max_output is not None:
         config["maxOutputTokens"] = request.max_output
-    for field, name in (("temperature", "temperature"), ("top_p", "topP"), ("top_k", "topK")):
-        if (value := getattr(request, field)) is not None:
-            if options.sampling:
-                config[name] = value
-            else:
-                dropped.append(field)
+    write_sampling(request, options, _SAMPLING, config, dropped)
     if request.stop:
         config["stopSequences"] = request.stop
     if request.response_schema or request.response_json:
@@ -311,9 +310,7 @@ _NAMES: Final = {
     "messages": "contents",
     "effort": "generationConfig.thinkingConfig.thinkingLevel",
     "thinking": "generationConfig.thinkingConfig",
-    "temperature": "generationConfig.temperature",
-    "top_p": "generationConfig.topP",
-    "top_k": "generationConfig.topK",
+    **{name: f"generationConfig.{camel_case(name)}" for name in SAMPLING},
     "stop": "generationConfig.stopSequences",
     "max_tokens": "generationConfig.maxOutputTokens",
     "response_format": "generationConfig.responseMimeType",

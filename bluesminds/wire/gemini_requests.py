@@ -4,13 +4,12 @@ Format: Gemini API reference, models.generateContent; the fields follow the type
 The model and whether to stream are in the path: they come as the fields `model` and `stream`.
 """
 
-import base64
-import binascii
 from typing import Any, Final, Literal
 
 import msgspec
 
 from bluesminds.common.errors import InvalidRequest
+from bluesminds.wire.chat_requests import decode_text
 from bluesminds.wire.conversation import (
     ConversationRequest,
     MediaPart,
@@ -75,15 +74,15 @@ def decode_request(fields: Fields, created: int = 0) -> ConversationRequest:
         temperature=config.number("temperature"),
         top_p=config.number("topP"),
         top_k=_whole(config, "topK"),
+        seed=_whole(config, "seed"),
+        presence_penalty=config.number("presencePenalty") or None,
+        frequency_penalty=config.number("frequencyPenalty") or None,
         stop=config.texts("stopSequences"),
         reasoning=reasoning,
         stream=bool(reader.flag("stream")),
         shows_reasoning=shown,
         created=created,
     )
-    for field in ("presencePenalty", "frequencyPenalty"):
-        if config.number(field):
-            config.note(field)
     config.drop_rest()
     reader.drop_rest()
     return msgspec.structs.replace(request, dropped=unique(dropped))
@@ -207,11 +206,7 @@ def _read_thought(thought: ThinkingPart, parts: list[Part]) -> None:
 def _read_blob(blob: GeminiReader) -> TextPart | MediaPart:
     media_type, data = blob.needed("mimeType"), standard_base64(blob.needed("data"))
     if media_type.startswith("text/"):
-        try:
-            return TextPart(base64.b64decode(data, validate=True).decode())
-        except (binascii.Error, UnicodeError) as exc:
-            param = blob.name("data")
-            raise InvalidRequest("invalid_value", f"`{param}` must be base64 of text.", param=param) from exc
+        return TextPart(decode_text(data, blob.name("data")))
     return MediaPart(_kind(media_type, blob), data=data, media_type=media_type)
 
 

@@ -13,19 +13,25 @@ from msgspec import Raw
 from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.values import NO_USAGE, Usage
 from bluesminds.wire.base import Codec
+from bluesminds.wire.chat_requests import CACHE_MARKS
 from bluesminds.wire.conversation import (
+    SAMPLING,
+    CacheLife,
     ConversationReply,
     ConversationRequest,
     EncodedRequest,
     EncodingOptions,
     MediaPart,
     Part,
+    Reasoning,
     TextPart,
     ThinkingPart,
     ToolCallPart,
     ToolChoice,
     ToolDefinition,
+    ToolResultPart,
     Turn,
+    effort_of,
     join_texts,
     join_turns,
     unique,
@@ -42,23 +48,33 @@ _SMALLEST_BUDGET: Final = 1024  # tokens of reasoning; it must be less than max_
 _EMPTY_SCHEMA: Final = b'{"type":"object","properties":{}}'
 # Replaces a field of chat completions: messages only have JSON with a schema that names every property.
 _JSON_ONLY: Final = "Respond with one JSON object only, without Markdown."
+# Models that think with a budget of tokens. Later ones choose it themselves, guided by an effort.
+_BUDGETED: Final = re.compile(r"claude-(?:3|[a-z]+-4(?:[-.][015])?(?:-\d{8})?(?![-.]?\d))")
+_BUDGETS: Final = {"minimal": 1024, "low": 1024, "medium": 8192}  # tokens of an effort; a higher one: 24,576
+_LARGEST_BUDGET: Final = 24_576
+_LEAST_TOP_P: Final = 0.95  # together with thinking
 _ID: Final = re.compile("[^a-zA-Z0-9_-]")  # not allowed in the id of a call
+_SAMPLING: Final = ("temperature", "top_p", "top_k")
+_THINKS: Final = ("enabled", "adaptive")
 _CHOICES: Final = {mode: kind for kind, mode in MODES.items()}
 _json_object = msgspec.json.Decoder(dict[str, Any])
 
 
 def encode_request(request: ConversationRequest, options: EncodingOptions) -> EncodedRequest:
-    dropped = list(request.dropped)
+    dropped = [name for name in request.dropped if not name.endswith(CACHE_MARKS)]
     system, turns = _place_system(request, options, dropped)
     body: dict[str, Any] = {
         "model": options.model,
         "max_tokens": request.max_output or options.max_output or DEFAULT_MAX_TOKENS,
     }
     if system:
-        body["system"] = "\n\n".join(system)
+        body["system"] = _write_system("\n\n".join(system), *request.system_cache)
+    if request.cache:
+        body["cache_control"] = _write_cache(request.cache)
     body["messages"] = [
         {"role": turn.role, "content": _write_blocks(turn.parts)} for turn in join_turns(turns)
     ]
+    _write_output(request, options, body, dropped)
     _write_sampling(request, options, body, dropped)
     if any(not sequence.strip() for sequence in request.stop):
         raise unsupported("stop", "a stop sequence must not be only white space.")
@@ -67,7 +83,6 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
     if request.user:
         body["metadata"] = {"user_id": request.user}
     _write_tools(request, body)
-    _write_output(request, options, body, dropped)
     if request.stream:
         body["stream"] = True
     return EncodedRequest(
@@ -104,15 +119,34 @@ def _place_system(
     return system, turns
 
 
+def _write_system(text: str, cached: int, cache: CacheLife) -> str | list[dict[str, Any]]:
+    """The first characters of the text are `cached`."""
+    if not cache:
+        return text
+    blocks = [{"type": "text", "text": text[:cached], "cache_control": _write_cache(cache)}]
+    return [*blocks, {"type": "text", "text": rest}] if (rest := text[cached:].lstrip("\n")) else blocks
+
+
+def _write_cache(cache: CacheLife) -> dict[str, str]:
+    return {"type": "ephemeral"} if cache == "5m" else {"type": "ephemeral", "ttl": cache}
+
+
 def _write_sampling(
     request: ConversationRequest, options: EncodingOptions, body: dict[str, Any], dropped: list[str]
 ) -> None:
-    """New models refuse temperature together with top_p. Many clients send a top_p of 1; it has no effect."""
-    for field in ("temperature", "top_p", "top_k"):
+    """New models refuse temperature together with top_p. Many clients send a top_p of 1; it has no effect.
+    Models that think only accept a high top_p.
+    """
+    thinks = "thinking" in body and body["thinking"]["type"] in _THINKS
+    for field in SAMPLING:
         value = getattr(request, field)
         if value is None or (field == "top_p" and value == 1 and request.temperature is not None):
             continue
-        if not options.sampling:
+        if (
+            field not in _SAMPLING
+            or not options.sampling
+            or (thinks and not (field == "top_p" and value >= _LEAST_TOP_P))
+        ):
             dropped.append(field)
         elif field == "temperature" and value > 1:  # the highest effort
             dropped.append(field)
@@ -144,6 +178,8 @@ def _write_tool(tool: ToolDefinition) -> dict[str, Any]:
         written["description"] = tool.description
     if tool.strict is not None:
         written["strict"] = tool.strict
+    if tool.cache:
+        written["cache_control"] = _write_cache(tool.cache)
     return written
 
 
@@ -154,28 +190,73 @@ def _write_output(
     if request.response_schema:
         config["format"] = {"type": "json_schema", "schema": Raw(request.response_schema)}
     if (reasoning := request.reasoning) is not None and not options.reasoning:
-        dropped.append("effort" if reasoning.effort else "thinking")
+        dropped.append(_name(reasoning))
     elif reasoning is not None:
-        mode = "disabled" if reasoning.effort == "none" else reasoning.mode
-        budget = reasoning.budget
-        if budget is not None:
-            budget = min(max(budget, _SMALLEST_BUDGET), body["max_tokens"] - 1)
-        if budget is not None and budget < _SMALLEST_BUDGET:
-            dropped.append("thinking")  # max_tokens is too low for it
-        elif mode:
-            body["thinking"] = {"type": mode}
-            if budget is not None:
-                body["thinking"]["budget_tokens"] = budget
-        if reasoning.effort not in ("", "none"):
-            config["effort"] = "low" if reasoning.effort == "minimal" else reasoning.effort
+        thinking = _write_thinking(request, reasoning, options.model, body["max_tokens"])
+        effort = effort_of(reasoning) if _is_adaptive(options.model) else reasoning.effort
+        if effort not in ("", "none") and not _BUDGETED.search(options.model):
+            config["effort"] = "low" if effort == "minimal" else effort
+        if thinking:
+            body["thinking"] = thinking
+        elif thinking is None and "effort" not in config:
+            dropped.append(_name(reasoning))
     if config:
         body["output_config"] = config
 
 
+def _name(reasoning: Reasoning) -> str:
+    return "effort" if reasoning.effort else "thinking"
+
+
+def _is_adaptive(model: str) -> bool:
+    """Whether the model only thinks if the request says so, and then chooses how much."""
+    return "claude" in model and _BUDGETED.search(model) is None
+
+
+def _write_thinking(
+    request: ConversationRequest, reasoning: Reasoning, model: str, max_tokens: int
+) -> dict[str, Any] | None:
+    """The field `thinking`; empty if it is not needed, None if the server would refuse it."""
+    mode = "disabled" if reasoning.effort == "none" else reasoning.mode
+    if mode in ("disabled", "between_tools"):
+        return {"type": mode}
+    budgeted = _BUDGETED.search(model) is not None
+    if (budgeted or mode or _is_adaptive(model)) and not _may_think(request, budgeted=budgeted):
+        return None
+    if _is_adaptive(model):
+        return {"type": "adaptive"} | ({"display": "summarized"} if request.shows_reasoning else {})
+    budget, most = reasoning.budget, max_tokens - 1
+    if budgeted and budget is None:
+        budget = _BUDGETS.get(reasoning.effort, _LARGEST_BUDGET)
+        most = max_tokens // 2  # the rest is for the answer
+    if budget is None:
+        return {"type": mode} if mode else {}
+    budget = min(max(budget, _SMALLEST_BUDGET), most)
+    return None if budget < _SMALLEST_BUDGET else {"type": "enabled", "budget_tokens": budget}
+
+
+def _may_think(request: ConversationRequest, *, budgeted: bool) -> bool:
+    """A model that must call a tool does not think. Nor does one with a budget whose last answer called tools
+    without thinking.
+    """
+    if request.tools and (choice := request.tool_choice) is not None and choice.mode in ("required", "tool"):
+        return False
+    last = next((turn for turn in reversed(request.turns) if turn.role == "assistant"), None)
+    if not budgeted or last is None or not any(isinstance(part, ToolCallPart) for part in last.parts):
+        return True
+    first = last.parts[0]
+    return isinstance(first, ThinkingPart) and bool(first.signature or first.redacted)
+
+
 def _write_blocks(parts: tuple[Part, ...]) -> str | list[dict[str, Any]]:
-    if len(parts) == 1 and isinstance(only := parts[0], TextPart):
+    if len(parts) == 1 and isinstance(only := parts[0], TextPart) and not only.cache:
         return only.text
-    return [_write_block(part) for part in parts]
+    blocks = []
+    for part in parts:
+        blocks.append(_write_block(part))
+        if isinstance(part, TextPart | MediaPart | ToolResultPart) and part.cache:
+            blocks[-1]["cache_control"] = _write_cache(part.cache)
+    return blocks
 
 
 def _write_block(part: Part) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from bluesminds.common.values import NO_USAGE
 from bluesminds.wire.base import Codec
-from bluesminds.wire.chat_codec import LONGEST_USER, effort_of
+from bluesminds.wire.chat_codec import LONGEST_USER
 from bluesminds.wire.chat_requests import FILE_NAME
 from bluesminds.wire.conversation import (
     ConversationReply,
@@ -27,10 +27,12 @@ from bluesminds.wire.conversation import (
     ToolDefinition,
     ToolResultPart,
     Turn,
+    effort_of,
     join_texts,
     text_of_parts,
     unique,
     unsupported,
+    write_sampling,
 )
 from bluesminds.wire.responses_encoder import OutputWriter, ResponsesEncoder, close_item
 from bluesminds.wire.responses_objects import ResponseHead, status_of
@@ -47,6 +49,7 @@ from bluesminds.wire.responses_stream import (
     usage_in,
 )
 
+_SAMPLING: Final = {"temperature": "temperature", "top_p": "top_p"}
 _ENCRYPTED: Final = ["reasoning.encrypted_content"]
 
 
@@ -62,14 +65,7 @@ def encode_request(request: ConversationRequest, options: EncodingOptions) -> En
         body["max_output_tokens"] = request.max_output
     if request.stop:
         raise unsupported("stop", "the server's format has no stop sequences.")
-    for field in ("temperature", "top_p"):
-        if (value := getattr(request, field)) is not None:
-            if options.sampling:
-                body[field] = value
-            else:
-                dropped.append(field)
-    if request.top_k is not None:
-        dropped.append("top_k")
+    write_sampling(request, options, _SAMPLING, body, dropped)
     if len(request.user) > LONGEST_USER:
         dropped.append("user")
     elif request.user:

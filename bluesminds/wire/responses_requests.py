@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Raw
 
-from bluesminds.wire.chat_requests import FILE_NAME, read_data_url
+from bluesminds.wire.chat_requests import FILE_NAME, read_cache, read_data_url
 from bluesminds.wire.compaction_items import COMPACTION, read_compacted
 from bluesminds.wire.conversation import (
     REDACTED,
@@ -281,7 +281,8 @@ def _read_content(holder: FieldReader, field: str) -> tuple[TextPart | MediaPart
         return (TextPart(text),) if text else ()
     parts = []
     for item in holder.items(field):
-        parts.append(_read_part(item))
+        part = _read_part(item)
+        parts.append(msgspec.structs.replace(part, cache=cache) if (cache := read_cache(item)) else part)
         item.ignore(*_UNSAID)
         item.drop_rest()
     return tuple(part for part in parts if not isinstance(part, TextPart) or part.text)
@@ -302,7 +303,7 @@ def _read_part(item: FieldReader) -> TextPart | MediaPart:
     raise unsupported(item.name("type"), f"`{kind[:40]}` has no equivalent.")
 
 
-def _read_image(item: FieldReader) -> MediaPart:
+def _read_image(item: FieldReader) -> TextPart | MediaPart:
     if item.text("file_id"):
         raise unsupported(item.name("file_id"), "send the image itself as `image_url`.")
     if (detail := item.text("detail")) and detail != "auto":
@@ -310,7 +311,7 @@ def _read_image(item: FieldReader) -> MediaPart:
     return read_data_url("image", item.needed("image_url"), item.name("image_url"))
 
 
-def _read_file(item: FieldReader) -> MediaPart:
+def _read_file(item: FieldReader) -> TextPart | MediaPart:
     if item.text("file_id"):
         raise unsupported(item.name("file_id"), "send the file's content as `file_data`.")
     if item.text("filename", FILE_NAME) != FILE_NAME:

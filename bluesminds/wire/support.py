@@ -8,9 +8,10 @@ Ollama, vLLM and xAI.
 import re
 from typing import Final
 
-from msgspec import Struct, structs
+from msgspec import Struct
+from msgspec.structs import replace
 
-from bluesminds.wire.conversation import ConversationRequest
+from bluesminds.wire.conversation import SAMPLING, ConversationRequest
 from bluesminds.wire.errors import NOT_THE_REQUEST, ErrorDetail
 
 _IS_UNSUPPORTED: Final = re.compile(
@@ -19,14 +20,22 @@ _IS_UNSUPPORTED: Final = re.compile(
     re.IGNORECASE,
 )
 _REASONING: Final = re.compile(r"\b(?:reasoning|think|effort)", re.IGNORECASE)
-_REASONING_VALUE: Final = re.compile(r"\bvalues?\b|\b(?:must|should) be|one of", re.IGNORECASE)
-_SAMPLING: Final = re.compile(r"\b(?:temperature|top_?[pk])\b", re.IGNORECASE)
+# About its value, or about its combination with another field.
+_REASONING_VALUE: Final = re.compile(
+    r"\bvalues?\b|\b(?:must|should) be|one of|thinking\.type|\btools?\b|tool_|prefill", re.IGNORECASE
+)
+_SAMPLING_WITH_REASONING: Final = re.compile(
+    r"\b(?:temperature|top_?[pk])\b.*\bwhen (?:extended )?(?:thinking|reasoning)\b", re.IGNORECASE
+)
+_SAMPLING: Final = re.compile(
+    r"\b(?:temperature|top_?[pk]|seed|(?:presence|frequency)_?penalty)\b", re.IGNORECASE
+)
 _KNOWN_FIELDS: Final = re.compile(r"\bexpected one of\b.*", re.IGNORECASE | re.DOTALL)
 
 
 class Support(Struct, frozen=True):
     """The optional fields that a server accepts for a model. `usage`: stream_options. Only for translated
-    requests: `reasoning`, an effort or a budget; `sampling`, temperature, top_p and top_k; `other_bound`, the
+    requests: `reasoning`, an effort or a budget; `sampling`, the fields of SAMPLING; `other_bound`, the
     maximum length of chat completions is in the other field than the one of the plan.
     """
 
@@ -62,14 +71,16 @@ def find_refusal(
     text = _KNOWN_FIELDS.sub("", f"{error.param or ''} {error.message or ''}")
     refused: dict[str, bool] = {}
     lasting = True
+    sampled = any(getattr(conversation, name) is not None for name in SAMPLING)
+    if support.sampling and sampled and _SAMPLING_WITH_REASONING.search(text):
+        return Refusal(replace(support, sampling=False), lasting=conversation.reasoning is None)
     if support.reasoning and conversation.reasoning is not None and _REASONING.search(text):
         refused["reasoning"] = False
         lasting = _REASONING_VALUE.search(text) is None
     if _IS_UNSUPPORTED.search(text):
-        sampled = (conversation.temperature, conversation.top_p, conversation.top_k)
-        if support.sampling and any(value is not None for value in sampled) and _SAMPLING.search(text):
+        if support.sampling and sampled and _SAMPLING.search(text):
             refused["sampling"] = False
         bounded = bound and conversation.max_output is not None
         if bounded and not support.other_bound and re.search(rf"\b{bound}\b", text):
             refused["other_bound"] = True
-    return Refusal(structs.replace(support, **refused), lasting) if refused else None
+    return Refusal(replace(support, **refused), lasting) if refused else None

@@ -5,6 +5,9 @@ client's stream is held back, because the client must not see the end of an answ
 recorded. Comments and keep-alive events of the server are sent as the client's keep-alive.
 """
 
+from msgspec.structs import replace
+
+from bluesminds.common.values import Usage
 from bluesminds.wire.base import ClientCodec, Codec, RequestFacts
 from bluesminds.wire.conversation import (
     ConversationRequest,
@@ -53,10 +56,16 @@ class Translation(MeteredStage):
         self._splitter.finish()
         started = b"" if self._started else self._encode(StreamStarted("", self._conversation.model))
         stopped = b"" if self._stopped else self._encode(StreamStopped("length"))
-        self._encoder.feed(UsageReported(usage))
-        self._encode(StreamFinished())
+        self._end(usage)
         tail, self._tail = self._tail, b""
         return started + stopped + tail
+
+    def _end(self, usage: Usage) -> None:
+        """The client also gets counts that the server has not reported."""
+        self._final = True
+        if usage.usage_source == "estimated":
+            self._encoder.feed(UsageReported(usage))
+        self._tail = self._encoder.feed(StreamFinished())
 
     def _pass(self, event: bytes) -> bytes:
         if self._final or self._error is not None:
@@ -80,8 +89,7 @@ class Translation(MeteredStage):
             return b""
         match event:
             case StreamFinished():
-                self._final = True
-                self._tail = self._encoder.feed(event)
+                self._end(self._meter.usage(ended=True))
                 return b""
             case StreamStarted():
                 self._started = True
@@ -93,4 +101,6 @@ class Translation(MeteredStage):
                 self._meter.report(event.usage)
             case PartOpened() if event.name:
                 self._meter.count(event.name)
+                if (names := self._conversation.long_names) and event.name in names:
+                    event = replace(event, name=names[event.name])
         return self._encoder.feed(event)

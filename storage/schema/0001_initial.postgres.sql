@@ -629,7 +629,7 @@ CREATE TABLE orders (
     amount_cents BIGINT NOT NULL,
     created_at BIGINT NOT NULL,
     checkout_id TEXT NOT NULL, -- at the provider; empty until it is known
-    state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'expired', 'refused'))
+    state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'expired', 'refused', 'canceled'))
 );
 
 CREATE INDEX orders_user ON orders (user_id, state, id);
@@ -674,7 +674,7 @@ CREATE TABLE payments (
     tax_cents BIGINT NOT NULL,
     credit_nano BIGINT NOT NULL, -- credit that was added
     reversed_cents BIGINT NOT NULL, -- refunded or charged back
-    state TEXT NOT NULL CHECK (state IN ('paid', 'refused')),
+    state TEXT NOT NULL CHECK (state IN ('paid', 'refused', 'duplicate')),
     at BIGINT NOT NULL
 );
 

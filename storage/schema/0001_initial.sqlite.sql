@@ -894,7 +894,7 @@ CREATE TABLE orders (
     amount_cents INTEGER NOT NULL,
     created_at INTEGER NOT NULL,
     checkout_id TEXT NOT NULL, -- at the provider; empty until it is known
-    state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'expired', 'refused'))
+    state TEXT NOT NULL CHECK (state IN ('open', 'paid', 'expired', 'refused', 'canceled'))
 ) STRICT, WITHOUT ROWID;
 
 CREATE INDEX orders_user ON orders (user_id, state, id);
@@ -939,7 +939,7 @@ CREATE TABLE payments (
     tax_cents INTEGER NOT NULL,
     credit_nano INTEGER NOT NULL, -- credit that was added
     reversed_cents INTEGER NOT NULL, -- refunded or charged back
-    state TEXT NOT NULL CHECK (state IN ('paid', 'refused')),
+    state TEXT NOT NULL CHECK (state IN ('paid', 'refused', 'duplicate')),
     at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 

@@ -5,16 +5,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bluesminds.accounts.billing import Billing, BillingPolicy
-from bluesminds.accounts.invoices import Invoices
+from bluesminds.accounts.billing.context import BillingContext, BillingPolicy
+from bluesminds.accounts.billing.invoices import Invoices
+from bluesminds.accounts.billing.plans import BillingPlan, PlanBook
+from bluesminds.accounts.billing.service import Billing
+from bluesminds.accounts.billing.states import DunningPolicy
+from bluesminds.accounts.billing.trials import Referrals, Trials
+from bluesminds.accounts.billing.work import BillingRules
 from bluesminds.accounts.ledger import Ledger
-from bluesminds.accounts.plans import BillingPlan, PlanBook
-from bluesminds.accounts.settlement import BillingRules
-from bluesminds.accounts.subscription_states import DunningPolicy
-from bluesminds.accounts.trials import Referrals, Trials
 from bluesminds.common.log import Log
+from bluesminds.notify.events import EventKind
 from bluesminds.payments.port import PaymentProvider
 from storage.base import Connection, Store
+from storage.events import select_new_events
 from storage.store import open_store
 from storage.users import UserRow, insert_user, select_user
 from tests.storage.samples import user
@@ -35,6 +38,13 @@ PLANS = (
         included_nano=20 * USD,
         products={"stripe": "price_pro", "creem": "prod_pro"},
     ),
+    BillingPlan(
+        "business",
+        "Business",
+        "enterprise",
+        19_900,
+        products={"stripe": "price_business", "creem": "prod_business"},
+    ),
     BillingPlan("fixed", "Fixed", "pro", 5000, overage=False),
 )
 
@@ -46,6 +56,7 @@ class BillingSite:
     store: Store
     clock: FixedClock
     ledger: Ledger
+    context: BillingContext
     billing: Billing
     member: UserRow
     lines: list[bytes]
@@ -62,6 +73,10 @@ class BillingSite:
 
     async def events(self) -> list[str]:
         return await self.store.read(_event_kinds)
+
+    async def data_of(self, kind: EventKind) -> str:
+        """The data of the first event of a kind."""
+        return next(one.data for one in await self.store.read(select_new_events, 100) if one.kind == kind)
 
     async def proven(self) -> bool:
         proof = await self.ledger.verify()
@@ -82,7 +97,7 @@ async def billing_site(
         member = user(1, "ada@example.com")
         await store.write(insert_user, member)
         ledger = Ledger(store, clock=clock)
-        billing = Billing(
+        context = BillingContext(
             store,
             ledger=ledger,
             clock=clock,
@@ -98,9 +113,12 @@ async def billing_site(
             ),
             policy=BillingPolicy(500, 50_000, "https://ai.example.com/dashboard/billing", manual=True),
             providers=providers or {},
+            changed=lambda: changes.append(1),
+        )
+        billing = Billing(
+            context,
             trials=Trials(store, ledger=ledger, clock=clock, nano=10 * USD, length=3 * DAY),
             referrals=Referrals(store, clock=clock),
             invoices=Invoices(store, prefix="INV-"),
-            changed=lambda: changes.append(1),
         )
-        yield BillingSite(store, clock, ledger, billing, member, lines, changes)
+        yield BillingSite(store, clock, ledger, context, billing, member, lines, changes)

@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from bluesminds.accounts import alerts as module
-from bluesminds.accounts.alerts import Alerts, step
+from bluesminds.accounts.alerts import AlertChanges, Alerts, step
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.common.alerts import AlertRule, AlertState
 from bluesminds.common.errors import Conflict, InvalidRequest, NotFound
@@ -18,6 +18,7 @@ from bluesminds.common.log import Log
 from bluesminds.http.client.pool import Pool
 from bluesminds.notify.alert_channels import AlertChannel, AlertSender
 from storage import Store
+from storage.alerts import select_alert_states
 from storage.base import StorageUnavailable
 from storage.events import select_new_events
 from tests import gateways
@@ -204,12 +205,33 @@ async def test_alerts_of_administrators_are_added_listed_and_removed(site: Site)
         ("errors", "file", "pending", 11.0),
         ("queue", "table", "pending", 11.0),
     ]
+    changes = AlertChanges(above=20.0, channels=("s",))
+    changed = await site.alerts.change(OPERATOR, "queue", changes)
+    assert changed == AlertRule("queue", "queue", 20.0, channels=("s",))
+    await site.after(0, 15.0)
+    (_, queue) = await site.alerts.list()
+    assert (queue.rule, queue.state.phase) == (changed, "ok")
+    with pytest.raises(Conflict):
+        await site.alerts.change(OPERATOR, "errors", changes)
+    with pytest.raises(InvalidRequest):
+        await site.alerts.change(OPERATOR, "queue", AlertChanges(channels=("none",)))
     await site.alerts.remove(OPERATOR, "queue")
-    with pytest.raises(NotFound):
-        await site.alerts.remove(OPERATOR, "queue")
+    for again in (site.alerts.remove(OPERATOR, "queue"), site.alerts.change(OPERATOR, "queue", changes)):
+        with pytest.raises(NotFound):
+            await again
     with pytest.raises(Conflict):
         await site.alerts.remove(OPERATOR, "errors")
     assert len(await site.alerts.list()) == 1
+
+
+async def test_rules_of_other_settings_replace_those_before(site: Site) -> None:
+    await site.alerts.add(OPERATOR, AlertRule("queue", "queue", 10.0))
+    await site.after(0, 11.0)
+    site.alerts.configure([AlertRule("queue", "queue", 50.0)], site.channels)
+    (only,) = await site.alerts.list()
+    assert (only.origin, only.rule.above) == ("file", 50.0)
+    await site.after(0, 11.0)
+    assert list(await site.store.read(select_alert_states)) == ["queue"], "the state of errors is deleted"
 
 
 async def test_add_of_too_many_alerts_is_rejected(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ import pytest
 import trio
 
 from bluesminds.accounts.audit import OPERATOR
-from bluesminds.accounts.plans import period_end
+from bluesminds.accounts.billing.plans import period_end
+from bluesminds.common.clock import format_time
 from bluesminds.common.errors import Conflict, GatewayError, NotFound
 from storage.billing import SubscriptionRow
 from tests.accounts.billing_sites import DAY, USD, BillingSite, billing_site
@@ -21,24 +22,26 @@ async def site(tmp_path: Path) -> AsyncIterator[BillingSite]:
 
 
 async def buy(site: BillingSite, plan: str | None = None, cents: int | None = None) -> None:
-    placed = await site.billing.order(OPERATOR, site.member.id, plan=plan, cents=cents, provider=None)
+    placed = await site.billing.orders.place(OPERATOR, site.member.id, plan=plan, cents=cents, provider=None)
     assert placed.url == ""
-    assert (await site.billing.mark_paid(OPERATOR, placed.order.id)).state == "paid"
+    assert (await site.billing.orders.mark_paid(OPERATOR, placed.order.id)).state == "paid"
 
 
 async def subscription(site: BillingSite) -> SubscriptionRow:
-    found = (await site.billing.own_plan(site.member.id)).subscription
+    found = (await site.billing.plans.own(site.member.id)).subscription
     assert found is not None
     return found
 
 
 async def test_plan_marked_as_paid_gives_tier_and_credit_once(site: BillingSite) -> None:
-    placed = await site.billing.order(OPERATOR, site.member.id, plan="pro", cents=None, provider="manual")
+    placed = await site.billing.orders.place(
+        OPERATOR, site.member.id, plan="pro", cents=None, provider="manual"
+    )
     assert await site.tier() == site.member.tier
 
     async def pay() -> None:
         try:
-            await site.billing.mark_paid(OPERATOR, placed.order.id)
+            await site.billing.orders.mark_paid(OPERATOR, placed.order.id)
         except Conflict as exc:
             assert exc.code == "order_not_open"
 
@@ -64,14 +67,15 @@ async def test_unpaid_period_is_reminded_and_ends_after_the_grace(site: BillingS
     await buy(site, "pro")
     ends = (await subscription(site)).period_end
     site.clock.now = ends
-    await site.billing.settle_due()
+    await site.billing.reconciliation.settle_due()
     assert ((await subscription(site)).state, await site.tier()) == ("past_due", "pro")
     for day in range(1, 8):
         assert await site.tier() == "pro"
         site.clock.now = ends + day * DAY
-        await site.billing.settle_due()
-        await site.billing.settle_due()
-    assert (await site.tier(), (await site.billing.own_plan(site.member.id)).subscription) == ("free", None)
+        await site.billing.reconciliation.settle_due()
+        await site.billing.reconciliation.settle_due()
+    assert (await site.tier(), (await site.billing.plans.own(site.member.id)).subscription) == ("free", None)
+    assert '"until":"' + format_time(ends + 7 * DAY) in await site.data_of("subscription.past_due")
     kinds = await site.events()
     assert kinds.count("subscription.past_due") == 4
     assert kinds[-1] == "subscription.canceled"
@@ -84,7 +88,7 @@ async def test_renewal_in_the_grace_period_continues_the_period(site: BillingSit
     await buy(site, "pro")
     first = await subscription(site)
     site.clock.now = first.period_end + 3 * DAY
-    await site.billing.settle_due()
+    await site.billing.reconciliation.settle_due()
     await buy(site, "pro")
     second = await subscription(site)
     assert (second.id, second.state, second.period_start) == (first.id, "active", first.period_end)
@@ -95,19 +99,19 @@ async def test_renewal_in_the_grace_period_continues_the_period(site: BillingSit
 
 async def test_canceled_plan_is_in_force_until_its_period_ends(site: BillingSite) -> None:
     await buy(site, "starter")
-    await site.billing.cancel(OPERATOR, site.member.id, cancel=True)
-    await site.billing.cancel(OPERATOR, site.member.id, cancel=False)
-    await site.billing.cancel(OPERATOR, site.member.id, cancel=True)
+    await site.billing.subscriptions.cancel(OPERATOR, site.member.id, cancel=True)
+    await site.billing.subscriptions.cancel(OPERATOR, site.member.id, cancel=False)
+    await site.billing.subscriptions.cancel(OPERATOR, site.member.id, cancel=True)
     row = await subscription(site)
     assert (row.cancel_at_end, await site.tier()) == (True, "starter")
     site.clock.now = row.period_end - 1
-    await site.billing.settle_due()
+    await site.billing.reconciliation.settle_due()
     assert await site.tier() == "starter"
     site.clock.now += 1
-    await site.billing.settle_due()
+    await site.billing.reconciliation.settle_due()
     assert await site.tier() == "free"
     with pytest.raises(NotFound):
-        await site.billing.cancel(OPERATOR, site.member.id, cancel=False)
+        await site.billing.subscriptions.cancel(OPERATOR, site.member.id, cancel=False)
 
 
 async def test_dearer_plan_replaces_the_other(site: BillingSite) -> None:
@@ -119,7 +123,7 @@ async def test_dearer_plan_replaces_the_other(site: BillingSite) -> None:
 async def test_tier_of_an_administrator_stays_until_a_subscription_changes(site: BillingSite) -> None:
     from_admin = "UPDATE users SET tier = 'enterprise'"
     await site.store.write(lambda connection: connection.execute(from_admin))
-    await site.billing.refresh(site.member.id)
+    await site.billing.reconciliation.refresh(site.member.id)
     assert await site.tier() == "enterprise"
     await buy(site, "starter")
     assert await site.tier() == "starter"
@@ -128,9 +132,9 @@ async def test_tier_of_an_administrator_stays_until_a_subscription_changes(site:
 async def test_credit_marked_as_paid_can_be_refunded_once(site: BillingSite) -> None:
     await buy(site, cents=1250)
     assert await site.balance() == 12 * USD + USD // 2
-    (payment,) = await site.billing.payments(site.member.id, before="", limit=10)
-    await site.billing.refund(OPERATOR, payment.id)
-    again = await site.billing.refund(OPERATOR, payment.id)
+    (payment,) = await site.billing.payments.list(site.member.id, before="", limit=10)
+    await site.billing.payments.refund(OPERATOR, payment.id)
+    again = await site.billing.payments.refund(OPERATOR, payment.id)
     assert (again.reversed_cents, await site.balance()) == (1250, 0)
     assert await site.proven()
 
@@ -150,7 +154,7 @@ async def test_order_that_is_not_sold_is_refused(
     site: BillingSite, plan: str | None, cents: int | None, code: str
 ) -> None:
     with pytest.raises(GatewayError) as refused:
-        await site.billing.order(OPERATOR, site.member.id, plan=plan, cents=cents, provider=None)
+        await site.billing.orders.place(OPERATOR, site.member.id, plan=plan, cents=cents, provider=None)
     assert refused.value.code == code
 
 

@@ -20,7 +20,7 @@ from bluesminds.accounts.audit import OPERATOR
 from bluesminds.common.errors import GatewayError
 from storage.base import Connection
 from tests.accounts.billing_sites import DAY, USD
-from tests.accounts.test_payment_providers import Shop, open_shop
+from tests.accounts.payment_shops import Shop, open_shop
 from tests.fakes.payment_server import PRICES, stripe_signature
 
 RUNS = int(os.environ.get("RUNS") or 25)
@@ -82,12 +82,14 @@ async def play(steps: Sequence[Step], home: Path) -> None:
             await take(shop, step)
             now = max(shop.site.clock.now, shop.stripe.now * 1000)
             shop.site.clock.now, shop.stripe.now = now, now // 1000
-        await shop.site.billing.sync()
+        await shop.site.billing.reconciliation.sync()
         await check(shop)
         before = await shop.site.store.read(everything)
-        await shop.site.billing.sync()
+        await shop.site.billing.reconciliation.sync()
         for headers, body in shop.stripe.events:  # late ones change nothing either
-            await shop.site.billing.handle("stripe", stripe_signature(body, shop.stripe.now), body)
+            await shop.site.billing.reconciliation.handle(
+                "stripe", stripe_signature(body, shop.stripe.now), body
+            )
             assert headers
         assert await shop.site.store.read(everything) == before
 
@@ -114,18 +116,20 @@ async def take(shop: Shop, step: Step) -> None:
                 server.refund(charge["payment_intent"], cents)
         case "cancel", cancel:
             with suppress(GatewayError):
-                await site.billing.cancel(OPERATOR, site.member.id, cancel=cancel)
+                await site.billing.subscriptions.cancel(OPERATOR, site.member.id, cancel=cancel)
         case "change", plan:
             with suppress(GatewayError):
-                await site.billing.change_plan(OPERATOR, site.member.id, plan)
+                await site.billing.subscriptions.change_plan(OPERATOR, site.member.id, plan)
         case "deliver", at, times:
             if server.events:
                 _, body = server.events.pop(at % len(server.events))
                 for _ in range(times):
-                    await site.billing.handle("stripe", stripe_signature(body, server.now), body)
+                    await site.billing.reconciliation.handle(
+                        "stripe", stripe_signature(body, server.now), body
+                    )
         case "wait", days:
             site.clock.now += days * DAY
-            await site.billing.settle_due()
+            await site.billing.reconciliation.settle_due()
 
 
 async def check(shop: Shop) -> None:
@@ -135,7 +139,7 @@ async def check(shop: Shop) -> None:
     assert sum(proof.sums.values()) == 0
     paid = sum(one["amount"] - one["amount_refunded"] for one in server.charges.values())
     assert proof.sums.get("payments:stripe", 0) == -paid * USD // 100
-    payments = await site.billing.payments(site.member.id, before="", limit=1000)
+    payments = await site.billing.payments.list(site.member.id, before="", limit=1000)
     assert sorted(one.provider_id for one in payments) == sorted(
         one["payment_intent"] for one in server.charges.values()
     )

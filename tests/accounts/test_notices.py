@@ -166,13 +166,21 @@ async def test_failed_requests_of_an_interval_are_one_event(store: Store) -> Non
     assert await ada.new_events() == []
 
 
-async def test_key_that_expires_soon_is_reported_once(store: Store) -> None:
+async def test_key_that_expires_soon_is_reported_a_week_and_a_day_before(store: Store) -> None:
     ends = NOON + 10 * DAY
     ada = await account(store, expires_at=ends)
     assert await ada.new_events() == []
-    ada.clock.now += 4 * DAY
-    ((kind, data),) = await ada.new_events()
-    assert (kind, data["expires_at"]) == ("key.expiring", format_time(ends))
+    for later in (4 * DAY, 5 * DAY):
+        ada.clock.now += later
+        ((kind, data),) = await ada.new_events()
+        assert (kind, data["expires_at"]) == ("key.expiring", format_time(ends))
+        assert await ada.new_events() == []
+
+
+async def test_key_that_expires_tomorrow_at_the_first_look_is_reported_once(store: Store) -> None:
+    ada = await account(store, expires_at=NOON + 10 * DAY)
+    ada.clock.now += 9 * DAY
+    assert [kind for kind, _ in await ada.new_events()] == ["key.expiring"]
     assert await ada.new_events() == []
 
 

@@ -31,9 +31,9 @@ async def add_user(site: BillingSite, serial: int, email: str, *, confirmed: boo
 
 
 async def pay(site: BillingSite, user_id: str) -> str:
-    placed = await site.billing.order(OPERATOR, user_id, plan=None, cents=1000, provider="manual")
-    await site.billing.mark_paid(OPERATOR, placed.order.id)
-    return (await site.billing.payments(user_id, before="", limit=1))[0].id
+    placed = await site.billing.orders.place(OPERATOR, user_id, plan=None, cents=1000, provider="manual")
+    await site.billing.orders.mark_paid(OPERATOR, placed.order.id)
+    return (await site.billing.payments.list(user_id, before="", limit=1))[0].id
 
 
 async def test_trial_of_a_person_is_given_once_and_ends(site: BillingSite) -> None:
@@ -83,7 +83,7 @@ async def test_first_payment_rewards_both_sides_once(site: BillingSite) -> None:
     found = await site.billing.referrals.own(ada.id)
     assert (found.code, found.sign_ups, found.earned_nano) == (code, 1, 5 * USD)
     assert (await site.events()).count("referral.rewarded") == 2
-    await site.billing.refund(OPERATOR, first)
+    await site.billing.payments.refund(OPERATOR, first)
     assert (await site.balance(ada.id), await site.balance(bob.id)) == (0, 10 * USD)
     assert (await site.billing.referrals.own(ada.id)).earned_nano == 0
     assert await site.proven()
@@ -91,11 +91,11 @@ async def test_first_payment_rewards_both_sides_once(site: BillingSite) -> None:
 
 async def test_payment_below_the_minimum_gives_no_reward(site: BillingSite) -> None:
     ada, bob = await add_user(site, 2, "ada2@example.com"), await add_user(site, 3, "bob@example.com")
-    site.billing._rules = structs.replace(site.billing._rules, referral_min_cents=1001)
+    site.context.rules = structs.replace(site.context.rules, referral_min_cents=1001)
     await site.billing.referrals.use(OPERATOR, bob.id, (await site.billing.referrals.own(ada.id)).code)
     await pay(site, bob.id)
     assert "referral.rewarded" not in await site.events()
-    site.billing._rules = structs.replace(site.billing._rules, referral_min_cents=1000)
+    site.context.rules = structs.replace(site.context.rules, referral_min_cents=1000)
     await pay(site, bob.id)
     assert (await site.events()).count("referral.rewarded") == 2
 
@@ -125,7 +125,7 @@ async def test_referral_that_is_not_allowed_is_refused(site: BillingSite) -> Non
 async def test_refund_takes_bought_credit_before_given_credit(site: BillingSite) -> None:
     ada = await add_user(site, 2, "ada2@example.com")
     await site.billing.trials.start(OPERATOR, ada.id)
-    await site.billing.refund(OPERATOR, await pay(site, ada.id))
+    await site.billing.payments.refund(OPERATOR, await pay(site, ada.id))
     wallet = await site.ledger.balance(ada.id)
     assert wallet is not None
     assert [one.left_nano for one in wallet.grants] == [10 * USD]

@@ -168,6 +168,20 @@ async def test_reload_applies_limits_of_tiers_and_the_log_level(
     assert refused.status_code == 429, refused.text
 
 
+async def test_reload_uses_new_alerts(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+    servers = [entry("one", models.url)]
+    gateway = await gateways.start(nursery, home, servers=servers)
+    channel = {"name": "team", "kind": "slack", "url": "https://hooks.example/secret"}
+    rule = {"name": "busy", "kind": "queue", "above": 5, "channels": ["team"]}
+    write(home, servers, alerts={"rules": [rule], "channels": [channel]}, webhooks={"enabled": True})
+    report = await reload(gateway)
+    assert (report.accepted, report.restart) == (True, ())
+    alerts = gateway.services.accounts.alerts
+    assert alerts is not None
+    assert [one.rule.name for one in await alerts.list()] == ["busy"]
+    assert alerts.channels == ("mail", "team")
+
+
 async def test_reload_uses_new_routes_and_prices(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 from argon2 import PasswordHasher
 
 from bluesminds.accounts.audit import OPERATOR
-from bluesminds.app.services import KeyChangeNotifier, open_services
+from bluesminds.app.resources import KeyChangeNotifier
+from bluesminds.app.services import open_services
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import Log
 from bluesminds.common.values import LimitSet

@@ -154,6 +154,7 @@ def test_doctor_reports_damaged_database(home: Path) -> None:
     assert code == exits.FAILURE
     assert found["database"]["verdict"] == "failed"
     assert "bluesminds restore" in found["database"]["fix"]
+    assert "bluesminds restore" in found["gateway"]["fix"]
 
 
 def test_doctor_reports_port_of_another_program(home: Path) -> None:

@@ -1,6 +1,7 @@
 """Failing commands print one error line, one help line and no traceback, and have the right exit code."""
 
 import errno
+import io
 import socket
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ from bluesminds.cli import exits
 from bluesminds.cli.app import Commands
 from bluesminds.cli.failures import EXPECTED, failure, unwrap
 from bluesminds.config import load
+from storage import StorageBroken, StorageError, StorageUnavailable
 from tests.terminal import SECONDS, User
 
 PASSWORD = "sekret-4711"
@@ -266,3 +268,23 @@ def test_interrupted_command_exits_with_its_own_code(strike: Callable[[], None])
 def test_unknown_command_suggests_a_similar_one(home: Path) -> None:
     done = User(home).call("kyes", "list")
     assert done.returncode == exits.USAGE and "Did you mean 'keys'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (StorageBroken("the database file is damaged: x"), "bluesminds restore --replace FILE"),
+        (StorageUnavailable("the database is not available: database or disk is full"), "free space"),
+        (StorageUnavailable("the database is not reachable (X)"), "check storage.url"),
+    ],
+)
+def test_storage_error_says_what_to_do(error: StorageError, remedy: str) -> None:
+    shown = io.StringIO()
+    failure(error, load(None, {}, {})).show(shown)
+    assert remedy in shown.getvalue()
+
+
+def test_configuration_that_is_a_directory_fails(home: Path) -> None:
+    error, remedy = refused(User(home).call("check", "--config", str(home)), exits.CONFIG_INVALID)
+    assert error == f"the configuration cannot be read: Is a directory ({home})"
+    assert "bluesminds init" in remedy

@@ -28,6 +28,7 @@ def user(home: Path) -> User:
 
 
 def test_webhooks_are_added_listed_triggered_and_removed(user: User) -> None:
+    assert user.call("users", "create", "--email", "ada@example.com", stdin="correct horse battery\n").stdout
     added = user.call("webhooks", "add", "https://hooks.example.com/", "--event", "key.*", "--json")
     made = json.loads(added.stdout)
     assert made["secret"].startswith("whsec_")
@@ -40,6 +41,8 @@ def test_webhooks_are_added_listed_triggered_and_removed(user: User) -> None:
     assert [(row["event"], row["state"]) for row in rows] == [("key.created", "pending")]
     rotated = user.call("webhooks", "rotate", webhook)
     assert rotated.stdout.strip() != made["secret"]
+    rows = json.loads(user.call("webhooks", "list", "--user", "ada@example.com", "--json").stdout)
+    assert rows["data"] == []
     assert user.call("webhooks", "remove", webhook).stdout == f"removed {webhook}\n"
     assert user.call("webhooks", "trigger", webhook).returncode == exits.NOT_FOUND
 

@@ -35,12 +35,18 @@ async def test_pages_of_billing_show_plan_payments_and_invoices(nursery: trio.Nu
         shown = await user.get("/dashboard/billing?checkout_id=ch_1&signature=x")
         check_page(shown)
         assert "You are on Starter." in shown.text
-        assert "Thank you." in shown.text
+        assert "data-returned" in shown.text
+        linked = await user.get("/dashboard/billing?ref=ABCD2345&utm_source=a&utm_source=b&gclid=%00")
+        check_page(linked)
+        assert "data-returned" not in linked.text
         (invoice,) = re.findall(r'href="(/dashboard/billing/invoices/[^"]+)"', shown.text)
         printed = await user.get(invoice)
         check_page(printed)
         assert "Example &amp; Co" in printed.text
         assert "29.00 USD" in printed.text
+        payments = await admin.get(f"/dashboard/admin/users/{site.callers.users['user']}/billing")
+        check_page(payments)
+        assert "/refund" in payments.text
         pdf = await user.get(invoice.replace("/dashboard/", "/api/") + "/pdf")
         assert pdf.headers["content-type"] == "application/pdf"
         assert pdf.content.startswith(b"%PDF-")

@@ -6,6 +6,7 @@ The customer acts with the methods: `pay` a checkout, `renew`, `fail`, `refund` 
 those that the provider would send, signed with the secret. Times are seconds in `now`.
 """
 
+import copy
 import hmac
 import json
 from base64 import b64decode, b64encode
@@ -25,11 +26,22 @@ KEY = "sk_test_fake"
 SECRET = "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQ="
 MONTH = 30 * 86_400
 PRICES = {"price_starter": 2900, "price_pro": 9900, "prod_starter": 2900, "prod_pro": 9900}
+PRICES |= {"price_business": 19_900, "prod_business": 19_900}
 Object = dict[str, Any]
 
 
 class Refused(Exception):
-    """The status of an error."""
+    """The status of an error, and its body."""
+
+    def __init__(self, status: str, body: Object | None = None) -> None:
+        super().__init__(status)
+        self.body = body or {"error": {"message": "no"}}
+
+
+def missing(kind: str, id_: str) -> Refused:
+    """The error of Stripe about an unknown object in the parameters of a request."""
+    fields = {"type": "invalid_request_error", "code": "resource_missing", "param": kind}
+    return Refused("400 Bad Request", {"error": fields | {"message": f"No such {kind}: '{id_}'"}})
 
 
 @dataclass
@@ -39,12 +51,15 @@ class PaymentServer:
     upstream: Upstream = field(default_factory=lambda: Upstream(0))
     now: int = NOON // 1000
     down: bool = False
+    unknown_products: bool = False
     calls: int = 0
     customers: dict[str, Object] = field(default_factory=dict)
     checkouts: dict[str, Object] = field(default_factory=dict)
     subscriptions: dict[str, Object] = field(default_factory=dict)
     events: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
     done: dict[str, Object] = field(default_factory=dict)
+    exchanges: list[tuple[str, bytes, Object]] = field(default_factory=list)
+    _ordered: dict[str, Any] = field(default_factory=dict)  # by checkout: what it is for
     _serial: int = 0
 
     @property
@@ -70,8 +85,9 @@ class PaymentServer:
                     raise Refused("503 Service Unavailable")
                 path = parts.path.removeprefix("/v1/").split("/")
                 body = self.answer(method, path, dict(parse_qsl(parts.query)), received)
+                self.exchanges.append((f"{method} {target}", received.body, copy.deepcopy(body)))
             except Refused as exc:
-                status, body = str(exc).encode(), {"error": {"message": "no"}}
+                status, body = str(exc).encode(), exc.body
             await peer.answer(json.dumps(body).encode(), b"Content-Type: application/json", status=status)
 
     def last_subscription(self) -> str:
@@ -82,7 +98,10 @@ class PaymentServer:
 class StripeServer(PaymentServer):
     charges: dict[str, Object] = field(default_factory=dict)
     invoices: dict[str, Object] = field(default_factory=dict)
+    disputes: dict[str, Object] = field(default_factory=dict)
     declines: bool = False
+    keeps_checkouts: bool = False
+    refuses_refunds: bool = False
 
     def answer(self, method: str, path: list[str], query: dict[str, str], received: Received) -> Object:
         if received.values(b"authorization") != [f"Bearer {KEY}".encode()]:
@@ -92,6 +111,8 @@ class StripeServer(PaymentServer):
         key = b"".join(received.values(b"idempotency-key")).decode()
         if key and key in self.done:
             return self.done[key]
+        if method == "DELETE":
+            return self._delete(path)
         made = self._post(path, form) if method == "POST" else self._get(path, query)
         if key:
             self.done[key] = made
@@ -103,11 +124,17 @@ class StripeServer(PaymentServer):
             "subscriptions": self.subscriptions,
             "charges": self.charges,
             "invoices": self.invoices,
+            "disputes": self.disputes,
+            "customers": self.customers,
         }
+        if (customer := query.get("customer", "")) and customer not in self.customers:
+            raise missing("customer", customer)
         for name, objects in kept.items():
             if "/".join(path) == name:
-                of = query.get("customer")
-                found = [one for one in objects.values() if of in (None, one["customer"])][::-1]
+                named = [key for key in ("customer", "charge", "payment_intent") if key in query]
+                found = [one for one in objects.values() if all(one[key] == query[key] for key in named)][
+                    ::-1
+                ]
                 if "status" in query and query["status"] != "all":
                     found = [one for one in found if one["status"] == query["status"]]
                 start = (
@@ -132,19 +159,45 @@ class StripeServer(PaymentServer):
             case ["checkout", "sessions"]:
                 return self._checkout(form)
             case ["billing_portal", "sessions"]:
-                assert form["customer"] in self.customers
-                return {"id": self.id("bps"), "url": "https://billing.stripe.com/p/session/x"}
+                if form["customer"] not in self.customers:
+                    raise missing("customer", form["customer"])
+                return {
+                    "id": self.id("bps"),
+                    "object": "billing_portal.session",
+                    "url": "https://billing.stripe.com/p/session/x",
+                }
             case ["refunds"]:
+                if self.refuses_refunds:
+                    raise Refused("400 Bad Request")
                 charge = next(
                     one for one in self.charges.values() if one["payment_intent"] == form["payment_intent"]
                 )
                 self.refund(charge["payment_intent"], charge["amount"])
                 return {"id": self.id("re"), "object": "refund", "status": "succeeded"}
             case ["subscriptions", id_]:
+                if id_ not in self.subscriptions:
+                    raise Refused("404 Not Found")
                 return self._change(self.subscriptions[id_], form)
+            case ["checkout", "sessions", id_, "expire"]:
+                session = self.checkouts[id_]
+                if session["status"] != "open" or self.keeps_checkouts:
+                    raise Refused("400 Bad Request")
+                session["status"] = "expired"
+                self.event("checkout.session.expired", session)
+                return session
         raise Refused("404 Not Found")
 
+    def _delete(self, path: list[str]) -> Object:
+        if path[0] != "subscriptions" or self.subscriptions[path[1]]["status"] == "canceled":
+            raise Refused("404 Not Found")
+        self.end(path[1])
+        return self.subscriptions[path[1]]
+
     def _checkout(self, form: dict[str, str]) -> Object:
+        if form["customer"] not in self.customers:
+            raise missing("customer", form["customer"])
+        if self.unknown_products:
+            raise missing("line_items[0][price]", "price_x")
         id_ = self.id("cs")
         is_plan = form["mode"] == "subscription"
         if is_plan:
@@ -167,8 +220,8 @@ class StripeServer(PaymentServer):
             "payment_intent": None,
             "subscription": None,
             "url": f"https://checkout.stripe.com/c/pay/{id_}",
-            "price": form.get("line_items[0][price]"),
         }
+        self._ordered[id_] = form.get("line_items[0][price]")
         return self.checkouts[id_]
 
     def pay(
@@ -182,8 +235,8 @@ class StripeServer(PaymentServer):
             session["payment_intent"] = charge["payment_intent"]
         else:
             id_ = self.id("sub")
-            price = {"id": session["price"], "unit_amount": PRICES[session["price"]]}
-            item = {"id": self.id("si"), "price": price}
+            price = _price(self._ordered[checkout_id])
+            item = {"id": self.id("si"), "object": "subscription_item", "price": price}
             item |= {"current_period_start": self.now, "current_period_end": self.now + MONTH}
             self.subscriptions[id_] = {
                 "id": id_,
@@ -191,7 +244,7 @@ class StripeServer(PaymentServer):
                 "customer": session["customer"],
                 "status": "active",
                 "metadata": session["metadata"],
-                "items": {"data": [item]},
+                "items": {"object": "list", "data": [item]},
                 "cancel_at_period_end": False,
                 "ended_at": None,
             }
@@ -221,15 +274,21 @@ class StripeServer(PaymentServer):
         found = self.subscriptions[subscription]
         charge = self._charge(found["customer"], amount, currency)
         id_ = self.id("in")
-        payment = {"payment": {"type": "payment_intent", "payment_intent": charge["payment_intent"]}}
+        payment = {
+            "object": "invoice_payment",
+            "payment": {"type": "payment_intent", "payment_intent": charge["payment_intent"]},
+        }
         self.invoices[id_] = {
             "id": id_,
             "object": "invoice",
             "customer": found["customer"],
             "status": "paid",
             "billing_reason": reason,
-            "parent": {"subscription_details": {"subscription": subscription, "metadata": found["metadata"]}},
-            "payments": {"data": [payment]},
+            "parent": {
+                "type": "subscription_details",
+                "subscription_details": {"subscription": subscription, "metadata": found["metadata"]},
+            },
+            "payments": {"object": "list", "data": [payment]},
             "total_taxes": [{"amount": tax}] if tax else [],
         }
         found["latest_invoice"] = self.invoices[id_]
@@ -244,7 +303,7 @@ class StripeServer(PaymentServer):
             item = found["items"]["data"][0]
             assert form["items[0][id]"] == item["id"]
             before = item["price"]["unit_amount"]
-            item["price"] = {"id": price, "unit_amount": PRICES[price]}
+            item["price"] = _price(price)
             if form["proration_behavior"] == "always_invoice":
                 assert form["payment_behavior"] == "error_if_incomplete"
                 self._invoice(found["id"], PRICES[price] - before, "usd", "subscription_update")
@@ -279,7 +338,7 @@ class StripeServer(PaymentServer):
         if found["status"] == "active":
             self._next_period(found)
             found["status"] = "past_due"
-            found["latest_invoice"] = {"id": self.id("in"), "status": "open"}
+            found["latest_invoice"] = {"id": self.id("in"), "object": "invoice", "status": "open"}
             self.event("invoice.payment_failed", {"object": "invoice", "customer": found["customer"]})
             self.event("customer.subscription.updated", found)
 
@@ -302,6 +361,19 @@ class StripeServer(PaymentServer):
         charge["amount_refunded"] = cents
         self.event("charge.refunded", charge)
 
+    def dispute(self, intent: str, status: str = "needs_response") -> None:
+        """Open a dispute, or change its status. Its object names no customer."""
+        charge = next(one for one in self.charges.values() if one["payment_intent"] == intent)
+        found = next((one for one in self.disputes.values() if one["charge"] == charge["id"]), None)
+        if found is None:
+            found = {"id": self.id("du"), "object": "dispute", "charge": charge["id"], "currency": "usd"}
+            found |= {"payment_intent": intent, "amount": charge["amount"], "metadata": {}}
+            self.disputes[found["id"]] = found
+        found["status"] = status
+        charge["disputed"] = True
+        is_over = status in ("won", "lost", "warning_closed")
+        self.event("charge.dispute.closed" if is_over else "charge.dispute.created", found)
+
     def event(self, kind: str, about: Object) -> None:
         body = {
             "id": self.id("evt"),
@@ -318,6 +390,10 @@ class StripeServer(PaymentServer):
         self.events.append((stripe_signature(content, self.now), content))
 
 
+def _price(id_: str) -> Object:
+    return {"id": id_, "object": "price", "unit_amount": PRICES[id_]}
+
+
 def stripe_signature(body: bytes, at: int, secret: str = SECRET) -> dict[str, str]:
     digest = hmac.new(secret.encode(), f"{at}.".encode() + body, sha256).hexdigest()
     return {"stripe-signature": f"t={at},v1={digest}"}
@@ -331,24 +407,40 @@ class CreemServer(PaymentServer):
         if received.values(b"x-api-key") != [KEY.encode()]:
             raise Refused("403 Forbidden")
         body = json.loads(received.body or b"{}")
+        try:
+            return self._answer(method, path, query, body)
+        except KeyError as exc:
+            raise Refused("404 Not Found", {"status": 404, "error": "Not Found"}) from exc
+
+    def _answer(self, method: str, path: list[str], query: dict[str, str], body: Object) -> Object:
         match method, *path:
             case "POST", "customers":
+                assert body["name"]
                 made = {"id": self.id("cust"), "object": "customer", "email": body["email"]}
                 self.customers[made["id"]] = made
                 return made
+            case "GET", "customers":
+                return self.customers[query["customer_id"]]
+            case "GET", "subscriptions":
+                return self.subscriptions[query["subscription_id"]]
             case "POST", "checkouts":
+                if self.unknown_products or body["customer"]["id"] not in self.customers:
+                    raise KeyError(body["product_id"])
                 return self._checkout(body)
             case "GET", "checkouts":
                 return self.checkouts[query["checkout_id"]]
             case "GET", "transactions":
                 return self.transactions[query["transaction_id"]]
             case "GET", "transactions", "search":
+                assert self.customers[query["customer_id"]]
                 found = self.transactions.values()
                 return _page([one for one in found if one["customer"] == query["customer_id"]], query)
             case "GET", "customers", customer, "subscriptions":
+                assert self.customers[customer]
                 found = self.subscriptions.values()
                 return _page([one for one in found if one["customer"]["id"] == customer], query)
             case "POST", "customers", "billing":
+                assert self.customers[body["customer_id"]]
                 return {"customer_portal_link": "https://creem.io/my-orders/login/x"}
             case "POST", "refunds":
                 self.refund(body["transaction_id"])
@@ -367,22 +459,23 @@ class CreemServer(PaymentServer):
             "status": "pending",
             "request_id": body["request_id"],
             "product": body["product_id"],
-            "amount": body["custom_price"] if is_topup else PRICES[body["product_id"]],
-            "is_topup": is_topup,
             "customer": body["customer"]["id"],
             "metadata": body["metadata"],
             "checkout_url": f"https://creem.io/checkout/{id_}",
         }
+        price = body["custom_price"] if is_topup else PRICES[body["product_id"]]
+        self._ordered[id_] = (price, is_topup)
         return self.checkouts[id_]
 
     def pay(
         self, checkout_id: str, *, amount: int | None = None, currency: str = "USD", tax: int = 0
     ) -> None:
         found = self.checkouts[checkout_id]
-        total = found["amount"] + tax if amount is None else amount
+        price, is_topup = self._ordered[checkout_id]
+        total = price + tax if amount is None else amount
         order = {"id": self.id("ord"), "object": "order", "amount": total, "currency": currency}
         found |= {"status": "completed", "order": order}
-        if found["is_topup"]:
+        if is_topup:
             self._transaction(found["customer"], total, currency, order["id"], None, tax)
         else:
             id_ = self.id("sub")
@@ -430,7 +523,10 @@ class CreemServer(PaymentServer):
         self.event("subscription.paid", found)
 
     def _change(self, found: Object, action: str, body: Object) -> Object:
-        if action == "cancel":
+        if action == "cancel" and body == {"mode": "immediate"}:
+            found |= {"status": "canceled", "canceled_at": iso(self.now)}
+            self.event("subscription.canceled", found)
+        elif action == "cancel":
             assert body == {"mode": "scheduled", "onExecute": "cancel"}
             found["status"] = "scheduled_cancel"
             self.event("subscription.scheduled_cancel", found)
@@ -458,6 +554,12 @@ class CreemServer(PaymentServer):
             found["status"] = "active"
             found |= {"current_period_start_date": iso(end), "current_period_end_date": iso(end + MONTH)}
             self._paid(id_, PRICES[found["product"]["id"]])
+
+    def dispute(self, id_: str, status: str = "needs_response") -> None:
+        found = self.transactions[id_]
+        found["status"] = "paid" if status == "won" else "chargedBack"
+        about = {"id": self.id("disp"), "object": "dispute", "transaction": found}
+        self.event("dispute.created", about | {"amount": found["amount_paid"]})
 
     def refund(self, id_: str, cents: int | None = None) -> None:
         found = self.transactions[id_]

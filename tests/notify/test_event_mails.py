@@ -13,7 +13,7 @@ from bluesminds.notify.event_mails import EVENT_MAILS, EventMails
 from bluesminds.notify.events import EVENT_KINDS, EventDispatcher, EventKind, new_event
 from bluesminds.notify.mail import Mail, build_message
 from bluesminds.notify.mail_groups import OptOutLinks
-from bluesminds.notify.mail_samples import SAMPLES
+from bluesminds.notify.mail_samples import OPTIONAL, SAMPLES
 from bluesminds.notify.mail_templates import MailTemplates
 from bluesminds.notify.outbox import MailOutbox
 from storage import Store
@@ -29,6 +29,13 @@ ADA = replace(user(1, "ada@example.com"), email_verified_at=NOON)
 BOB = replace(user(2, "bob@example.com"), email_verified_at=NOON, role="admin")
 EVE = replace(user(3, "eve@example.com"), role="admin")  # not confirmed
 ENDS = "2027-01-16T08:00:00.000Z"
+CREDIT_NOTE = {
+    "invoice": "i2",
+    "kind": "credit_note",
+    "number": "INV-000002",
+    "total_cents": -2900,
+    "currency": "usd",
+}
 KEY = {"name": "laptop", "prefix": "bm_Ab12", "last4": "wxyz", "expires_at": ENDS}
 SIGN_IN = {"address": "203.0.113.7", "user_agent": "curl"}
 LIMIT = {"key_id": None, "limit_name": "usd_per_month", "period": "2027-01", "share": 80}
@@ -128,13 +135,19 @@ async def site(home: Path) -> AsyncIterator[Site]:
         ("trial.ended", {}, "trial_ended", ()),
         (
             "invoice.created",
-            {"number": "INV-000001", "total_cents": 2900, "currency": "usd"},
+            {"invoice": "i1", "number": "INV-000001", "total_cents": 2900, "currency": "usd"},
             "invoice",
             ("Invoice INV-000001", "29.00 USD"),
         ),
         (
             "invoice.created",
-            {"kind": "credit_note", "number": "INV-000002", "total_cents": -2900, "currency": "usd"},
+            {
+                "invoice": "i2",
+                "kind": "credit_note",
+                "number": "INV-000002",
+                "total_cents": -2900,
+                "currency": "usd",
+            },
             "invoice",
             ("Credit note INV-000002", "-29.00 USD"),
         ),
@@ -190,6 +203,10 @@ async def test_optional_mail_has_the_headers_of_one_click_opt_out(site: Site) ->
     assert f"List-Unsubscribe: <{LINKS.url(ADA.id, 'keys')}>\r\n".encode() in content
     assert b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n" in content
     assert mail.opt_out in mail.text and mail.opt_out.replace("&", "&amp;") in mail.html
+
+
+def test_mails_with_a_group_are_previewed_with_a_link_that_stops_them() -> None:
+    assert {mail.template for mail in EVENT_MAILS.values() if mail.group is not None} == OPTIONAL
 
 
 def test_mails_of_events_have_templates_and_kinds_that_exist() -> None:

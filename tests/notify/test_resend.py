@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import trio
+from msgspec import structs
 
 from bluesminds.http.client.pool import Pool, UpstreamOrigin
-from bluesminds.notify.mail import Mail, MailFailed, MailRefused
+from bluesminds.notify.mail import Mail, MailFailed, MailFile, MailRefused
 from bluesminds.notify.resend import ResendAccount, ResendMailer
 from tests.fakes import resend_server
 from tests.fakes.resend_server import API_KEY, ResendServer
@@ -60,6 +61,14 @@ async def test_resend_mailer_sends_the_mail_once(site: Site) -> None:
     assert request.values(b"user-agent")[0].startswith(b"BluesMinds/")
     await site.mailer(sender="other@example.com").send(ID, HELLO)
     assert len(site.server.sent) == 1, "an earlier attempt was accepted"
+
+
+async def test_resend_mailer_attaches_files(site: Site) -> None:
+    file = MailFile("a.pdf", "application/pdf", b"%PDF")
+    await site.mailer().send(ID, structs.replace(HELLO, files=(file,)))
+    assert site.server.sent[0]["attachments"] == [
+        {"filename": "a.pdf", "content": "JVBERg==", "content_type": "application/pdf"}
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Webhooks on both engines, with a real receiver and the public library for their signatures."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,11 +20,11 @@ from bluesminds.http.client.pool import AddressPolicy, Pool
 from bluesminds.notify import webhooks as module
 from bluesminds.notify.events import EventDispatcher, new_event
 from bluesminds.notify.webhook_format import BadSignature, WebhookTarget, sign, verify, wants
-from bluesminds.notify.webhooks import PAUSES, WebhookSender, deliver_event
+from bluesminds.notify.webhooks import PAUSES, WebhookQueue, WebhookSender
 from storage import Store
 from storage.audit import AuditQuery, select_audit
 from storage.events import insert_event, select_new_events
-from storage.users import delete_user, insert_user
+from storage.users import delete_user, insert_user, update_user
 from storage.webhook_deliveries import DeliveryRow, delete_old_deliveries
 from storage.webhooks import OPERATORS, WebhookRow
 from tests.fakes import raw_upstream
@@ -94,7 +94,7 @@ class Site:
             waiting=lambda: self.sender.notify(),
         )
         self.dispatcher = EventDispatcher(store, clock=self.clock, log=self.log)
-        self.dispatcher.subscribe(deliver_event)
+        self.dispatcher.subscribe(WebhookQueue(self.log).consume)
 
     @property
     def log(self) -> Log:
@@ -509,6 +509,34 @@ async def test_deliveries_beyond_the_bound_of_an_endpoint_are_left_out(
     for _ in range(4):
         await site.happen()
     assert len(await site.log_of(webhook)) == 2
+    lines = [line for line in site.lines if b"webhook_events_left_out" in line]
+    assert len(lines) == 1 and webhook.id.encode() in lines[0]
+
+
+async def test_disabled_account_gets_no_events_until_it_is_enabled(site: Site) -> None:
+    webhook, _ = await site.add()
+    await site.add("/operators", owner=OPERATORS)
+    waiting = await site.happen()
+    await site.store.write(update_user, replace(ADA, disabled_at=1))
+    await site.happen()
+    await site.sender.send_due()
+    assert [one.line.split(b" ")[1] for one in site.receiver.got] == [b"/operators"] * 2
+    assert [row.state for row in await site.log_of(webhook)] == ["pending"]
+    await site.store.write(update_user, ADA)
+    await site.sender.send_due()
+    (own,) = [one for one in site.receiver.got if one.line.split(b" ")[1] == b"/hook"]
+    assert headers_of(own)["webhook-id"] == waiting
+
+
+async def test_redirect_to_a_private_address_is_not_followed(site: Site) -> None:
+    webhook, _ = await site.add()
+    site.receiver.statuses[b"/hook"] = b"307 Temporary Redirect"
+    site.receiver.headers = (b"location: " + site.receiver.url("/private").encode(),)
+    await site.happen()
+    await site.sender.send_due()
+    assert [one.line.split(b" ")[1] for one in site.receiver.got] == [b"/hook"]
+    (row,) = await site.log_of(webhook)
+    assert row.state == "pending"
 
 
 async def test_old_deliveries_are_deleted_unless_they_wait(site: Site) -> None:

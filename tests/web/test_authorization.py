@@ -128,6 +128,7 @@ GET /dashboard/admin/routes/{route_id}
 GET /dashboard/admin/users
 GET /dashboard/admin/users/{user_id}
 GET /dashboard/admin/users/{user_id}/statements
+GET /dashboard/admin/users/{user_id}/billing
 GET /dashboard/admin/ledger
 GET /dashboard/admin/codes
 GET /dashboard/admin/codes/{batch_id}
@@ -186,6 +187,8 @@ GET /api/costs/{key_id}
 GET /user/balance
 GET /user/plan
 POST /api/billing/checkout
+GET /api/billing/orders
+DELETE /api/billing/orders/{order_id}
 POST /api/billing/portal
 GET /api/billing/subscription
 POST /api/billing/subscription
@@ -259,6 +262,10 @@ GET /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 PATCH /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 DELETE /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}
 POST /api/admin/users/{user_id}/vendor-keys/{vendor_key_id}/test
+GET /api/admin/users/{user_id}/webhooks
+PATCH /api/admin/users/{user_id}/webhooks/{webhook_id}
+DELETE /api/admin/users/{user_id}/webhooks/{webhook_id}
+GET /api/admin/users/{user_id}/webhooks/{webhook_id}/deliveries
 GET /api/admin/webhooks
 POST /api/admin/webhooks
 GET /api/admin/webhooks/{webhook_id}
@@ -271,6 +278,7 @@ GET /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}
 POST /api/admin/webhooks/{webhook_id}/deliveries/{delivery_id}/resend
 GET /api/admin/alerts
 POST /api/admin/alerts
+PATCH /api/admin/alerts/{name}
 DELETE /api/admin/alerts/{name}
 POST /api/admin/alerts/{name}/test
 GET /admin/monitor
@@ -306,6 +314,7 @@ GET /api/admin/invoices
 GET /api/admin/invoices/{invoice_id}/pdf
 GET /api/admin/orders
 POST /api/admin/orders
+DELETE /api/admin/orders/{order_id}
 POST /api/admin/orders/{order_id}/paid
 GET /api/admin/users/{user_id}/payments
 POST /api/admin/payments/{payment_id}/refund
@@ -729,6 +738,7 @@ BODIES: dict[str, dict[str, Any]] = {
 NOT_FOUND = (
     *("key_not_found", "session_not_found", "chat_not_found", "request_not_found"),
     *("prompt_not_found", "vendor_key_not_found", "webhook_not_found", "invoice_not_found"),
+    "order_not_found",
 )
 
 
@@ -748,6 +758,7 @@ async def test_resource_of_another_user_is_not_found(thief: str, callers: Caller
             path_values["vendor_key_id"] = await new_vendor_key(callers)
             path_values["webhook_id"], path_values["delivery_id"] = await new_webhook(callers)
             path_values["invoice_id"] = await new_invoice(callers)
+            path_values["order_id"] = await new_order(callers)
             url = path.format_map(path_values)
             body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
@@ -797,13 +808,23 @@ async def new_webhook(callers: Callers) -> tuple[str, str]:
     return row.id, delivery.id
 
 
+async def new_order(callers: Callers) -> str:
+    billing, owner = callers.gateway.services.accounts.billing, callers.users["user"]
+    assert billing is not None
+    found = list(await billing.orders.own_open(owner))
+    if not found:
+        placed = await billing.orders.place(AS_OPERATOR, owner, plan=None, cents=2000, provider="manual")
+        found = [placed.order]
+    return found[0].id
+
+
 async def new_invoice(callers: Callers) -> str:
     billing, owner = callers.gateway.services.accounts.billing, callers.users["user"]
     assert billing is not None
     found = await billing.invoices.list(owner, before=2**31, limit=1)
     if not found:
-        placed = await billing.order(AS_OPERATOR, owner, plan=None, cents=2000, provider="manual")
-        await billing.mark_paid(AS_OPERATOR, placed.order.id)
+        placed = await billing.orders.place(AS_OPERATOR, owner, plan=None, cents=2000, provider="manual")
+        await billing.orders.mark_paid(AS_OPERATOR, placed.order.id)
         found = await billing.invoices.list(owner, before=2**31, limit=1)
     return found[0].row.id
 

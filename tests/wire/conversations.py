@@ -50,6 +50,7 @@ documents = st.builds(MediaPart, st.just("document"), data=base64, media_type=st
 sounds = st.builds(MediaPart, st.just("audio"), data=base64, media_type=st.just("audio/wav"))
 text_parts = st.builds(TextPart, texts)
 calls = st.builds(ToolCallPart, names, names, objects)
+penalties = st.none() | st.floats(0.1, 1)
 fractions = st.floats(0, 1, exclude_max=True)
 optional_flags = st.none() | st.booleans()
 tools = st.builds(ToolDefinition, names, st.just("") | texts, schemas, optional_flags)
@@ -97,6 +98,13 @@ _common = {
 
 
 @st.composite
+def extra_sampling(draw: st.DrawFn) -> dict[str, Any]:
+    """What chat completions and Gemini have."""
+    seed = draw(st.none() | st.integers(0, 99))
+    return {"seed": seed, "presence_penalty": draw(penalties), "frequency_penalty": draw(penalties)}
+
+
+@st.composite
 def chat_requests(draw: st.DrawFn) -> ConversationRequest:
     answers = st.tuples(
         st.lists(st.builds(ThinkingPart, texts), max_size=1),
@@ -117,6 +125,7 @@ def chat_requests(draw: st.DrawFn) -> ConversationRequest:
         parallel=draw(optional_flags) if some else None,
         reasoning=draw(st.none() | st.builds(Reasoning, efforts)),
         wants_usage=stream,
+        **draw(extra_sampling()),
     )
 
 
@@ -131,16 +140,20 @@ def messages_requests(draw: st.DrawFn) -> ConversationRequest:
     modes = st.sampled_from(["", "enabled", "adaptive", "between_tools", "disabled"])
     efforts = st.sampled_from(["", "low", "medium", "high", "xhigh", "max"])
     mode, effort = draw(modes), draw(efforts)
+    thinks = mode in ("enabled", "adaptive")
+    if thinks and choice is not None and choice.mode in ("required", "tool"):
+        choice = None
     budget = draw(st.integers(1024, 9999)) if mode == "enabled" else None
-    bound = {} if budget is None else {"max_output": 10_000}
+    bound: dict[str, Any] = {} if budget is None else {"max_output": 10_000}
+    unsampled: dict[str, Any] = {"temperature": None, "top_p": None} if thinks else {}
     return ConversationRequest(
-        **{name: draw(strategy) for name, strategy in _common.items()} | bound,  # type: ignore[arg-type]
+        **{name: draw(strategy) for name, strategy in _common.items()} | bound | unsampled,
         turns=draw(_turns(user, answers)),
         tools=some,
         tool_choice=choice,
         parallel=draw(optional_flags) if choice is not None and choice.mode != "none" else None,
         reasoning=Reasoning(effort, mode, budget) if mode or effort else None,  # type: ignore[arg-type]
-        top_k=draw(st.none() | st.integers(1, 99)),
+        top_k=None if thinks else draw(st.none() | st.integers(1, 99)),
         shows_reasoning=mode not in ("", "disabled"),
     )
 
@@ -224,6 +237,7 @@ def gemini_requests(draw: st.DrawFn) -> ConversationRequest:
         reasoning=reasoning,
         top_k=draw(st.none() | st.integers(1, 99)),
         shows_reasoning=shown,
+        **draw(extra_sampling()),
     )
 
 

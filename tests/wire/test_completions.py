@@ -54,13 +54,16 @@ def test_completion_prompt_is_one_message(prompt: Any) -> None:
         "max_tokens": 5,
         "temperature": 0.5,
         "top_p": 0.9,
+        "frequency_penalty": 0.5,
+        "seed": 7,
         "stop": ["END"],
         "user": "u",
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    assert encoded.dropped == ("frequency_penalty", "seed")
+    assert encoded.dropped == ()
     whole = MESSAGES_CODEC.encode_request(request, EncodingOptions(model="x"))
+    assert whole.dropped == ("seed", "frequency_penalty")
     assert json_of(whole.fields)["messages"] == [{"role": "user", "content": "Say hello."}]
 
 

@@ -52,6 +52,15 @@ REASONING = [
 ]
 VALUES = [
     openai(
+        '"thinking.type.enabled" is not supported for this model. Use "thinking.type.adaptive" and'
+        ' "output_config.effort" to control thinking behavior.'
+    ),
+    openai("Thinking may not be enabled when tool_choice forces tool use."),
+    openai(
+        "messages.1.content.0.type: Expected `thinking` or `redacted_thinking`, but found `tool_use`. When"
+        " `thinking` is enabled, a final `assistant` message must start with a thinking block."
+    ),
+    openai(
         "Unsupported value: 'reasoning_effort' does not support 'minimal' with this model. Supported values"
         " are: 'low', 'medium', and 'high'.",
         "reasoning_effort",
@@ -150,3 +159,15 @@ def test_statuses_that_blame_no_field_are_known() -> None:
 )
 def test_refusal_that_names_the_forced_field_is_found(status: int, body: bytes, names: bool) -> None:
     assert names_forced_usage(status, body) == names
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "`temperature` may only be set to 1 when thinking is enabled or in adaptive mode.",
+        "`top_p` must be greater than or equal to 0.95 or unset when thinking is enabled.",
+        "`top_k` must be unset when thinking is enabled.",
+    ],
+)
+def test_sampling_that_thinking_excludes_is_left_out_once(message: str) -> None:
+    assert found(openai(message)) == Refusal(Support(sampling=False), lasting=False)

@@ -445,4 +445,19 @@ def test_usage_that_is_not_reported_is_estimated() -> None:
     stage = to_messages()
     events = events_in(run_stage(stage, [chunk("12345678"), chunk(finish="stop"), DONE]))
     assert stage.usage == Usage(10, 2, usage_source="estimated")
-    assert events[-2][1]["usage"]["output_tokens"] in (0, 2)
+    counts = events[-2][1]["usage"]
+    assert (counts["input_tokens"], counts["output_tokens"]) == (10, 2)
+
+
+def test_chat_client_gets_the_estimate_of_a_usage_that_is_not_reported() -> None:
+    messages = [
+        named("message_start", message={"id": "m", "model": "x"}),
+        named("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+        named("content_block_delta", index=0, delta={"type": "text_delta", "text": "Hello world"}),
+        named("content_block_stop", index=0),
+        named("message_delta", delta={"stop_reason": "end_turn"}),
+        named("message_stop"),
+    ]
+    stage = to_chat()
+    *_, (_, report), _ = events_in(run_stage(stage, messages))
+    assert report["usage"]["completion_tokens"] == stage.usage.output_tokens > 0

@@ -66,6 +66,7 @@ class UsersPages(Struct, frozen=True):
     usage_now: Callable[[str], InUse]
     ledger: Ledger
     vendor_keys: VendorKeys
+    has_billing: bool
     webhooks: Webhooks | None
 
     async def list(
@@ -123,6 +124,7 @@ class UsersPages(Struct, frozen=True):
                 vendor_key_view(self.vendor_keys, row) for row in await self.vendor_keys.list(user.id)
             ],
             wallet=await self.ledger.balance(user.id),
+            has_billing=self.has_billing,
             webhooks=[] if self.webhooks is None else await webhook_lines(self.webhooks, user.id),
             entry_key=uuid7(self.clock.now_ms()),
             slots=slots,

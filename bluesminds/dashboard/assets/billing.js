@@ -9,3 +9,5 @@ document.addEventListener("sent", (event) => {
   dialog.showModal();
 });
 
+// The customer comes back from the provider, whose event may come later: the gateway asks for the payment.
+if (document.querySelector("[data-returned]")) document.getElementById("check").click();

@@ -29,8 +29,9 @@ from bluesminds.wire.errors import ErrorDetail, read_error
 from bluesminds.wire.formats import FORMATS, client_codec_of, client_vectors_of, codec_of, vectors_of
 from bluesminds.wire.media import Opaque, PassingJson
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
+from bluesminds.wire.tool_names import restore_names
 from bluesminds.wire.translation import Translation
-from bluesminds.wire.usage import read_cost
+from bluesminds.wire.usage import read_cost, settle_usage
 from bluesminds.wire.vectors import VectorRequest
 
 MAX_ANSWER = 64 * 1024 * 1024  # bytes of a response that is not streamed
@@ -288,7 +289,7 @@ class ReplyReader(Struct, frozen=True):
             return self._error_reply(response, body, facts.error)
         if self.plan.translated and facts.readable:
             try:
-                body = self._translate(body)
+                body = self._translate(body, facts)
             except ValueError:
                 facts = ReplyFacts(readable=False)
         headers = _headers(response, JSON_TYPE)
@@ -309,15 +310,20 @@ class ReplyReader(Struct, frozen=True):
             return None
         return read_cost(value.decode("latin-1"))
 
-    def _translate(self, body: bytes) -> bytes:
-        """The answer in the client's format. Raises ValueError if the body contains no answer."""
+    def _translate(self, body: bytes, facts: ReplyFacts) -> bytes:
+        """The answer in the client's format, with estimates for counts that the server has not reported.
+
+        Raises ValueError if the body contains no answer.
+        """
         if self.vectors is not None:
             reply = vectors_of(self.plan.format).decode_reply(body)
             return client_vectors_of(self.call.operation.format).encode_reply(reply, self.vectors)
         if self.conversation is None:
             return body
         server, client = self._codecs
-        return client.encode_reply(server.decode_reply(body, self.conversation), self.conversation)
+        answer = restore_names(server.decode_reply(body, self.conversation), self.conversation)
+        usage, _ = settle_usage(facts.usage, self.call.facts, delivered=facts.delivered, pieces=facts.pieces)
+        return client.encode_reply(structs.replace(answer, usage=usage), self.conversation)
 
 
 def handshake_reply(endpoint: UpstreamEndpoint, rejected: HandshakeRejected) -> Reply:

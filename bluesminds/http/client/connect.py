@@ -4,6 +4,8 @@ import errno
 import os
 import socket
 import ssl
+from collections.abc import Sequence
+from typing import Final
 
 import trio
 
@@ -12,6 +14,7 @@ from bluesminds.http.client.errors import ConnectFailed, LocalResourceError, Ups
 from bluesminds.http.client.origin import UpstreamOrigin
 from bluesminds.http.wire import SocketWire, TLSWire, Wire
 
+STAGGER: Final = 0.25  # seconds between attempts at the addresses of a name (RFC 8305, section 5)
 _LOCAL_ERRORS = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -52,11 +55,41 @@ async def _open_permitted(origin: UpstreamOrigin, policy: AddressPolicy) -> trio
     found = await trio.socket.getaddrinfo(origin.host, origin.port, type=socket.SOCK_STREAM)
     if not all(policy.permits_text(str(sockaddr[0])) for *_, sockaddr in found):
         raise _address_refused(policy)
-    stream = await trio.open_tcp_stream(origin.host, origin.port)
-    if not policy.permits_text(str(stream.socket.getpeername()[0])):  # the name may now resolve differently
+    # Not to the name: it may resolve differently a moment later.
+    return await _open_first(list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found)), origin.port)
+
+
+async def _open_first(addresses: Sequence[str], port: int) -> trio.SocketStream:
+    """A connection to the first address that answers. The next one is tried when the one before has failed,
+    or after STAGGER. Raises OSError of the first address if all fail.
+    """
+    opened: list[trio.SocketStream] = []
+    errors: list[OSError] = []
+
+    async def attempt(address: str, ended: trio.Event) -> None:
+        try:
+            opened.append(await trio.open_tcp_stream(address, port))
+            nursery.cancel_scope.cancel()
+        except OSError as exc:
+            errors.append(exc)
+        ended.set()
+
+    try:
+        async with trio.open_nursery() as nursery:
+            for address in addresses:
+                ended = trio.Event()
+                nursery.start_soon(attempt, address, ended)
+                with trio.move_on_after(STAGGER):
+                    await ended.wait()
+    except BaseException:
+        for stream in opened:
+            stream.socket.close()
+        raise
+    if not opened:
+        raise errors[0]
+    for stream in opened[1:]:
         stream.socket.close()
-        raise _address_refused(policy)
-    return stream
+    return opened[0]
 
 
 def _address_refused(policy: AddressPolicy) -> ConnectFailed:

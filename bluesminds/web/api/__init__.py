@@ -23,6 +23,7 @@ from bluesminds.web.api import (
     auth,
     backup,
     billing,
+    billing_admin,
     chats,
     doctor,
     drift,
@@ -37,6 +38,7 @@ from bluesminds.web.api import (
     mail,
     model_routes,
     models,
+    payment_events,
     prices,
     prompt_log,
     redeem_codes,
@@ -186,7 +188,9 @@ def _billing_routes(accounts: AccountServices) -> list[Route]:
     if accounts.billing is None:
         return []
     return [
+        *payment_events.routes(payment_events.PaymentEventHandlers(accounts.billing)),
         *billing.routes(billing.BillingHandlers(accounts.billing)),
+        *billing_admin.routes(billing_admin.BillingAdminHandlers(accounts.billing)),
         *invoices.routes(invoices.InvoiceHandlers(accounts.billing.invoices)),
         *trials.routes(trials.TrialHandlers(accounts.billing)),
     ]

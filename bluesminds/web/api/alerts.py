@@ -3,15 +3,18 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from bluesminds.accounts.alerts import AlertOrigin, Alerts, RuleStatus
+from bluesminds.accounts.alerts import AlertChanges, AlertOrigin, Alerts, RuleStatus
 from bluesminds.common.alerts import AlertKind, AlertPhase, AlertRule
 from bluesminds.common.clock import format_time
 from bluesminds.config.settings import AlertName, AlertSeconds, AlertThreshold, AlertWindow
 from bluesminds.web.fields import Name
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Route, route
+
+ChannelNames = Annotated[tuple[Name, ...], Meta(max_length=10, description="a list of names of channels")]
+ServerFilter = Annotated[str, Meta(max_length=64, description="the name of a server, or empty")]
 
 
 class NewAlert(Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,10 +26,20 @@ class NewAlert(Struct, frozen=True, forbid_unknown_fields=True):
     window: AlertWindow = 300.0
     hold: AlertSeconds = 60.0
     quiet: AlertSeconds = 3600.0
-    channels: Annotated[tuple[Name, ...], Meta(max_length=10, description="a list of names of channels")] = (
-        "mail",
-    )
-    server: Annotated[str, Meta(max_length=64, description="the name of a server, or empty")] = ""
+    channels: ChannelNames = ("mail",)
+    server: ServerFilter = ""
+
+
+class AlertPatch(Struct, frozen=True, forbid_unknown_fields=True):
+    """Omitted fields stay the same. The state stays as well, until the next evaluation."""
+
+    kind: AlertKind | UnsetType = UNSET
+    above: AlertThreshold | UnsetType = UNSET
+    window: AlertWindow | UnsetType = UNSET
+    hold: AlertSeconds | UnsetType = UNSET
+    quiet: AlertSeconds | UnsetType = UNSET
+    channels: ChannelNames | UnsetType = UNSET
+    server: ServerFilter | UnsetType = UNSET
 
 
 class AlertView(Struct, frozen=True):
@@ -78,6 +91,12 @@ class AlertHandlers(Struct, frozen=True):
         await self.alerts.add(principal.actor, rule)
         return body
 
+    async def change(self, principal: Principal, name: str, body: AlertPatch) -> NewAlert:
+        """Change an alert that an administrator added."""
+        changes = AlertChanges(**{field: getattr(body, field) for field in body.__struct_fields__})
+        rule = await self.alerts.change(principal.actor, name, changes)
+        return NewAlert(**{field: getattr(rule, field) for field in rule.__struct_fields__})
+
     async def remove(self, principal: Principal, name: str) -> None:
         """Delete an alert that an administrator added."""
         await self.alerts.remove(principal.actor, name)
@@ -92,6 +111,7 @@ def routes(alerts: Alerts) -> list[Route]:
     return [
         route("GET", path, Access.ADMIN, handlers.list, tag=tag),
         route("POST", path, Access.ADMIN, handlers.create, tag=tag, status=201),
+        route("PATCH", path + "/{name}", Access.ADMIN, handlers.change, tag=tag),
         route("DELETE", path + "/{name}", Access.ADMIN, handlers.remove, tag=tag),
         route("POST", path + "/{name}/test", Access.ADMIN, handlers.test, tag=tag),
     ]

@@ -182,9 +182,9 @@ class AuthHandlers(Struct, frozen=True):
 
     async def delete_me(self, principal: Principal, body: DeleteAccountRequest) -> HandlerResponse[None]:
         """Delete your account with its keys and sessions. Usage and audit log are kept."""
-        user = await self.accounts.users.get(principal.user_id)
-        password = body.password if user.password_hash is None else body.password or ""
-        await self.accounts.login.require_recent(principal.actor, user.id, principal.session_id, password)
+        await self.accounts.login.confirm(
+            principal.actor, principal.user_id, principal.session_id, body.password
+        )
         await self.accounts.users.delete(principal.actor, principal.user_id)
         return HandlerResponse(None, headers=(("set-cookie", session_cookie(principal, "", 0)),))
 

@@ -20,7 +20,13 @@ from bluesminds.web.api.auth import session_cookie
 from bluesminds.web.api.second_factors import pending_cookie
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import COOKIE, Access, Principal
-from bluesminds.web.pages.account_pages import CODE_PAGE, HTML, PAGE_HEADERS, message_page
+from bluesminds.web.pages.account_pages import (
+    CODE_PAGE,
+    HTML,
+    MAILED_CODE_PAGE,
+    PAGE_HEADERS,
+    message_page,
+)
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route
 
 MAX_ANSWER: Final = 8192  # characters of the query that a provider sends back
@@ -74,8 +80,8 @@ class FederatedHandlers(Struct, frozen=True):
             ended = attempt_cookie(principal, "", 0)
             if done.pending:
                 wait = pending_cookie(principal, done.pending, _SECONDS)
-                page = f"{CODE_PAGE}?next={quote(done.next)}" if done.next else CODE_PAGE
-                return _redirect(page, wait, ended)
+                page = MAILED_CODE_PAGE if done.missing == "mailed code" else CODE_PAGE
+                return _redirect(f"{page}?next={quote(done.next)}" if done.next else page, wait, ended)
             return _redirect(done.next or self.home, *_session_cookies(principal, done), ended)
 
         return await _or_page(browser, finished)

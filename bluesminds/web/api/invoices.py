@@ -1,16 +1,15 @@
 """/api/billing/invoices, /api/billing/details and /api/admin/invoices. Only with [billing]."""
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from bluesminds.accounts.invoices import NEWEST_INVOICE, Invoice, Invoices, write_cents, write_pdf
+from bluesminds.accounts.billing.invoice_pdf import PDF, pdf_file
+from bluesminds.accounts.billing.invoices import NEWEST_INVOICE, Invoice, Invoices, write_cents
 from bluesminds.common.clock import format_time
 from bluesminds.web.fields import Name, NumberCursor
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, Page, Paging, RawBody, Route, route
-
-PDF: Final = "application/pdf"
 
 
 class InvoicePage(Paging, frozen=True, forbid_unknown_fields=True):
@@ -56,7 +55,7 @@ class InvoiceHandlers(Struct, frozen=True):
 
     async def pdf(self, principal: Principal, invoice_id: str) -> HandlerResponse[RawBody]:
         """Get one of your invoices as a PDF file."""
-        return _pdf(await self.invoices.get(invoice_id, principal.user_id))
+        return await _pdf(await self.invoices.get(invoice_id, principal.user_id))
 
     async def details(self, principal: Principal) -> BillingDetails:
         """Get your lines on invoices."""
@@ -73,7 +72,7 @@ class InvoiceHandlers(Struct, frozen=True):
 
     async def any_pdf(self, invoice_id: str) -> HandlerResponse[RawBody]:
         """Get an invoice of a user as a PDF file."""
-        return _pdf(await self.invoices.get(invoice_id, None))
+        return await _pdf(await self.invoices.get(invoice_id, None))
 
     async def _page(self, user_id: str | None, query: InvoicePage) -> Page[InvoiceView]:
         before = int(query.after) if query.after else NEWEST_INVOICE
@@ -99,7 +98,7 @@ def _view(found: Invoice) -> InvoiceView:
     return InvoiceView(
         id=row.id,
         number=found.number,
-        kind="invoice" if row.of_number is None else "credit_note",
+        kind="credit_note" if row.total_cents < 0 else "invoice",
         of_number=found.of_number,
         issued_at=format_time(row.issued_at),
         user_id=row.user_id,
@@ -113,6 +112,7 @@ def _view(found: Invoice) -> InvoiceView:
     )
 
 
-def _pdf(found: Invoice) -> HandlerResponse[RawBody]:
-    name = f'attachment; filename="{found.number.replace("/", "-")}.pdf"'
-    return HandlerResponse(RawBody(write_pdf(found), PDF), headers=(("content-disposition", name),))
+async def _pdf(found: Invoice) -> HandlerResponse[RawBody]:
+    file = await pdf_file(found)
+    name = f'attachment; filename="{file.name}"'
+    return HandlerResponse(RawBody(file.content, PDF), headers=(("content-disposition", name),))

@@ -5,13 +5,12 @@ from collections.abc import Mapping, Sequence
 import msgspec
 from msgspec import Struct
 
-from bluesminds.accounts.usage import UsageReports
+from bluesminds.accounts.usage import RequestRecord, UsageReports
 from bluesminds.common.clock import format_time
 from bluesminds.common.money import write_usd
 from bluesminds.gateway.receipts import Receipt, ReceiptAttempt
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Route, route
-from storage.usage import UsageRow
 
 
 class CandidateView(Struct, frozen=True):
@@ -106,7 +105,8 @@ class ReceiptView(Struct, frozen=True):
 
 class RequestView(Struct, frozen=True):
     """One request. `server` answered. `first_byte_ms` and `duration_ms` are milliseconds. `cost_usd` is null
-    if the model has no price. `usage_source` says whose the counts are. The gateway's own counts are null if
+    if the model has no price. `repriced_usd`: the cost that counts now, null unless it was computed again.
+    `usage_source` says whose the counts are. The gateway's own counts are null if
     it could not count, and `reported_cost_usd` is null if the server reported no cost. `quarantine`: why a
     report of the server was not used, null if it was. `receipt` is null if there is none any more.
     """
@@ -128,6 +128,7 @@ class RequestView(Struct, frozen=True):
     first_byte_ms: int | None
     duration_ms: int
     cost_usd: str | None
+    repriced_usd: str | None
     usage_source: str
     own_input_tokens: int | None
     own_output_tokens: int | None
@@ -148,12 +149,12 @@ class RequestHandlers(Struct, frozen=True):
         Users see their own requests, administrators all.
         """
         is_admin = principal.role == "admin"
-        row, receipt = await self.usage.request(request_id, None if is_admin else principal.user_id)
-        return _view(row, receipt, servers=is_admin or self.expose_server, keys=is_admin)
+        found = await self.usage.request(request_id, None if is_admin else principal.user_id)
+        return _view(found, servers=is_admin or self.expose_server, keys=is_admin)
 
     async def show_any(self, request_id: str) -> RequestView:
         """Show one request of any user: its usage, and the receipt that says how it was routed."""
-        return _view(*await self.usage.request(request_id, None), servers=True, keys=True)
+        return _view(await self.usage.request(request_id, None), servers=True, keys=True)
 
 
 def routes(handlers: RequestHandlers) -> list[Route]:
@@ -164,8 +165,9 @@ def routes(handlers: RequestHandlers) -> list[Route]:
     ]
 
 
-def _view(row: UsageRow, receipt: str | None, *, servers: bool, keys: bool) -> RequestView:
-    found = None if receipt is None else msgspec.json.decode(receipt, type=Receipt)
+def _view(record: RequestRecord, *, servers: bool, keys: bool) -> RequestView:
+    row = record.row
+    found = None if record.receipt is None else msgspec.json.decode(record.receipt, type=Receipt)
     return RequestView(
         id=row.id,
         request_id=row.request_id,
@@ -184,6 +186,7 @@ def _view(row: UsageRow, receipt: str | None, *, servers: bool, keys: bool) -> R
         first_byte_ms=row.first_byte_ms,
         duration_ms=row.duration_ms,
         cost_usd=_usd(row.cost_nano),
+        repriced_usd=_usd(record.repriced),
         usage_source=row.usage_source,
         own_input_tokens=row.own_input_tokens,
         own_output_tokens=row.own_output_tokens,

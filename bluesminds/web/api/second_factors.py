@@ -18,7 +18,9 @@ SVG = "image/svg+xml"
 
 
 class FactorBegin(Struct, forbid_unknown_fields=True):
-    password: Password
+    """`password` is required if the account has one. Otherwise the session must be at most 15 minutes old."""
+
+    password: Password | None = None
 
 
 class FactorCode(Struct, forbid_unknown_fields=True):
@@ -62,7 +64,9 @@ class SecondFactorHandlers(Struct, frozen=True):
 
     async def begin(self, principal: Principal, body: FactorBegin) -> FactorSetupView:
         """Get a secret for your authenticator app. Codes are asked for when the first one was entered."""
-        user = await self.accounts.login.reauthenticate(principal.actor, principal.user_id, body.password)
+        user = await self.accounts.login.confirm(
+            principal.actor, principal.user_id, principal.session_id, body.password
+        )
         found = await self.accounts.second_factors.begin(principal.actor, user)
         return FactorSetupView(found.secret, found.uri)
 
@@ -98,7 +102,7 @@ class SecondFactorHandlers(Struct, frozen=True):
         await self.accounts.second_factors.disable(principal.actor, principal.user_id, code=body.code)
 
     async def sign_in(self, principal: Principal, body: FactorCode) -> HandlerResponse[LoginResponse]:
-        """Finish a sign-in at another service with the code of your second factor."""
+        """Finish a sign-in at another service with the code of your second factor, or of the mail."""
         federated = self.accounts.federated
         assert federated is not None  # noqa: S101 - otherwise there is no route
         user, session = await federated.complete(

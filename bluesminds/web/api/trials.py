@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from bluesminds.accounts.billing import Billing
+from bluesminds.accounts.billing.service import Billing
 from bluesminds.common.clock import format_time
 from bluesminds.common.money import write_usd
 from bluesminds.web.guard import Access, Principal

@@ -22,7 +22,7 @@ from bluesminds.web.api.usage_schemas import (
     costs_view,
     cursor_of,
     log_query,
-    log_view,
+    log_views,
     stats_query,
     stats_view,
 )
@@ -75,7 +75,7 @@ class UsageHandlers(Struct, frozen=True):
 
     async def _log(self, query: LogPaging, owner: str | None, *, full: bool) -> Page[LoggedRequest]:
         page = await self.reports.page(log_query(query, owner, limit=query.limit, after=query.after))
-        return Page([log_view(row, full=full) for row in page.rows], cursor_of(page.next))
+        return Page(log_views(page, full=full), cursor_of(page.next))
 
     async def export(self, principal: Principal, query: ExportFilter) -> HandlerResponse[StreamBody]:
         """Download your requests as CSV or JSON lines, newest first."""

@@ -8,25 +8,25 @@ from typing import Final
 
 import msgspec
 
-from bluesminds.web.api.usage_schemas import LoggedRequest, log_view
-from storage.usage import UsageRow
+from bluesminds.web.api.usage_schemas import LoggedRequest, log_views
+from storage.usage_log import LogPage
 
 _NUMBER: Final = re.compile(r"-?\d+(\.\d+)?")
 _FORMULA_START: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
-async def export_jsonl(pages: AsyncIterator[Sequence[UsageRow]], *, full: bool) -> AsyncIterator[bytes]:
+async def export_jsonl(pages: AsyncIterator[LogPage], *, full: bool) -> AsyncIterator[bytes]:
     encoder = msgspec.json.Encoder()
-    async for rows in pages:
-        yield b"".join(encoder.encode(log_view(row, full=full)) + b"\n" for row in rows)
+    async for page in pages:
+        yield b"".join(encoder.encode(view) + b"\n" for view in log_views(page, full=full))
 
 
-async def export_csv(pages: AsyncIterator[Sequence[UsageRow]], *, full: bool) -> AsyncIterator[bytes]:
+async def export_csv(pages: AsyncIterator[LogPage], *, full: bool) -> AsyncIterator[bytes]:
     hidden = () if full else ("user", "server", "attempts")
     names = [name for name in LoggedRequest.__struct_fields__ if name not in hidden]
     yield write_csv([names])
-    async for rows in pages:
-        views = (msgspec.to_builtins(log_view(row, full=full)) for row in rows)
+    async for page in pages:
+        views = map(msgspec.to_builtins, log_views(page, full=full))
         yield write_csv([view[name] for name in names] for view in views)
 
 

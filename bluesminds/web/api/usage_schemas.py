@@ -15,7 +15,7 @@ from bluesminds.common.errors import InvalidRequest
 from bluesminds.common.money import write_usd
 from bluesminds.web.routes import MAX_PAGE
 from storage.usage import DAY, HOUR, LATEST, UsageRow
-from storage.usage_log import LogQuery, Position
+from storage.usage_log import LogPage, LogQuery, Position
 from storage.usage_stats import Grouping, LatencyRow, StatsQuery, StatsRow, UsageCounts
 
 MAX_HOURLY_DAYS: Final = 35
@@ -103,7 +103,7 @@ class UsageStatsView(Struct, frozen=True, tag_field="object", tag="list"):
 
 
 Outcome = Literal[
-    "ok", "stopped", "client_error", "upstream_error", "cut", "timeout", "client_gone", "internal"
+    "ok", "stopped", "client_error", "upstream_error", "cut", "timeout", "client_gone", "internal", "crashed"
 ]
 
 
@@ -169,8 +169,9 @@ class ExportFilterForAll(ExportFilter, frozen=True, forbid_unknown_fields=True):
 
 
 class LoggedRequest(Struct, frozen=True):
-    """One request. Counts that are not known are null, and so is `cost_usd` if the model has no price. Only
-    administrators see `user`, `server` and `attempts`.
+    """One request. Counts that are not known are null, and so is `cost_usd` if the model has no price.
+    `repriced_usd`: the cost that counts now, null unless it was computed again. Only administrators see
+    `user`, `server` and `attempts`.
     """
 
     id: str
@@ -198,6 +199,7 @@ class LoggedRequest(Struct, frozen=True):
     first_byte_ms: int | None
     duration_ms: int
     cost_usd: str | None
+    repriced_usd: str | None
     user: str | UnsetType = UNSET
     server: str | UnsetType = UNSET
     attempts: int | UnsetType = UNSET
@@ -371,7 +373,12 @@ _LOGGED: Final = frozenset(UsageRow.__slots__) & frozenset(LoggedRequest.__struc
 }
 
 
-def log_view(row: UsageRow, *, full: bool) -> LoggedRequest:
+def log_views(page: LogPage, *, full: bool) -> list[LoggedRequest]:
+    return [log_view(row, page.repriced.get(row.id), full=full) for row in page.rows]
+
+
+def log_view(row: UsageRow, repriced: int | None = None, *, full: bool) -> LoggedRequest:
+    """`repriced`: nano-USD."""
     fields: dict[str, Any] = {name: getattr(row, name) for name in _LOGGED}
     if full:
         fields |= {"user": row.user_id, "server": row.server, "attempts": row.attempts}
@@ -379,6 +386,7 @@ def log_view(row: UsageRow, *, full: bool) -> LoggedRequest:
         at=format_time(row.at),
         key=row.key_id,
         cost_usd=None if row.cost_nano is None else write_usd(row.cost_nano),
+        repriced_usd=None if repriced is None else write_usd(repriced),
         **fields,
     )
 

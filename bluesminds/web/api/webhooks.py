@@ -4,8 +4,10 @@ from typing import Annotated, Final
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from bluesminds.accounts.users import no_such_user
 from bluesminds.accounts.webhooks import MAX_EVENTS, WebhookChanges, Webhooks
 from bluesminds.common.clock import format_time
+from bluesminds.common.crypto import is_uuid
 from bluesminds.notify.events import EVENT_KINDS, EventKind
 from bluesminds.notify.webhook_format import MAX_URL
 from bluesminds.web.api.key_schemas import MAX_OVERLAP
@@ -183,12 +185,60 @@ class WebhookHandlers(Struct, frozen=True):
         return delivery_view(await self.webhooks.resend(self._owner(principal), webhook_id, delivery_id))
 
 
+class WebhookSwitch(Struct, frozen=True, forbid_unknown_fields=True):
+    """If a webhook is disabled, waiting deliveries fail."""
+
+    enabled: Annotated[bool, Meta(description="true or false")]
+
+
+class UserWebhookHandlers(Struct, frozen=True):
+    """What administrators see of the webhooks of a user. Only the user changes where they go."""
+
+    webhooks: Webhooks
+
+    async def list(self, user_id: str) -> Page[WebhookView]:
+        """List the webhooks of a user, oldest first."""
+        return Page([webhook_view(row) for row in await self.webhooks.list_of_user(user_id)])
+
+    async def switch(
+        self, principal: Principal, user_id: str, webhook_id: str, body: WebhookSwitch
+    ) -> WebhookView:
+        """Disable or enable a webhook of a user."""
+        changes = WebhookChanges(enabled=body.enabled)
+        owner = _user(user_id)
+        return webhook_view(await self.webhooks.change(principal.actor, owner, webhook_id, changes))
+
+    async def remove(self, principal: Principal, user_id: str, webhook_id: str) -> None:
+        """Delete a webhook of a user with its deliveries."""
+        await self.webhooks.remove(principal.actor, _user(user_id), webhook_id)
+
+    async def deliveries(self, user_id: str, webhook_id: str, query: Paging) -> Page[DeliveryView]:
+        """List the deliveries of a webhook of a user, newest first, without their content."""
+        owner, before = _user(user_id), query.after or LAST_ID
+        rows = await self.webhooks.deliveries(owner, webhook_id, before=before, limit=query.limit + 1)
+        return Page.of(rows, query.limit, delivery_view, cursor=lambda row: row.id)
+
+
 def routes(webhooks: Webhooks) -> list[Route]:
     own, operators = WebhookHandlers(webhooks), WebhookHandlers(webhooks, operators=True)
+    of_user, admin, tag = UserWebhookHandlers(webhooks), Access.ADMIN, "Webhooks"
+    path = "/api/admin/users/{user_id}/webhooks"
+    one = path + "/{webhook_id}"
     return [
         *_routes("/api/webhooks", Access.SESSION, own),
-        *_routes("/api/admin/webhooks", Access.ADMIN, operators),
+        *_routes("/api/admin/webhooks", admin, operators),
+        route("GET", path, admin, of_user.list, tag=tag),
+        route("PATCH", one, admin, of_user.switch, tag=tag),
+        route("DELETE", one, admin, of_user.remove, tag=tag),
+        route("GET", f"{one}/deliveries", admin, of_user.deliveries, tag=tag),
     ]
+
+
+def _user(user_id: str) -> str:
+    """Raises NotFound, also for the owner that stands for the operators."""
+    if not is_uuid(user_id):
+        raise no_such_user()
+    return user_id
 
 
 def _routes(path: str, access: Access, handlers: WebhookHandlers) -> list[Route]:

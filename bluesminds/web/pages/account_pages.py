@@ -162,6 +162,24 @@ SECOND_FACTOR: Final = Form(
     to="/api/auth/second-factor/sign-in",
     opens_dashboard=True,
 )
+MAILED_CODE_PAGE: Final = "/account/mailed-code"
+MAILED_CODE: Final = Form(
+    path=MAILED_CODE_PAGE,
+    title="Check your mail",
+    intro="A code was sent to the address of your account at the other service. It proves that it is yours.",
+    fields=(
+        FormField(
+            "code",
+            "Code",
+            "one-time-code",
+            hint="Eight digits. It is valid for 10 minutes.",
+            max_length=40,
+        ),
+    ),
+    button="Sign in",
+    to="/api/auth/second-factor/sign-in",
+    opens_dashboard=True,
+)
 DASHBOARD_FORMS: Final = (
     SIGN_IN,
     Form(
@@ -228,7 +246,7 @@ def routes(*, dashboard: bool, open_signup: bool, providers: Sequence[ProviderLi
     style = asset("base.css") + asset("account.css")
     forms = [*FORMS, *(DASHBOARD_FORMS if dashboard else ()), *((JOIN,) if dashboard and open_signup else ())]
     if providers:
-        forms.append(SECOND_FACTOR)
+        forms += [SECOND_FACTOR, MAILED_CODE]
     pages = (
         (form.path, account_page(form, dashboard=dashboard, open_signup=open_signup, providers=providers))
         for form in forms

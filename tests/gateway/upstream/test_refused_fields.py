@@ -120,7 +120,7 @@ async def test_server_of_messages_that_refuses_fields_gets_chat_requests_without
     answer = await gateway.chat(ASK | {"reasoning_effort": "low", "temperature": 0.5})
     assert (answer.status_code, answer.headers["x-bluesminds-dropped"]) == (
         200,
-        "temperature,reasoning_effort",
+        "reasoning_effort,temperature",
     )
     assert fields(claude.asked, "temperature") == [0.5, None, None]
     assert fields(claude.asked, "output_config") == [{"effort": "low"}] * 2 + [None]

@@ -41,7 +41,8 @@ async def test_order_marked_as_paid_changes_the_tier_at_once(nursery: trio.Nurse
         counts = (await operator.get("/api/admin/plans")).json()["data"]
         assert [one["subscribers"] for one in counts] == [0, 0, 1, 0]
         (payment,) = (await client.get("/api/billing/payments", headers=headers)).json()["data"]
-        assert (payment["amount"], payment["currency"], payment["title"]) == ("99.00", "USD", "Pro")
+        assert (payment["amount"], payment["currency"]) == ("99.00", "USD")
+        assert payment["title"].startswith("Pro, 20")
         canceled = await client.delete("/api/billing/subscription", headers=headers)
         assert canceled.json()["subscription"]["cancel_at_end"] is True
 

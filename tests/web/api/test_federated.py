@@ -115,7 +115,7 @@ async def test_sign_in_from_a_new_browser_makes_an_event(site: Site) -> None:
         session = (await phone.me())["session_id"]
     with site.deployment.gateway.reading() as database:
         rows = database.execute("SELECT data FROM events WHERE kind = 'sign_in.new' ORDER BY id").fetchall()
-    (_, new) = (json.loads(data) for (data,) in rows)
+    (new,) = (json.loads(data) for (data,) in rows)  # the first sign-in of an account is no event
     assert (new["session_id"], new["user_agent"], new["method"]) == (session, "phone", "company")
 
 
@@ -331,6 +331,13 @@ async def test_verified_address_opens_the_account_with_it(site: Site) -> None:
         assert (me["id"], me["tier"], me["email"]) == (user_id, "pro", "Ada@Example.com")
     async with site.deployment.browser() as ada:
         assert (await ada.login(ADA)).status_code == 200, "the password still works"
+
+
+async def test_address_that_another_user_of_the_provider_gets_does_not_open_the_account(site: Site) -> None:
+    async with site.visitor() as ada, site.visitor() as bob:
+        assert code_of(await ada.sign_in()) == "303"
+        site.provider.user["sub"] = "user-2"
+        assert code_of(await bob.sign_in()) == "account_exists"
 
 
 async def test_verified_address_needs_a_password_if_links_are_off(nursery: trio.Nursery, home: Path) -> None:

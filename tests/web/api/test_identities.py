@@ -168,6 +168,20 @@ async def test_last_way_to_sign_in_stays(
         assert not await ada.is_signed_in()
 
 
+async def test_identity_of_a_removed_service_is_no_way_to_sign_in(
+    site: Deployment, provider: IdentityServer
+) -> None:
+    async with site.browser() as ada:
+        assert await sign_in(ada, provider) == "303"
+        await site.gateway.alter(
+            "INSERT INTO identities SELECT '0190a000-0000-7000-8000-000000000001', user_id, 'removed',"
+            " 'https://removed.example', subject, email, created_at, last_used_at FROM identities"
+        )
+        removed, kept = await linked(ada)
+        assert code_of(await ada.send("POST", f"{PATH}/{kept['id']}/unlink", {})) == "last_sign_in"
+        assert code_of(await ada.send("POST", f"{PATH}/{removed['id']}/unlink", {})) == "204"
+
+
 async def test_account_with_a_password_is_deleted_with_it_only(site: Deployment) -> None:
     await site.create_user(ADA)
     async with site.browser() as ada:

@@ -67,9 +67,12 @@ async def test_opt_out_link_works_once_signed_and_without_a_session(sqlite_site:
 async def test_new_key_and_sign_in_are_mailed(nursery: trio.Nursery, home: Path) -> None:
     site = await deploy(nursery, home, signup="open", notifications=True)
     await site.create_user(ADA)
-    async with site.browser() as ada:
+    async with site.browser() as ada, site.browser() as phone:
         await ada.login(ADA)
-        await site.mail.arrived(ADA, 2)
+        phone.client.headers["user-agent"] = "phone"
+        await phone.login(ADA)
+        mail = await site.mail.arrived(ADA, 2)
+        assert "phone" in mail.text, "the first sign-in of an account is not mailed"
         assert (await ada.send("POST", "/api/keys", {"name": "laptop"})).status_code == 201
         mail = await site.mail.arrived(ADA, 3)
     assert [str(one.message["subject"]) for one in site.mail.to(ADA)] == [
@@ -134,3 +137,11 @@ async def test_webhook_of_resend_without_a_secret_does_not_exist(sqlite_site: De
         body, headers = signed_webhook(bounced(ADA), now=0)
         answer = await client.post("/api/mail/webhook/resend", content=body, headers=headers)
     assert answer.status_code == 404
+
+
+async def test_mailed_link_ignores_the_host_of_the_request(sqlite_site: Deployment) -> None:
+    await sqlite_site.create_user(ADA)
+    forged = {"host": "evil.example", "x-forwarded-host": "evil.example"}
+    async with sqlite_site.browser(**forged) as eve:
+        assert (await eve.send("POST", "/api/auth/password/forgot", {"email": ADA})).status_code == 202
+    assert "evil.example" not in (await sqlite_site.mail.arrived(ADA)).text

@@ -69,6 +69,7 @@ async def site(nursery: trio.Nursery, home: Path, clock: ManualClock, url: str) 
 async def test_second_factor_is_asked_for_at_every_login(site: Deployment, clock: ManualClock) -> None:
     async with site.browser() as ada, site.browser() as other:
         await other.login(ADA)
+        assert code_of(await post(other, "")) == "invalid_credentials", "the account has a password"
         secret, codes = await turn_on(ada, clock)
         assert len(set(codes)) == 10
         assert not await other.is_signed_in(), "other sessions end"
@@ -85,7 +86,7 @@ async def test_second_factor_is_asked_for_at_every_login(site: Deployment, clock
         spaced = clock.code(secret)
         assert await login(other, f" {spaced[:3]} {spaced[3:]}") == "200"
     actions = [event["client"] for event in site.gateway.events("sign_in_failed")]
-    assert len(actions) == 5
+    assert len(actions) == 6
 
 
 async def test_recovery_code_works_once(site: Deployment, clock: ManualClock) -> None:
@@ -189,6 +190,33 @@ async def test_administrator_without_required_factor_has_rights_of_users(
         assert code_of(await ada.send("GET", "/api/admin/users")) == "second_factor_needed"
         await turn_on(ada, clock)
         assert code_of(await ada.send("GET", "/api/admin/users")) == "200"
+
+
+async def test_second_factor_without_a_password_needs_a_fresh_sign_in(
+    nursery: trio.Nursery, home: Path, clock: ManualClock
+) -> None:
+    provider: IdentityServer = await nursery.start(identity_server.serve)
+    row = {"name": "company", "issuer": provider.url, "client_id": CLIENT_ID, "client_secret": CLIENT_SECRET}
+    site = await deploy(
+        nursery, home, clock=clock, signup="open", sections={"identity": {"providers": [row]}}
+    )
+
+    async def sign_in(browser: BrowserUser) -> None:
+        seconds = clock.now // 1000
+        provider.claims |= {"iat": seconds, "exp": seconds + 600}
+        started = await browser.send("GET", "/api/auth/oidc/company", params=None)
+        await browser.send("GET", provider.authorize(started.headers["location"]))
+
+    async with site.browser() as ada:
+        await sign_in(ada)
+        ada.client.headers["x-csrf-token"] = (await ada.send("GET", "/api/auth/me")).json()["csrf_token"]
+        assert "within the last 15 minutes" in (await ada.send("GET", "/dashboard/settings")).text
+        clock.now += 900_001
+        assert code_of(await post(ada, "")) == "recent_sign_in_required"
+        await sign_in(ada)
+        ada.client.headers["x-csrf-token"] = (await ada.send("GET", "/api/auth/me")).json()["csrf_token"]
+        secret = (await post(ada, "")).json()["secret"]
+        assert code_of(await post(ada, "/confirm", code=clock.code(secret))) == "200"
 
 
 async def test_second_factor_is_asked_for_after_a_sign_in_at_a_provider(

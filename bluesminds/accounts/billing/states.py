@@ -12,11 +12,12 @@ from typing import Final
 
 from msgspec import Struct
 
-from bluesminds.accounts.plans import MANUAL, BillingPlan
+from bluesminds.accounts.billing.plans import MANUAL, BillingPlan
 from bluesminds.payments.port import SubscriptionState
 from storage.billing import SubscriptionRow
 
 HOUR: Final = 3_600_000
+LIVE: Final = ("active", "trialing", "past_due")
 _ASK_AFTER: Final = HOUR  # after the end of a period, a provider is asked what happened
 
 
@@ -86,7 +87,8 @@ def next_due(row: SubscriptionRow, now: int, policy: DunningPolicy) -> int | Non
     if row.state in ("active", "trialing", "incomplete"):
         if row.provider == MANUAL:
             return row.period_end
-        return row.period_end + _ASK_AFTER if row.period_end > now else now + _ASK_AFTER
+        is_later = row.period_end > now and row.state != "incomplete"
+        return row.period_end + _ASK_AFTER if is_later else now + _ASK_AFTER
     if row.state == "past_due" and row.past_due_since is not None:
         end = row.past_due_since + policy.grace
         reminder = row.past_due_since + (row.reminders + 1) * policy.reminder_interval

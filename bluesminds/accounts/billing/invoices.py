@@ -1,7 +1,6 @@
-"""Invoices and credit notes for payments: lists, and one as a PDF file. settlement.py issues them."""
+"""Invoices and credit notes for payments. invoicing.py issues them, invoice_pdf.py prints them."""
 
-from collections.abc import Iterator, Sequence
-from io import BytesIO
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec import Struct, json
@@ -19,9 +18,6 @@ from storage.invoices import (
 )
 
 NEWEST_INVOICE: Final = 2**53
-_PAGE: Final = (595, 842)  # A4 in points
-_LEFT: Final = 56
-_RIGHT: Final = 400
 
 
 class Invoice(Struct, frozen=True):
@@ -69,7 +65,7 @@ class Invoices:
         rows = [(row.title, net), ("Tax", row.tax_cents), ("Total", row.total_cents)]
         return Invoice(
             row=row,
-            title="Invoice" if row.of_number is None else "Credit note",
+            title="Credit note" if row.total_cents < 0 else "Invoice",
             number=write_number(self._prefix, row.number),
             of_number=None if row.of_number is None else write_number(self._prefix, row.of_number),
             day=format_time(row.issued_at)[:10],
@@ -88,56 +84,3 @@ def write_cents(cents: int) -> str:
     """Such as -12.50."""
     sign = "-" if cents < 0 else ""
     return f"{sign}{abs(cents) // 100}.{abs(cents) % 100:02}"
-
-
-def write_pdf(invoice: Invoice) -> bytes:
-    """An invoice on one page. Its font has the letters of Western European languages; others become "?"."""
-    import pydyf
-
-    document = pydyf.PDF()
-    content = pydyf.Stream(compress=True)
-    content.begin_text()
-    at_x, at_y = 0, 0
-    for x, y, font, size, text in _lines(invoice):
-        content.set_font_size(font, size)
-        content.move_text_to(x - at_x, y - at_y)
-        content.show_text_string(text.encode("cp1252", "replace"))
-        at_x, at_y = x, y
-    content.end_text()
-    document.add_object(content)
-    fonts = {}
-    for name, base in (("F1", "Helvetica"), ("F2", "Helvetica-Bold")):
-        font_object = pydyf.Dictionary(
-            {"Type": "/Font", "Subtype": "/Type1", "BaseFont": f"/{base}", "Encoding": "/WinAnsiEncoding"}
-        )
-        document.add_object(font_object)
-        fonts[name] = font_object.reference
-    resources = pydyf.Dictionary({"Font": pydyf.Dictionary(fonts)})
-    page = {
-        "Type": "/Page",
-        "Parent": document.pages.reference,
-        "MediaBox": pydyf.Array([0, 0, *_PAGE]),
-        "Contents": content.reference,
-        "Resources": resources,
-    }
-    document.add_page(pydyf.Dictionary(page))
-    output = BytesIO()
-    document.write(output)
-    return output.getvalue()
-
-
-def _lines(invoice: Invoice) -> Iterator[tuple[int, int, str, int, str]]:
-    """Position in points, font, size and text of each line."""
-    y = 780
-    yield _LEFT, y, "F2", 18, f"{invoice.title} {invoice.number}"
-    yield _LEFT, y - 20, "F1", 10, f"Issued on {invoice.day}"
-    if invoice.of_number is not None:
-        yield _LEFT, y - 34, "F1", 10, f"For the invoice {invoice.of_number}"
-    for x, label, lines in ((_LEFT, "From", invoice.seller), (320, "To", invoice.buyer)):
-        yield x, 710, "F2", 10, label
-        for number, line in enumerate(lines):
-            yield x, 694 - 14 * number, "F1", 10, line[:48]
-    for number, (label, amount) in enumerate(invoice.rows):
-        font = "F2" if label == "Total" else "F1"
-        yield _LEFT, 520 - 20 * number, font, 11, label[:60]
-        yield _RIGHT, 520 - 20 * number, font, 11, amount
