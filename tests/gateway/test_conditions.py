@@ -112,7 +112,7 @@ async def test_preferred_region_is_used_first_and_can_be_left(
         query = {"model": "m", "prefer_region": "eu"}
         found = (await client.get("/api/admin/explain", params=query)).json()
     assert [one["server"] for one in found["models"][0]["targets"]] == ["eu", "us"]
-    models.plan(*[refusal(503)] * 2)
+    second.plan(*[refusal(503)] * 2)
     answer = await gateway.chat(ASK, headers=prefer)
     assert answer.headers["x-bluesminds-server"] == "us"
 
