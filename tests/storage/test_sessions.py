@@ -101,7 +101,7 @@ async def test_session_delete_needs_its_owner(users: Store) -> None:
     for serial in (1, 2, 3):
         await users.write(insert_session, session(serial))
     await users.write(insert_session, session(4, BOB.id))
-    seen = await users.read(select_last_seen, [ADA.id, BOB.id, "nobody"])
+    seen = await users.read(select_last_seen, [ADA.id, BOB.id, "unknown"])
     assert seen == {ADA.id: session(3).last_seen_at, BOB.id: session(4).last_seen_at}
     assert not await users.write(delete_session, BOB.id, session(1).id)
     assert await users.write(delete_session, ADA.id, session(1).id)
