@@ -189,11 +189,11 @@ async def select_open_orders(connection: Connection, user_id: str) -> Sequence[O
 
 
 async def expire_orders(connection: Connection, provider: str, before: int) -> None:
-    """Orders that are open since before a time."""
+    """Orders of a provider that are open since before a time, and those of any that never got a checkout."""
     await connection.execute(
         """
         UPDATE orders SET state = 'expired'
-        WHERE state = 'open' AND provider = :provider AND created_at < :before
+        WHERE state = 'open' AND (provider = :provider OR checkout_id = '') AND created_at < :before
         """,
         provider=provider,
         before=before,

@@ -21,4 +21,4 @@ def test_soak_fails_for_what_grows_after_the_first_third() -> None:
     assert judge(steady) == []
     warm = line(10, 90, 10) + [(float(at), 90.0) for at in range(10, 30)]
     assert judge(steady | {"memory MiB": warm}) == []
-    assert judge(steady | {"descriptors": line(20, 50)}) == ["descriptors: +19.7 (bound: +5)"]
+    assert judge(steady | {"threads": line(20, 50)}) == ["threads: +19.7 (bound: +1)"]

@@ -49,7 +49,7 @@ from bluesminds.wire.prefill import AnswerPrefill, with_prefill
 from bluesminds.wire.prompt_prefix import prompt_prefix
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.support import Support
-from bluesminds.wire.tool_names import shorten_names
+from bluesminds.wire.tool_names import replace_names
 from bluesminds.wire.vectors import VectorRequest
 
 STREAM_OPTIONS = "stream_options"
@@ -309,7 +309,7 @@ class JsonBody:
             if not (conversation.turns or conversation.system):
                 raise InvalidRequest("invalid_value", "`messages` is empty.", param="messages")
             self.conversation = structs.replace(
-                shorten_names(conversation),
+                replace_names(conversation),
                 links=self._links,
                 expected_input=self._forecast.input,
                 now=partial(_seconds_since, created, trio.current_time()),

@@ -173,7 +173,7 @@ class ConversationRequest(Struct, frozen=True):
     links: ReplyLinks = NO_LINKS
     expected_input: int = 0
     now: Callable[[], int] | None = None
-    long_names: Mapping[str, str] = {}  # the client's names of tools, by those that the server gets
+    client_names: Mapping[str, str] = {}  # the client's names of tools, by those that the server gets
 
 
 class EncodingOptions(Struct, frozen=True):

@@ -37,6 +37,7 @@ from bluesminds.wire.conversation import (
     unique,
     unsupported,
 )
+from bluesminds.wire.json_schema import close_objects
 from bluesminds.wire.json_text import NOT_JSON, read_value
 from bluesminds.wire.messages_encoder import STOPS, MessagesEncoder, write_message_usage
 from bluesminds.wire.messages_requests import MODES, PDF, decode_request
@@ -188,7 +189,7 @@ def _write_output(
 ) -> None:
     config: dict[str, Any] = {}
     if request.response_schema:
-        config["format"] = {"type": "json_schema", "schema": Raw(request.response_schema)}
+        config["format"] = {"type": "json_schema", "schema": close_objects(request.response_schema)}
     if (reasoning := request.reasoning) is not None and not options.reasoning:
         dropped.append(_name(reasoning))
     elif reasoning is not None:

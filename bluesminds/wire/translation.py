@@ -101,6 +101,6 @@ class Translation(MeteredStage):
                 self._meter.report(event.usage)
             case PartOpened() if event.name:
                 self._meter.count(event.name)
-                if (names := self._conversation.long_names) and event.name in names:
+                if (names := self._conversation.client_names) and event.name in names:
                     event = replace(event, name=names[event.name])
         return self._encoder.feed(event)

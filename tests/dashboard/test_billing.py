@@ -106,6 +106,16 @@ async def test_pages_of_billing_are_accessible_and_take_an_order(
         expect(page.get_by_text("1 Main Street, Dublin")).to_be_visible()
         assert violations(page) == []
 
+    def refund(page: Page) -> None:
+        page.goto(f"{gateway.url}/dashboard/admin/users/{site.callers.users['user']}/billing")
+        assert violations(page) == []
+        page.get_by_role("button", name="Refund 99.00 for Pro").click()
+        assert violations(page) == []
+        page.get_by_role("button", name="Refund", exact=True).click()
+        expect(page.get_by_text("The payment is refunded.")).to_be_visible()
+        expect(page.get_by_text("The plan is Free.")).to_be_visible()
+
     await site.look(chromium, "user", order, bypass_csp=True)
     await site.look(chromium, "admin", confirm, bypass_csp=True)
     await site.look(chromium, "user", look, bypass_csp=True)
+    await site.look(chromium, "admin", refund, bypass_csp=True)

@@ -19,23 +19,23 @@ TURNS: list[Any] = [
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_long_name_of_a_tool_is_short_for_the_server_and_whole_for_the_client(
+async def test_name_of_a_tool_that_servers_refuse_is_another_one_for_the_server(
     gateway: Gateway, models: ModelServer, stream: bool
 ) -> None:
     body = {
         "model": "m",
         "max_tokens": 9,
         "messages": TURNS,
-        "tools": [{"name": name, "input_schema": SCHEMA} for name in (LONG, OTHER, "f")],
+        "tools": [{"name": name, "input_schema": SCHEMA} for name in (LONG, OTHER, "f", "1c.a:b")],
         "tool_choice": {"type": "tool", "name": OTHER},
         "stream": stream,
     }
     async with gateway.client() as client:
         answer = await client.post("/v1/messages", json=body)
     (asked,) = models.asked
-    long, other, plain = [tool["function"]["name"] for tool in asked.body["tools"]]
+    long, other, plain, dotted = [tool["function"]["name"] for tool in asked.body["tools"]]
     assert len({long, other}) == 2 and max(len(long), len(other)) == 64 and plain == "f"
-    assert long.startswith(LONG[:50])
+    assert long.startswith(LONG[:50]) and dotted.startswith("_1c_a_b_")
     assert asked.body["tool_choice"]["function"]["name"] == other
     assert asked.body["messages"][1]["tool_calls"][0]["function"]["name"] == long
     if stream:

@@ -38,7 +38,7 @@ from bluesminds.wire.translation import Translation
 texts = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=12)
 names = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=8)
 schemas = st.dictionaries(texts, st.integers() | texts | st.booleans(), max_size=3).map(
-    lambda value: json.dumps({"type": "object", "x": value}).encode()
+    lambda value: json.dumps({"type": "object", "additionalProperties": False, "x": value}).encode()
 )
 objects = st.dictionaries(texts, texts | st.integers(), max_size=2).map(json.dumps)
 base64 = st.sampled_from(["AAAA", "iVBORw0KGgo=", "JVBERi0xLjc="])
