@@ -90,7 +90,7 @@ def _row(rows: int, engine: str) -> str:
         CASE n % 100 WHEN 7 THEN 502 ELSE 200 END, CASE n % 100 WHEN 7 THEN 'upstream_error' ELSE 'ok' END,
         n % 2, 1, 500 + n % 3000, 200 + n % 700, 0, 0, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
         'upstream', 50 + n * 13 % 900, 400 + n * 37 % 9000, 1000000 + n % 90000, '', 0, '2026-01-01',
-        '2026-01', NULL, NULL, NULL, '', 0, '', '', '', ''
+        '2026-01', NULL, NULL, NULL, '', 0, '', '', '', '', NULL
     """
 
 

@@ -91,6 +91,7 @@ LITELLM_UNITS = {
     "input_cost_per_token": "input",
     "cache_read_input_token_cost": "cached_input",
     "cache_creation_input_token_cost": "cache_write",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_hour",
     "output_cost_per_token": "output",
     "output_cost_per_reasoning_token": "reasoning",
     "input_cost_per_audio_token": "audio_input",
@@ -137,12 +138,22 @@ def main(genai: Path, litellm: Path) -> None:
         known = vendors[vendor].get(model)
         if known is None:
             vendors[vendor][model] = [row]
-        elif "max_output" in row:
-            for one in known:
+            continue
+        for one in known:
+            if "max_output" in row:
                 one["max_output"] = row["max_output"]
+            add_hour(one["steps"], row["steps"][0][1])
     sources = [_source(genai), _source(litellm)]
     rows = {name: dict(sorted(models.items())) for name, models in vendors.items() if models}
     write(sources, share_aliases(rows))
+
+
+def add_hour(steps: Steps, listed: Rates) -> None:
+    """The rate of cache writes for an hour, which genai-prices lacks: a multiple of the rate of input."""
+    hour, base = listed.get("cache_write_hour"), listed.get("input")
+    for _, rates in steps:
+        if hour and base and rates.get("input") and "cache_write" in rates:
+            rates["cache_write_hour"] = rates["input"] * hour // base
 
 
 def _member(wheel: Path, name: str) -> bytes:

@@ -80,6 +80,7 @@ class UsageRow:
     sent_model: str = ""
     served_model: str = ""
     budget_tier: str = ""
+    cache_write_hour_tokens: int | None = None
 
 
 async def insert_batch(
@@ -132,7 +133,7 @@ USAGE_COLUMNS = """
     images, audio_ms, characters, usage_source,
     first_byte_ms, duration_ms, cost_nano, price_version, charged_nano, day, month,
     own_input_tokens, own_output_tokens, reported_cost_nano, quarantine,
-    markup, service_tier, sent_model, served_model, budget_tier
+    markup, service_tier, sent_model, served_model, budget_tier, cache_write_hour_tokens
 """
 _INSERT = "INSERT INTO usage (" + USAGE_COLUMNS + ")"
 
@@ -146,7 +147,7 @@ INSERT_SQLITE = (
         :images, :audio_ms, :characters, :usage_source, :first_byte_ms, :duration_ms, :cost_nano,
         :price_version, :charged_nano, :day, :month,
         :own_input_tokens, :own_output_tokens, :reported_cost_nano, :quarantine,
-        :markup, :service_tier, :sent_model, :served_model, :budget_tier
+        :markup, :service_tier, :sent_model, :served_model, :budget_tier, :cache_write_hour_tokens
     )
     ON CONFLICT DO NOTHING
     """
@@ -234,7 +235,7 @@ INSERT_POSTGRES = (
             :price_version::text[], :charged_nano::bigint[], :day::text[], :month::text[],
             :own_input_tokens::bigint[], :own_output_tokens::bigint[], :reported_cost_nano::bigint[],
             :quarantine::text[], :markup::bigint[], :service_tier::text[], :sent_model::text[],
-            :served_model::text[], :budget_tier::text[]
+            :served_model::text[], :budget_tier::text[], :cache_write_hour_tokens::bigint[]
         )
         ON CONFLICT DO NOTHING
         RETURNING *

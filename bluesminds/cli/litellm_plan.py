@@ -43,6 +43,7 @@ _RATES: Final = {
     "output_cost_per_token": "output_usd",
     "cache_read_input_token_cost": "cached_input_usd",
     "cache_creation_input_token_cost": "cache_write_usd",
+    "cache_creation_input_token_cost_above_1hr": "cache_write_hour_usd",
     "output_cost_per_reasoning_token": "reasoning_usd",
 }
 _MAX_WEIGHT: Final = 10_000

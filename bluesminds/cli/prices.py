@@ -14,6 +14,7 @@ _RATES: Final = (
     ("input", "USD for a million input tokens."),
     ("cached-input", "USD for a million input tokens from a cache."),
     ("cache-write", "USD for a million input tokens that are written to a cache."),
+    ("cache-write-hour", "USD for those that the cache keeps for an hour."),
     ("output", "USD for a million output tokens."),
     ("reasoning", "USD for a million output tokens of reasoning."),
     ("audio-input", "USD for a million input tokens of audio."),

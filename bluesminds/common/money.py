@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Final, Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from bluesminds.common.values import Usage
 
@@ -40,12 +40,13 @@ def write_unit_price(nano: int) -> str:
 class Rates(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """Nano-USD for a million units: tokens, generated images, seconds of audio that is read, characters of
     text that is spoken, requests. None: not sold by this unit. A kind of tokens without a rate has that of
-    `input` or `output`.
+    `input` or `output`, and cache writes for an hour that of `cache_write`.
     """
 
     input: int | None = None
     cached_input: int | None = None
     cache_write: int | None = None
+    cache_write_hour: int | None = None
     output: int | None = None
     reasoning: int | None = None
     audio_input: int | None = None
@@ -58,6 +59,7 @@ class Rates(Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fi
     request: int | None = None
 
 
+Parts = tuple[tuple[str, str], ...]
 Steps = tuple[tuple[int, Rates], ...]  # from this many input tokens on, ascending; the first one is 0
 PriceSource = Literal["server", "operator", "bundled", "own"]
 
@@ -98,7 +100,7 @@ class Price(Struct, frozen=True, gc=False):
     def max_cost(self, prompt: int, completion: int, markup: int = 0) -> int:
         """The maximum for tokens in nano-USD: as if each of them had the highest rate."""
         rates = _rates_at(self.steps, prompt)
-        amount = prompt * _highest(rates.input, rates.cached_input, rates.cache_write)
+        amount = prompt * _highest(rates.input, rates.cached_input, rates.cache_write, rates.cache_write_hour)
         amount += completion * _highest(rates.output, rates.reasoning)
         return _rounded((amount + (rates.request or 0)) * 1000, markup)
 
@@ -113,7 +115,10 @@ class Price(Struct, frozen=True, gc=False):
         if usage.output_tokens is None and rates.output is not None and not others:
             return None
         if usage.input_tokens and rates.input is not None:
-            _split(items, usage.input_tokens, rates, rates.input, _INPUTS, "input", usage)
+            parts: Parts = _INPUTS
+            if usage.cache_write_hour_tokens and rates.cache_write_hour is not None:
+                parts, usage = _INPUTS_WITH_HOUR, _without_hour(usage)
+            _split(items, usage.input_tokens or 0, rates, rates.input, parts, "input", usage)
         if usage.output_tokens and rates.output is not None:
             _split(items, usage.output_tokens, rates, rates.output, _OUTPUTS, "output", usage)
         items += others
@@ -134,6 +139,7 @@ _INPUTS: Final = (
     ("audio_input_tokens", "audio_input"),
     ("image_input_tokens", "image_input"),
 )
+_INPUTS_WITH_HOUR: Final = (("cache_write_hour_tokens", "cache_write_hour"), *_INPUTS)
 _OUTPUTS: Final = (
     ("audio_output_tokens", "audio_output"),
     ("image_output_tokens", "image_output"),
@@ -149,12 +155,18 @@ def total(items: Sequence[CostItem], markup: int = 0) -> int:
     return _rounded(sum([one.quantity * one.rate * _SCALES.get(one.unit, 1000) for one in items]), markup)
 
 
+def _without_hour(usage: Usage) -> Usage:
+    """Cache writes without those that are kept for an hour."""
+    short = (usage.cache_write_tokens or 0) - (usage.cache_write_hour_tokens or 0)
+    return structs.replace(usage, cache_write_tokens=max(0, short))
+
+
 def _split(
     items: list[CostItem],
     count: int,
     rates: Rates,
     rate: int,
-    parts: tuple[tuple[str, str], ...],
+    parts: Parts,
     unit: str,
     usage: Usage,
 ) -> None:

@@ -20,6 +20,7 @@ RATE_FIELDS: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
         "input_usd": ("input", 1),
         "cached_input_usd": ("cached_input", 1),
         "cache_write_usd": ("cache_write", 1),
+        "cache_write_hour_usd": ("cache_write_hour", 1),
         "output_usd": ("output", 1),
         "reasoning_usd": ("reasoning", 1),
         "audio_input_usd": ("audio_input", 1),

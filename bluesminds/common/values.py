@@ -335,6 +335,7 @@ class Usage(Struct, frozen=True, gc=False):
     images: int | None = None  # generated images
     audio_ms: int | None = None  # milliseconds of audio that was read
     characters: int | None = None  # of a text that was spoken
+    cache_write_hour_tokens: int | None = None  # of the cache writes, those that are kept for an hour
     service_tier: str = ""  # the service tier that the response names, if that can matter for its price
     cost: int | None = None  # what the server says it costs, in nano-USD; NO_AMOUNT: it is not an amount
 

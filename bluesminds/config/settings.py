@@ -660,6 +660,7 @@ class PriceSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     input_usd: Usd | None = None
     cached_input_usd: Usd | None = None
     cache_write_usd: Usd | None = None
+    cache_write_hour_usd: Usd | None = None
     output_usd: Usd | None = None
     reasoning_usd: Usd | None = None
     audio_input_usd: Usd | None = None

@@ -141,6 +141,7 @@ _UNITS: Final[Mapping[str, str]] = {
     "input": "Input",
     "cached_input": "Input from the cache",
     "cache_write": "Input to the cache",
+    "cache_write_hour": "Input to the cache, for an hour",
     "output": "Output",
     "reasoning": "Reasoning",
     "audio_input": "Audio input",

@@ -319,6 +319,7 @@ class UsageEntry:
             images=usage.images,
             audio_ms=usage.audio_ms,
             characters=usage.characters,
+            cache_write_hour_tokens=usage.cache_write_hour_tokens,
             usage_source=usage.usage_source,
             first_byte_ms=None
             if self.first_byte is None

@@ -43,10 +43,12 @@ _CACHE_READ = (
 )
 _CACHE_WRITE_DETAIL = ("cache_write_tokens", "cache_creation_tokens")
 _CACHE_WRITE = ("cache_creation_input_tokens",)
+_CACHE_WRITE_HOUR = ("ephemeral_1h_input_tokens",)  # Anthropic's, in `cache_creation`
 _REASONING_DETAIL = ("reasoning_tokens", "thinking_tokens")
 _REASONING = ("reasoning_tokens", "thoughtsTokenCount")
 _MEDIA_DETAILS = ("audio_tokens", "image_tokens")
 _OTHER_UNITS = (
+    "cache_write_hour_tokens",
     "audio_input_tokens",
     "audio_output_tokens",
     "image_input_tokens",
@@ -151,6 +153,8 @@ def _normalise(report: dict[str, Any], *, cache_beside: bool, total_is_input: bo
     if output is not None and reasoning is not None:
         reasoning = min(reasoning, output)
     usage = Usage(input_, output, cache_read, cache_write, reasoning, "upstream")
+    if cache_write and (hour := _detail(report, ("cache_creation",), _CACHE_WRITE_HOUR, ())):
+        usage = structs.replace(usage, cache_write_hour_tokens=min(hour, cache_write))
     if (tier := report.get("service_tier")) is not None:  # Anthropic
         usage = with_tier(usage, tier) or usage
     if (cost := report.get("cost")) is not None:

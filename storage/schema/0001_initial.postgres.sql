@@ -311,6 +311,7 @@ CREATE TABLE usage (
     sent_model TEXT NOT NULL, -- the name that the server got; '' is that of the client
     served_model TEXT NOT NULL, -- the fallback model; '' is that of the client
     budget_tier TEXT NOT NULL, -- tier whose common budget it counts in; '' for none
+    cache_write_hour_tokens BIGINT, -- of cache_write_tokens, those that are kept for an hour
     PRIMARY KEY (at, id)
 );
 

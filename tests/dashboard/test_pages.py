@@ -514,6 +514,53 @@ async def test_receipt_page_says_where_the_request_was_sent(
         assert site.callers.users["user"] in (await client.get(f"/dashboard/requests/{row['id']}")).text
 
 
+async def test_receipt_page_says_why_a_request_failed(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
+    servers = [entry("gone", "http://127.0.0.1:9/v1"), entry("too", "http://127.0.0.1:9/v1")]
+    gateway = await gateways.start(nursery, home, servers=servers)
+    site = DashboardSite(await create_callers(gateway, ("user", "admin")))
+    await gateway.chat(key=site.callers.keys["good"])
+    (row,) = await gateway.settled(1)
+    async with site.visitor("user") as client:
+        text = (await client.get(f"/dashboard/requests/{row['id']}")).text
+    assert "The last one: no connection to the server." in text
+    assert "ConnectFailed" not in text
+
+
+async def test_overview_says_how_long_the_credit_lasts(site: DashboardSite) -> None:
+    await site.add_credit("user", usd=20)
+    async with site.visitor("user") as client:
+        assert "prepaid" in (await client.get("/dashboard?range=24h")).text
+        await site.add_usage("user", 4, model="a", cost_nano=1_000_000_000)
+        text = (await client.get("/dashboard?range=24h")).text
+    assert "The credit of $20.00 lasts about 5 days at the pace of the last days." in text
+
+
+async def test_models_page_has_prices_and_examples(site: DashboardSite) -> None:
+    async with site.visitor("user") as client:
+        text = (await client.get("/dashboard/models?q=m")).text
+        assert 'href="/dashboard/playground?model=m"' in text
+        assert "no price for tokens" in text and "ANTHROPIC_BASE_URL" in text
+        assert "No model has this in its name." in (await client.get("/dashboard/models?q=zz")).text
+
+
+async def test_users_page_finds_a_part_of_an_address(site: DashboardSite) -> None:
+    async with site.visitor("admin") as client:
+        text = (await client.get("/dashboard/admin/users?q=other@")).text
+        assert "other@example.com" in text and ">user@example.com" not in text
+        assert "Nothing matches" in (await client.get("/dashboard/admin/users?show=disabled")).text
+
+
+async def test_user_page_shows_webhooks_of_the_user(site: DashboardSite) -> None:
+    async with site.visitor("user") as client:
+        body = {"url": "https://example.com/of-the-user", "events": ["*"]}
+        assert (await client.post("/api/webhooks", json=body)).status_code == 201
+    async with site.visitor("admin") as client:
+        text = (await client.get(f"/dashboard/admin/users/{site.callers.users['user']}")).text
+    assert "https://example.com/of-the-user" in text
+
+
 async def test_receipt_page_names_a_shadow_as_a_copy(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:

@@ -22,7 +22,16 @@ from storage.servers import (
     update_server,
 )
 from storage.settings import delete_setting, insert_setting, put_setting, select_setting
-from storage.users import has_admin, insert_user, select_user, select_user_by_email, select_users, update_user
+from storage.users import (
+    UserSearch,
+    has_admin,
+    insert_user,
+    search_users,
+    select_user,
+    select_user_by_email,
+    select_users,
+    update_user,
+)
 from tests.storage.samples import NOON, user, uuid7
 
 SERVER = ServerRow(
@@ -68,6 +77,32 @@ async def test_user_inserted_is_read_back(store: Store) -> None:
     assert await store.write(update_user, replace(changed, disabled_at=None))
     assert await store.read(has_admin)
     assert not await store.write(update_user, user(9))
+
+
+@pytest.mark.parametrize(
+    ("search", "found"),
+    [
+        (UserSearch(), [1, 2, 3]),
+        (UserSearch("ADA@EX"), [1]),
+        (UserSearch("l_v"), [2]),  # "_" and "%" stand for themselves
+        (UserSearch("%"), []),
+        (UserSearch(role="admin"), [2]),
+        (UserSearch(tier="pro", disabled=True), [3]),
+        (UserSearch("@example", disabled=False), [1]),
+    ],
+)
+async def test_users_searched_have_all_that_is_wanted(
+    store: Store, search: UserSearch, found: list[int]
+) -> None:
+    rows = {
+        1: user(1, "Ada@Example.org"),
+        2: replace(user(2), full_name="L_velace", role="admin"),
+        3: replace(user(3, "bob@example.org"), tier="pro", disabled_at=NOON),
+    }
+    for row in rows.values():
+        await store.write(insert_user, row)
+    assert await store.read(search_users, search, "", 10) == [rows[serial] for serial in found]
+    assert await store.read(search_users, search, "", 1) == [rows[serial] for serial in found[:1]]
 
 
 async def test_user_email_in_other_case_is_a_conflict(store: Store) -> None:

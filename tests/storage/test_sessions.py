@@ -15,6 +15,7 @@ from storage.sessions import (
     delete_session,
     delete_sessions,
     insert_session,
+    select_last_seen,
     select_session,
     select_sessions,
     touch_session,
@@ -100,6 +101,8 @@ async def test_session_delete_needs_its_owner(users: Store) -> None:
     for serial in (1, 2, 3):
         await users.write(insert_session, session(serial))
     await users.write(insert_session, session(4, BOB.id))
+    seen = await users.read(select_last_seen, [ADA.id, BOB.id, "unknown"])
+    assert seen == {ADA.id: session(3).last_seen_at, BOB.id: session(4).last_seen_at}
     assert not await users.write(delete_session, BOB.id, session(1).id)
     assert await users.write(delete_session, ADA.id, session(1).id)
     assert not await users.write(delete_session, ADA.id, session(1).id)

@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from bluesminds.common.values import NO_AMOUNT, Usage
 from bluesminds.wire.base import RequestFacts
+from bluesminds.wire.messages_stream import MessageUsage
 from bluesminds.wire.usage import (
     MAX_TOKENS,
     ImplausibleUsage,
@@ -260,6 +262,25 @@ def test_later_report_wins_unless_it_says_nothing(
 
 
 ASKED = RequestFacts(model="m", text_bytes=41)
+
+
+def test_cache_writes_for_an_hour_are_read_and_kept_in_streams() -> None:
+    """Anthropic's servers name them only at the start of a stream, and later totals can be larger
+    (https://github.com/BerriAI/litellm/issues/42663).
+    """
+    start = {
+        "input_tokens": 3,
+        "cache_creation_input_tokens": 70,
+        "cache_creation": {"ephemeral_5m_input_tokens": 20, "ephemeral_1h_input_tokens": 50},
+    }
+    merged = MessageUsage()
+    first = merged.merge(Raw(json.dumps(start | {"output_tokens": 1}).encode()))
+    assert first is not None and (first.cache_write_tokens, first.cache_write_hour_tokens) == (70, 50)
+    last = merged.merge(Raw(json.dumps({"output_tokens": 9, "cache_creation_input_tokens": 200}).encode()))
+    assert last is not None
+    assert (last.input_tokens, last.cache_write_tokens, last.cache_write_hour_tokens) == (203, 200, 50)
+    less = read_usage(json.dumps(start | {"cache_creation_input_tokens": 40}).encode(), cache_beside=True)
+    assert less is not None and less.cache_write_hour_tokens == 40, "a part is not larger than the whole"
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ RATES: Final[Mapping[str, str]] = {
     "cached_input_usd": "Cached input",
     "output_usd": "Output",
     "cache_write_usd": "Input to the cache",
+    "cache_write_hour_usd": "Input to the cache, for an hour",
     "reasoning_usd": "Reasoning",
     "audio_input_usd": "Audio input",
     "audio_output_usd": "Audio output",

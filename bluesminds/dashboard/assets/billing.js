@@ -2,10 +2,13 @@
 
 document.addEventListener("sent", (event) => {
   if (!event.target.matches("[data-pays]")) return;
-  const { url, instructions } = event.detail;
+  const { url, instructions, order_id: order } = event.detail;
   if (url?.startsWith("https://")) return location.assign(url);
   const dialog = document.getElementById("instructions");
-  if (instructions) dialog.querySelector("p").textContent = instructions;
+  if (instructions) dialog.querySelector("[data-how]").textContent = instructions;
+  dialog.querySelector(".secret code").textContent = order;
+  dialog.querySelector("[data-copy]").dataset.copy = order;
+  dialog.addEventListener("close", () => location.reload()); // the order is in the list then
   dialog.showModal();
 });
 

@@ -42,6 +42,7 @@ class PriceRates(Struct, frozen=True, kw_only=True):
     input_usd: Rate | None = None
     cached_input_usd: Rate | None = None
     cache_write_usd: Rate | None = None
+    cache_write_hour_usd: Rate | None = None
     output_usd: Rate | None = None
     reasoning_usd: Rate | None = None
     audio_input_usd: Rate | None = None

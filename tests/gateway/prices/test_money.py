@@ -109,6 +109,21 @@ def test_long_context_uses_its_rates_for_the_whole_request() -> None:
     assert two.max_cost(201, 1) == 405_000
 
 
+def test_cache_writes_for_an_hour_have_their_own_rate() -> None:
+    usage = used(
+        input_tokens=100,
+        output_tokens=0,
+        cache_read_tokens=10,
+        cache_write_tokens=70,
+        cache_write_hour_tokens=50,
+    )
+    rates = Rates(input=4 * USD, cached_input=USD, cache_write=5 * USD, cache_write_hour=8 * USD, output=0)
+    assert price(rates).cost(usage) == 1000 * (20 * 4 + 10 * 1 + 20 * 5 + 50 * 8)
+    assert price(rates).max_cost(100, 0) == 1000 * 100 * 8
+    short = structs.replace(rates, cache_write_hour=None)
+    assert price(short).cost(usage) == 1000 * (20 * 4 + 10 * 1 + 70 * 5)
+
+
 def test_service_tier_of_the_response_decides() -> None:
     tiered = price(Rates(input=2 * USD, output=2 * USD), flex=Rates(input=USD, output=USD))
     assert tiered.cost(used(input_tokens=1, output_tokens=1)) == 4000
@@ -132,6 +147,7 @@ usages = st.builds(
     images=counts,
     audio_ms=counts,
     characters=counts,
+    cache_write_hour_tokens=counts,
     usage_source=st.just("upstream"),
 )
 
@@ -154,7 +170,7 @@ def test_cost_is_the_exact_sum_rounded_up_once(own: Rates, usage: Usage, markup:
 @given(rates, usages)
 def test_tokens_are_charged_once(own: Rates, usage: Usage) -> None:
     for main, parts in (
-        ("input", ("cached_input", "cache_write", "audio_input", "image_input", "input")),
+        ("input", ("cached_input", "cache_write", "cache_write_hour", "audio_input", "image_input", "input")),
         ("output", ("audio_output", "image_output", "reasoning", "output")),
     ):
         charged = sum(one.quantity for one in price(own).items(usage) or () if one.unit in parts)
