@@ -16,8 +16,9 @@ from msgspec import Struct
 from bluesminds.config import Secret, Settings
 
 PROMPT = b"Say hello."
+# A session is only found between other characters, because encrypted data is the same alphabet at random.
 SHAPES = re.compile(
-    rb"\bbm_[0-9A-Za-z]{36}\b|bms_[A-Za-z0-9_-]{43}|whsec_[A-Za-z0-9+/]{43}="
+    rb"\bbm_[0-9A-Za-z]{36}\b|(?<![\w-])bms_[A-Za-z0-9_-]{43}(?![\w-])|\bwhsec_[A-Za-z0-9+/]{43}="
     rb"|#(?:token|invite)=[A-Za-z0-9_-]{43}"
 )
 SHORTEST = 12  # characters: shorter ones are words that appear for other reasons

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from bluesminds.accounts.audit import OPERATOR
-from bluesminds.common.errors import GatewayError
+from bluesminds.common.errors import Conflict, GatewayError
 from storage.base import Connection
 from tests.accounts.billing_sites import DAY, USD
 from tests.accounts.payment_shops import Shop, open_shop
@@ -62,6 +62,15 @@ class Subscriptions(RuleBasedStateMachine):
     def change(self, plan: str) -> None:
         self.steps.append(("change", plan))
 
+    @rule(plan=PLANS, other=PLANS)
+    def pay_two(self, plan: str, other: str) -> None:
+        """Two checkouts are paid at the same moment."""
+        self.steps.append(("pay_two", plan, other))
+
+    @rule(at=PLACES, percent=st.integers(1, 100))
+    def dispute(self, at: int, percent: int) -> None:
+        self.steps.append(("dispute", at, percent))
+
     @rule(at=PLACES, times=st.integers(0, 2))
     def deliver(self, at: int, times: int) -> None:
         """One of the events that wait, in any order; 0 times: it is lost."""
@@ -101,7 +110,8 @@ async def take(shop: Shop, step: Step) -> None:
             with suppress(GatewayError):
                 await shop.order(plan)
         case "order_credit", cents:
-            await shop.order(cents=cents)
+            with suppress(Conflict):  # too many open orders
+                await shop.order(cents=cents)
         case "pay", at:
             unpaid = [id_ for id_, one in server.checkouts.items() if one["status"] == "open"]
             if unpaid:
@@ -114,6 +124,16 @@ async def take(shop: Shop, step: Step) -> None:
                 charge = list(server.charges.values())[at % len(server.charges)]
                 cents = max(charge["amount_refunded"], charge["amount"] * percent // 100)
                 server.refund(charge["payment_intent"], cents)
+        case "pay_two", plan, other:
+            server.keeps_checkouts = True
+            with suppress(GatewayError):
+                for checkout in (await shop.order(plan), await shop.order(other)):
+                    server.pay(checkout)
+            server.keeps_checkouts = False
+        case "dispute", at, percent:
+            whole = [one for one in server.charges.values() if not one["amount_refunded"]]
+            if whole:
+                server.dispute(whole[at % len(whole)]["payment_intent"], "won" if percent > 30 else "lost")
         case "cancel", cancel:
             with suppress(GatewayError):
                 await site.billing.subscriptions.cancel(OPERATOR, site.member.id, cancel=cancel)
@@ -137,7 +157,10 @@ async def check(shop: Shop) -> None:
     proof = await site.ledger.verify()
     assert proof.problem is None
     assert sum(proof.sums.values()) == 0
-    paid = sum(one["amount"] - one["amount_refunded"] for one in server.charges.values())
+    lost = {one["charge"] for one in server.disputes.values() if one["status"] == "lost"}
+    paid = sum(
+        0 if one["id"] in lost else one["amount"] - one["amount_refunded"] for one in server.charges.values()
+    )
     assert proof.sums.get("payments:stripe", 0) == -paid * USD // 100
     payments = await site.billing.payments.list(site.member.id, before="", limit=1000)
     assert sorted(one.provider_id for one in payments) == sorted(

@@ -6,7 +6,7 @@ The tables repeat the intended access. A route that is in none of them fails the
 import ast
 import itertools
 import re
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -656,13 +656,25 @@ async def test_build_quart_app_mounts_only_the_given_routes(gateway: Gateway) ->
     assert rules == [("/one", {"GET", "HEAD"})]
 
 
+def tried_routes(callers: Callers) -> Iterator[tuple[Credential, list[str]]]:
+    """Each credential with the routes to try it on. The process tier, which has PostgreSQL, tries all. The
+    fast tier tries all with one of the credentials that are allowed the same, and a part with the others.
+    """
+    known = set()
+    for number, credential in enumerate(CREDENTIALS):
+        allowed = tuple(str(credential.expected(name)) for name in CONTROL)
+        is_complete = callers.gateway.services.store.engine == "postgres" or allowed not in known
+        known.add(allowed)
+        yield credential, CONTROL if is_complete else CONTROL[number % 5 :: 5]
+
+
 async def test_control_routes_with_each_credential_allow_or_reject(callers: Callers) -> None:
     wrong = []
     async with anonymous_client(callers.gateway) as client:
-        for credential in CREDENTIALS:
+        for credential, names in tried_routes(callers):
             carried = await credential.make(callers)
             forget_changes(callers.gateway)
-            for name in CONTROL:
+            for name in names:
                 answer = await call(client, name, carried)
                 if rejection_of(answer) not in credential.expected(name):
                     wrong.append((credential.name, name, answer.status_code, answer.text))

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from tests import gateways
@@ -16,7 +17,8 @@ from tests.web.test_mass_assignment import KEY, WRITES
 
 __all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "url"]
 
-IN_URLS = ("%00", "a%00b", "%FF", "%ED%A0%80", "%F0%9F%98%80", "..%2f..", "x" * 300)
+IN_URLS_FOR_DATABASES = ("%00", "a%00b", "%F0%9F%98%80")
+IN_URLS = (*IN_URLS_FOR_DATABASES, "%FF", "%ED%A0%80", "..%2f..", "x" * 300)
 FOR_DATABASES = (
     *("\0", "a\0b@c.dd", "\U0001f600", ["\0"], {"\0": "\0"}, {"a": "\0"}),
     *(2**63, 1e300, "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"),
@@ -28,7 +30,7 @@ FOR_PARSERS = (
 
 
 def calls(
-    document: dict[str, Any], real: dict[str, str], in_fields: Sequence[object]
+    document: dict[str, Any], real: dict[str, str], in_urls: Sequence[str], in_fields: Sequence[object]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Method, URL and body of every operation, each with one hostile value."""
     for path, methods in document["paths"].items():
@@ -41,14 +43,17 @@ def calls(
             more = {"json": body} if "requestBody" in one else {}
             good = path.format_map(real)
             if "{" in path:
-                yield from ((method, re.sub(r"\{\w+\}", bad, path), more) for bad in IN_URLS)
+                yield from ((method, re.sub(r"\{\w+\}", bad, path), more) for bad in in_urls)
             for row in one.get("parameters", ()):
                 if row["in"] == "query":
-                    yield from ((method, f"{good}?{row['name']}={bad}", more) for bad in IN_URLS)
+                    yield from ((method, f"{good}?{row['name']}={bad}", more) for bad in in_urls)
             for field in sorted(fields):
                 yield from ((method, good, {"json": body | {field: bad}}) for bad in in_fields)
 
 
+@pytest.mark.parametrize(
+    "url", ["sqlite", pytest.param("postgres", marks=pytest.mark.process)], indirect=True
+)
 async def test_hostile_text_in_any_input_causes_no_internal_error(
     nursery: trio.Nursery, home: Path, url: str
 ) -> None:
@@ -58,12 +63,14 @@ async def test_hostile_text_in_any_input_causes_no_internal_error(
     document = (await gateway.get("/openapi.json")).json()
     real: dict[str, str] = defaultdict(lambda: "x")
     real |= {"key_id": callers.key_ids["good"], "user_id": callers.users["user"], "name": "one"}
-    in_fields = FOR_DATABASES if url.startswith("postgres") else (*FOR_DATABASES, *FOR_PARSERS)
+    values: tuple[Sequence[str], Sequence[object]] = (IN_URLS, (*FOR_DATABASES, *FOR_PARSERS))
+    if url.startswith("postgres"):  # which parses nothing that SQLite does not
+        values = (IN_URLS_FOR_DATABASES, FOR_DATABASES)
     faults = []
     tried = 0
     async with anonymous_client(gateway) as client:
         token, _, _ = await callers.session("admin")
-        for method, address, more in calls(document, real, in_fields):
+        for method, address, more in calls(document, real, *values):
             if address.startswith(("/api/auth/logout", "/api/auth/sessions")) and method != "get":
                 continue
             headers = {"authorization": f"Bearer {token}"}

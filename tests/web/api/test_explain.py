@@ -84,7 +84,7 @@ async def test_explain_of_a_model_without_a_route_shows_its_servers(gateway: Gat
 async def test_explain_shows_hedged_requests_and_the_shadow(gateway: Gateway) -> None:
     route = {
         "model": "hedged",
-        "targets": ["one", "two", "three"],
+        "targets": [{"server": "one", "model": "m"}, {"server": "two", "model": "m"}],
         "hedge_after": 2.5,
         "shadow": "one",
         "shadow_model": "m",
@@ -99,10 +99,11 @@ async def test_explain_shows_hedged_requests_and_the_shadow(gateway: Gateway) ->
     messages = await explain(gateway, model="hedged", endpoint="messages")
     assert messages["shadow"]["reason"] == "no_endpoint", "copies are not translated"
     async with gateway.operator() as client:
-        changes = {"targets": ["one"], "shadow": "gone"}
-        await client.patch(f"/api/admin/routes/{added['id']}", json=changes)
+        changes = {"targets": ["one"], "shadow": "three"}
+        changed = await client.patch(f"/api/admin/routes/{added['id']}", json=changes)
+    assert changed.status_code == 200
     found = await explain(gateway, model="hedged")
-    assert (found["hedge"]["server"], found["shadow"]["reason"]) == (None, "unknown_server")
+    assert (found["hedge"]["server"], found["shadow"]["reason"]) == (None, "no_endpoint")
     found = await explain(gateway, model="m")
     assert (found["hedge"], found["shadow"]) == (None, None)
 
