@@ -587,8 +587,10 @@ async def test_servers_that_are_not_exposed_are_hidden_from_users(
     async with site.visitor("user") as client:
         for path in ("", "/requests", f"/requests/{row['id']}", "/usage"):
             assert "secret-server" not in (await client.get(f"/dashboard{path}")).text
-        for path in ("/dashboard?by=server", "/dashboard/usage?by=server", "/dashboard/usage.csv?by=server"):
-            assert (await client.get(path)).status_code == 400
+        for path in ("?by=server", "/usage?by=server", "/usage.csv?by=server"):
+            assert (await client.get(f"/dashboard{path}")).status_code == 400
+        for path in ("/usage?", "/usage.csv?", "/requests?", "/requests?q=server:x&", "/live/requests?"):
+            assert (await client.get(f"/dashboard{path}server=secret-server")).status_code == 400, path
     async with site.visitor("admin") as client:
         assert "secret-server" in (await client.get(f"/dashboard/requests/{row['id']}")).text
 
