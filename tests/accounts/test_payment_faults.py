@@ -10,7 +10,7 @@ import trio
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.users import Users
-from bluesminds.common.errors import Conflict
+from bluesminds.common.errors import Conflict, Unavailable
 from storage.billing import insert_order
 from tests.accounts.billing_sites import DAY, USD, BillingSite
 from tests.accounts.payment_shops import Shop, open_shop, shop
@@ -273,6 +273,15 @@ async def test_order_at_a_provider_is_canceled_if_it_can_no_longer_be_paid(shop:
     else:
         await orders.cancel(OPERATOR, order.id, member)
         assert shop.stripe.checkouts[checkout]["status"] == "expired"
+
+
+async def test_refund_at_a_provider_that_is_not_configured_is_refused(shop: Shop) -> None:
+    await shop.buy(cents=2500)
+    (payment,) = await shop.payments()
+    shop.site.context.providers = {}
+    with pytest.raises(Unavailable, match="not configured"):
+        await shop.site.billing.payments.refund(OPERATOR, payment.id)
+    assert ((await shop.payments())[0].reversed_cents, await shop.site.balance()) == (0, 25 * USD)
 
 
 async def test_order_is_either_canceled_or_marked_as_paid(tmp_path: Path) -> None:
