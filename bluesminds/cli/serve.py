@@ -122,6 +122,7 @@ class _ShutdownState:
     running: app.Running | None = None
     interrupted: bool = False
     is_checking: bool = False
+    started: trio.Event = dataclasses.field(default_factory=trio.Event)
 
     def end(self) -> None:
         self.interrupted = self.shutdown.is_set()
@@ -150,6 +151,7 @@ async def _supervise(
                 _serve, loaded, reread, log, life, inherited, guest_key
             )
             life.running = running
+            life.started.set()
             _freeze_loaded_objects()
             notifier.ready()
             nursery.start_soon(notifier.watch, running.healthy)
@@ -208,17 +210,18 @@ async def _handle_signals(
 
 async def _restart(life: _ShutdownState, notifier: systemd.Notifier, config: Path | None, log: Log) -> None:
     """Shut down and keep the listening sockets, if the program on disk accepts the configuration."""
-    if life.running is None or life.shutdown.is_set() or life.is_checking:
+    if life.shutdown.is_set() or life.is_checking:
         return
+    life.is_checking = True
+    await life.started.wait()
     if notifier.is_supervised:
         reason = "the service manager starts and stops this process; use systemctl restart"
     else:
-        life.is_checking = True
         reason = await _why_not_startable(config)
-        life.is_checking = False
+    life.is_checking = False
     if reason:
         log.error("restart_refused", reason=reason)
-    elif not life.shutdown.is_set():
+    elif life.running is not None and not life.shutdown.is_set():
         life.kept += [sock.dup() for sock in life.running.sockets]
         log.info("restarting", running=life.running.running_requests())
         life.end()

@@ -62,10 +62,10 @@ class Subscriptions(RuleBasedStateMachine):
     def change(self, plan: str) -> None:
         self.steps.append(("change", plan))
 
-    @rule(keeps=st.booleans())
-    def keep(self, keeps: bool) -> None:
-        """Whether an earlier checkout can still be paid after another order: two subscriptions are paid."""
-        self.steps.append(("keep", keeps))
+    @rule(plan=PLANS, other=PLANS)
+    def pay_two(self, plan: str, other: str) -> None:
+        """Two checkouts are paid at the same moment."""
+        self.steps.append(("pay_two", plan, other))
 
     @rule(at=PLACES, percent=st.integers(1, 100))
     def dispute(self, at: int, percent: int) -> None:
@@ -124,8 +124,12 @@ async def take(shop: Shop, step: Step) -> None:
                 charge = list(server.charges.values())[at % len(server.charges)]
                 cents = max(charge["amount_refunded"], charge["amount"] * percent // 100)
                 server.refund(charge["payment_intent"], cents)
-        case "keep", keeps:
-            server.keeps_checkouts = keeps
+        case "pay_two", plan, other:
+            server.keeps_checkouts = True
+            with suppress(GatewayError):
+                for checkout in (await shop.order(plan), await shop.order(other)):
+                    server.pay(checkout)
+            server.keeps_checkouts = False
         case "dispute", at, percent:
             whole = [one for one in server.charges.values() if not one["amount_refunded"]]
             if whole:

@@ -36,7 +36,7 @@ async def test_alert_is_added_changed_and_tested_with_the_keyboard(
         expect(change).to_contain_text("There is no channel 'nothing'.")
         change.get_by_label("Channels").fill("mail")
         change.get_by_label("Channels").press("Enter")
-        expect(page.get_by_role("row", name="busy")).to_contain_text("above 7.5% of a shared budget")
+        expect(page.get_by_role("row", name="busy")).to_contain_text("above 7.5% of the requests fail")
         page.get_by_role("button", name="Test busy").press("Enter")
         expect(page.get_by_text("mail: the message was sent.")).to_be_visible()
 

@@ -9,10 +9,11 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from json import dumps, loads
 from pathlib import Path
+from subprocess import TimeoutExpired
 from threading import Event
 
 import pytest
@@ -20,7 +21,7 @@ import pytest
 from bluesminds.cli import exits
 from tests.gateways import ASK
 from tests.process.test_shutdown import LAUNCHER
-from tests.terminal import SECONDS, Serving, User, demo_user
+from tests.terminal import POLL, SECONDS, Serving, User, demo_user
 
 RESTARTS = int(os.environ.get("RESTARTS", "3"))
 WORKERS = 8
@@ -145,6 +146,22 @@ def test_restart_with_a_bad_configuration_is_refused_and_the_gateway_continues(h
         config.write_text("[server]\nport = 0\n")
         assert user.run("restart").stdout == "restarted\n"
         assert user.run("health").stdout == "ok\n"
+
+
+@pytest.mark.process
+def test_restart_signal_during_the_start_takes_effect_after_it(home: Path) -> None:
+    user = demo_user(home)
+    gateway = user.launch("demo", "--port", "0")
+    try:
+        while not (user.state_dir / "admin.sock").exists():  # the local socket opens before the listener
+            with suppress(TimeoutExpired):
+                gateway.process.wait(POLL)
+                pytest.fail(gateway.said)
+        gateway.send_signal(signal.SIGUSR2)
+        gateway.wait_for('"event":"restarting"')
+    finally:
+        gateway.process.kill()
+        gateway.process.wait(SECONDS)
 
 
 def test_restart_without_a_gateway_says_how_to_start_it(home: Path) -> None:
