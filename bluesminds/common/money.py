@@ -92,6 +92,12 @@ class Price(Struct, frozen=True, gc=False):
         """Those of a short request in the standard tier."""
         return self.steps[0][1]
 
+    @property
+    def is_free(self) -> bool:
+        """Whether every rate is 0 or missing."""
+        every = (rates for steps in (self.steps, *self.tiers.values()) for _, rates in steps)
+        return not any(any(structs.astuple(rates)) for rates in every)
+
     def cost(self, usage: Usage, markup: int = 0) -> int | None:
         """Nano-USD with a markup in hundredths of a percent; None if the price has no rate for this usage."""
         items = self.items(usage)

@@ -147,6 +147,12 @@ def require_group(frame: Frame, principal: Principal, group: OwnGroup) -> None:
         raise InvalidRequest("invalid_value", "by must be model or key.", param="by")
 
 
+def require_server_filter(frame: Frame, principal: Principal, server: str) -> None:
+    """Raises InvalidRequest for a filter by server if the caller may not see the names of servers."""
+    if server and not frame.shows_servers(principal):
+        raise InvalidRequest("invalid_value", "Only administrators can filter by server.", param="server")
+
+
 def _balance(nano: int, pace: int) -> BudgetTile:
     """The prepaid credit, and how long it lasts at a pace in nano-USD for a day."""
     title, left = "Credit", words.usd(nano)

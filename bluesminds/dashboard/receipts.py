@@ -11,7 +11,9 @@ from bluesminds.accounts.users import Users
 from bluesminds.common.money import read_usd
 from bluesminds.dashboard.frame import HOME, HTML, Frame
 from bluesminds.dashboard.keys import LIMIT_FIELDS
+from bluesminds.gateway.receipts import SHADOW
 from bluesminds.gateway.routing.selection import DropReason
+from bluesminds.gateway.upstream.hedging import HEDGE_LOST
 from bluesminds.web.api.requests import ReceiptCost, ReceiptView, RequestHandlers
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
@@ -31,7 +33,7 @@ DROP_REASONS: Final[Mapping[DropReason, str]] = {
     "duplicate": "an earlier model has the same server",
     "unsupported": "the server does not support a field of the request",
 }
-# Why an attempt failed, by the name of the error of the client. Other reasons are a status.
+# Why an attempt failed. Names with capital letters are errors of the client. Other reasons are a status.
 FAILURES: Final[Mapping[str, str]] = {
     "ConnectFailed": "no connection to the server",
     "LocalResourceError": "the gateway has no free descriptors or memory",
@@ -43,7 +45,13 @@ FAILURES: Final[Mapping[str, str]] = {
     "UpstreamCut": "the connection ended before the answer was complete",
     "UpstreamProtocolError": "the answer of the server is not valid HTTP",
     "BodyTooLarge": "the answer of the server is too large",
+    "EventTooLarge": "the server sent an event that is too large",
+    "error_in_stream": "the server sent an error in the middle of its answer",
+    "different_answer": "the answer did not continue that of the server before",
+    "total_timeout": "the time for the whole request was over",
+    "refused": "the server refused the request",
 }
+_NOT_FAILED: Final = (None, SHADOW, HEDGE_LOST)  # reasons
 # Why the gateway itself refused a request, by the status.
 REFUSALS: Final[Mapping[int, str]] = {
     400: "The gateway refused it: the request is not valid.",
@@ -114,7 +122,7 @@ def _why(row: UsageRow, receipt: ReceiptView | None) -> str:
         return "The stream was ended because the rest of the budget or of the credit was used up."
     if row.outcome == "ok":
         return ""
-    tried = [] if receipt is None else [one for one in receipt.attempts if one.reason]
+    tried = [] if receipt is None else [one for one in receipt.attempts if one.reason not in _NOT_FAILED]
     if not tried:
         is_refused = not row.attempts
         return REFUSALS.get(row.status, "") if is_refused else "The server answered with an error."

@@ -16,6 +16,7 @@ from bluesminds.common.emails import read_email
 from bluesminds.dashboard import words
 from bluesminds.dashboard.days import DayText, read_days
 from bluesminds.dashboard.frame import HOME, HTML, Frame, address, link
+from bluesminds.dashboard.overview import require_server_filter
 from bluesminds.web.api.live import EVENTS, event_stream, subscribe_requests
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
@@ -93,7 +94,7 @@ class RequestsPage(Struct, frozen=True):
         self, principal: Principal, browser: BrowserRequest, query: RequestsQuery
     ) -> HandlerResponse[RawBody]:
         """The requests of an account."""
-        return await self._list(principal, browser, _with_terms(query), principal.user_id, "")
+        return await self._list(principal, browser, self._own(principal, query), principal.user_id, "")
 
     async def show_all(
         self, principal: Principal, browser: BrowserRequest, query: RequestsOfAllQuery
@@ -106,7 +107,8 @@ class RequestsPage(Struct, frozen=True):
         self, principal: Principal, browser: BrowserRequest, query: RequestsQuery
     ) -> HandlerResponse[StreamBody]:
         """Requests that the page shows, as they end: first the newest ones, which it may have missed."""
-        return await self._stream(principal, browser, _log_query(principal.user_id, _with_terms(query)))
+        search = _log_query(principal.user_id, self._own(principal, query))
+        return await self._stream(principal, browser, search)
 
     async def live_all(
         self, principal: Principal, browser: BrowserRequest, query: RequestsOfAllQuery
@@ -115,6 +117,12 @@ class RequestsPage(Struct, frozen=True):
         user = query.user or _terms(query.q).get("user", "")
         search = _log_query(await self._id_of(user), _with_terms(query))
         return await self._stream(principal, browser, search)
+
+    def _own(self, principal: Principal, query: RequestsQuery) -> RequestsQuery:
+        """Raises InvalidRequest."""
+        wanted = _with_terms(query)
+        require_server_filter(self.frame, principal, wanted.server)
+        return wanted
 
     async def _id_of(self, user: str) -> str | None:
         """The id of a user who is named by id or address. An unknown one has no requests."""

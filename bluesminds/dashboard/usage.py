@@ -13,7 +13,7 @@ from bluesminds.accounts.users import Users
 from bluesminds.common.clock import Clock, format_time
 from bluesminds.common.money import write_usd
 from bluesminds.dashboard.frame import HOME, HTML, Frame, link
-from bluesminds.dashboard.overview import OwnGroup, group_names, require_group
+from bluesminds.dashboard.overview import OwnGroup, group_names, require_group, require_server_filter
 from bluesminds.dashboard.series import (
     RANGES,
     Measure,
@@ -76,6 +76,7 @@ class UsagePages(Struct, frozen=True):
     ) -> HandlerResponse[RawBody]:
         """Usage over time."""
         require_group(self.frame, principal, query.by)
+        require_server_filter(self.frame, principal, query.server)
         return await self._page(principal, browser, query, principal.user_id)
 
     async def show_all(
@@ -87,6 +88,7 @@ class UsagePages(Struct, frozen=True):
     async def csv(self, principal: Principal, query: UsagePageQuery) -> HandlerResponse[RawBody]:
         """The figures of the page, a line for each hour or day and group."""
         require_group(self.frame, principal, query.by)
+        require_server_filter(self.frame, principal, query.server)
         return await self._csv(query, principal.user_id)
 
     async def csv_all(self, query: UsageOfAllQuery) -> HandlerResponse[RawBody]:

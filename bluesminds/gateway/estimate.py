@@ -58,7 +58,7 @@ class Estimator:
         if price is None:
             return Estimate(input_ + output, None, input_)
         held = self._held_output(call, price, output)
-        return Estimate(input_ + output, price.max_cost(input_, held, call.markup), input_, held, price)
+        return Estimate(input_ + output, _reserved(price, input_, held, call.markup), input_, held, price)
 
     def _held_output(self, call: Call, price: Price, output: int) -> int:
         """The output tokens to reserve money for: for a stream, what recent responses suggest, because its
@@ -85,7 +85,7 @@ class Estimator:
         return structs.replace(dearest, tokens=max(one.tokens for one in estimates))
 
     def estimate_tokens(self, price: Price | None, input_: int, output: int, markup: int = 0) -> Estimate:
-        return Estimate(input_ + output, None if price is None else price.max_cost(input_, output, markup))
+        return Estimate(input_ + output, None if price is None else _reserved(price, input_, output, markup))
 
     def forecast(self, call: Call, target: Target) -> TokenForecast:
         price = self.price(target, call.model, call.context.at_ms)
@@ -119,6 +119,13 @@ class Estimator:
                 del self._ratios[next(iter(self._ratios))]
             ratio = INITIAL_RATIO
         self._ratios[model] = ratio + (observed - ratio) * LEARNING_RATE
+
+
+def _reserved(price: Price, input_: int, output: int, markup: int) -> int:
+    """Nano-USD. 0 means that the request is free, which no budget blocks. So it is 1 for a price of images,
+    seconds or characters alone, of which nothing is known yet.
+    """
+    return price.max_cost(input_, output, markup) or (0 if price.is_free else 1)
 
 
 def _stated_maximum(price: Price | None) -> int | None:

@@ -7,6 +7,7 @@ import csv
 import io
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -18,6 +19,7 @@ from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.vendor_keys import VendorKeyTest
 from bluesminds.app.dashboard import build_dashboard
 from bluesminds.dashboard.frame import POLICY
+from bluesminds.dashboard.receipts import _why
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Route
 from tests import gateways
@@ -528,6 +530,23 @@ async def test_receipt_page_says_why_a_request_failed(
     assert "ConnectFailed" not in text
 
 
+@pytest.mark.parametrize(
+    ("reasons", "text"),
+    [
+        (
+            ("total_timeout", "shadow"),
+            "The only attempt failed. The last one: the time for the whole",
+        ),
+        (("503", "hedge_lost", "error_in_stream"), "All 2 attempts failed. The last one: the server sent an"),
+        (("shadow",), "The server answered with an error."),
+    ],
+)
+def test_reason_of_a_failure_is_that_of_an_attempt_that_failed(reasons: tuple[str, ...], text: str) -> None:
+    attempts = [SimpleNamespace(reason=reason) for reason in reasons]
+    row = SimpleNamespace(outcome="upstream_error", status=502, attempts=len(attempts))
+    assert _why(cast(Any, row), cast(Any, SimpleNamespace(attempts=attempts))).startswith(text)
+
+
 async def test_overview_says_how_long_the_credit_lasts(site: DashboardSite) -> None:
     await site.add_credit("user", usd=20)
     async with site.visitor("user") as client:
@@ -587,8 +606,10 @@ async def test_servers_that_are_not_exposed_are_hidden_from_users(
     async with site.visitor("user") as client:
         for path in ("", "/requests", f"/requests/{row['id']}", "/usage"):
             assert "secret-server" not in (await client.get(f"/dashboard{path}")).text
-        for path in ("/dashboard?by=server", "/dashboard/usage?by=server", "/dashboard/usage.csv?by=server"):
-            assert (await client.get(path)).status_code == 400
+        for path in ("?by=server", "/usage?by=server", "/usage.csv?by=server"):
+            assert (await client.get(f"/dashboard{path}")).status_code == 400
+        for path in ("/usage?", "/usage.csv?", "/requests?", "/requests?q=server:x&", "/live/requests?"):
+            assert (await client.get(f"/dashboard{path}server=secret-server")).status_code == 400, path
     async with site.visitor("admin") as client:
         assert "secret-server" in (await client.get(f"/dashboard/requests/{row['id']}")).text
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bluesminds.common.money import read_usd, write_usd
+from bluesminds.common.money import Price, Rates, read_usd, write_usd
 from bluesminds.common.values import Usage
 from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import INITIAL_RATIO, MAX_MODELS, MAX_RATIO, Estimator
@@ -41,6 +41,15 @@ def test_estimate_is_prompt_bytes_plus_maximum_completion() -> None:
     assert estimator.estimate(call("capped", most=5, size=0)).nano == 5
     assert estimator.estimate(call("priced", most=100, size=396)).nano == 100 * 1250 + 100 * 10_000
     assert estimator.estimate(call()).nano is None
+
+
+@pytest.mark.parametrize("unit", ["image", "second", "character", "image_output"])
+def test_only_a_price_of_0_makes_a_request_free(unit: str) -> None:
+    prices = {"dear": Price("1", ((0, Rates(**{unit: 1})),)), "free": token_price(0, 0)}
+    estimator = Estimator(registry(prices), default_completion=512)
+    assert estimator.estimate(call("dear")).nano == 1, "0 would be allowed when a budget is used up"
+    assert estimator.estimate(call("free")).nano == 0
+    assert estimator.estimate_tokens(prices["dear"], 1, 1).nano == 1
 
 
 def test_learned_ratio_follows_reports_within_bounds() -> None:

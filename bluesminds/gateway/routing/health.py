@@ -189,13 +189,12 @@ class ServerHealthRegistry:
             self._resting = {served: one for served, one in self._resting.items() if one[0] > now}
             if len(self._resting) >= MAX_CIRCUITS:
                 return
-        if seconds is not None:
-            until = max(until, now + min(seconds, LONGEST_REST))
-        elif until <= now:
-            until = now + min(FIRST_REST * 2.0 ** min(times, 10), LONGEST_REST)
+        if until <= now:
+            until, times = now, times + 1
+            rest = FIRST_REST * 2.0 ** min(times - 1, 10) if seconds is None else seconds
         else:
-            return
-        self._resting[server, model] = until, times + 1
+            rest = seconds or 0.0
+        self._resting[server, model] = max(until, now + min(rest, LONGEST_REST)), times
 
     def seconds_until_trial(self, server: str, model: str) -> float:
         """Until an ejected server is tried again; 0 for a server that is not ejected."""

@@ -61,7 +61,7 @@ class ExtraBudget:
         account, day = self._accounts.get(route), at_ms // DAY_MS
         if account is None or account.tokens < 1:
             return False
-        if account.day != day:
+        if day > account.day:  # requests of the day before may still be running
             account.day, account.nano = day, 0
         if account.nano + nano > daily:
             return False

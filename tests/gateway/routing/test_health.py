@@ -226,6 +226,15 @@ def test_server_with_a_rate_limit_rests_longer_each_time_until_it_answers(health
     assert health.usable()
 
 
+def test_requests_that_are_limited_together_with_a_time_count_once(health: Health) -> None:
+    for _ in range(9):
+        health.registry.rest("a", "m", 1)
+    health.now += 1
+    health.registry.rest("a", "m", None)
+    health.now += 2 * FIRST_REST
+    assert health.usable()
+
+
 def test_later_rate_limit_does_not_shorten_the_rest(health: Health) -> None:
     health.registry.rest("a", "m", 30)
     health.registry.rest("a", "m", 1)

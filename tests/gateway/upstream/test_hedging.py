@@ -365,6 +365,8 @@ def test_cost_of_extra_requests_is_bounded_for_each_day_and_route() -> None:
     assert take("m", DAY - 1) == 0
     assert take("other", DAY - 1) == 3
     assert take("m", DAY) == 3
+    assert take("m", DAY - 1) == 0, "a request that began before midnight does not bring the day back"
+    assert take("m", DAY) == 0
 
 
 def test_budgets_of_extra_requests_are_bounded() -> None:
