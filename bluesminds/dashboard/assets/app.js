@@ -166,11 +166,15 @@ if (said) {
 }
 
 // Keys are handled by scripts that are loaded with the first one.
+const pressed = [];
 document.addEventListener("keydown", (event) => {
   const finds = event.key === "k" && (event.ctrlKey || event.metaKey) && document.getElementById("find");
   if (finds || (event.key === "/" && document.querySelector("[data-search]") && !typing(event))) event.preventDefault();
   if (finds) find();
-  else if (!typing(event)) import("./shortcuts.js").then(({ press }) => press(event.key));
+  else if (!typing(event)) {
+    pressed.push(event.key);
+    import("./shortcuts.js").then(({ press }) => pressed.splice(0).forEach(press)); // in their order
+  }
 });
 
 function typing(event) {
