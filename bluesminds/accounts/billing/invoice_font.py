@@ -34,12 +34,13 @@ class InvoiceFont(Struct, frozen=True):
 
     def subset(self, glyphs: Iterable[int]) -> bytes:
         """A font in which all other glyphs are empty. The numbers of the glyphs stay."""
-        options = Options(retain_gids=True, notdef_outline=True, hinting=False)
-        options.drop_tables += _UNUSED_TABLES
-        subsetter = Subsetter(options)
+        subsetter = Subsetter(Options(retain_gids=True, notdef_outline=True, hinting=False))
         subsetter.populate(gids=glyphs)
         output = BytesIO()
         with _opened(self.content) as font:
+            font.getGlyphOrder()  # needs `post`
+            for tag in _UNUSED_TABLES:  # the subsetter would read them before it drops them
+                del font[tag]
             subsetter.subset(font)
             font.save(output)
         return output.getvalue()
