@@ -37,6 +37,7 @@ FORBIDDEN = (
 
 # Imports inside functions, of what most processes never use and what takes long to load.
 DEFERRED = (
+    ("bluesminds.accounts.billing.invoice_files", "bluesminds.accounts.billing.invoice_pdf"),
     ("bluesminds.app.operator", "bluesminds.app.operator_api"),
     ("storage.store", "storage.postgres"),
 )

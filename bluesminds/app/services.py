@@ -11,7 +11,7 @@ import trio
 from argon2 import PasswordHasher
 from msgspec import structs
 
-from bluesminds.accounts.billing.invoice_pdf import InvoiceFiles
+from bluesminds.accounts.billing.invoice_files import InvoiceFiles
 from bluesminds.accounts.billing.invoices import Invoices
 from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.services import AccountServices

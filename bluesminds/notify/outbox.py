@@ -129,6 +129,8 @@ class MailOutbox:
             try:
                 if not await self._send(row, mail, now):
                     return
+            except (StorageUnavailable, StorageBroken):
+                raise  # it was not sent, and is tried again
             except Exception:
                 self._log_dropped(mail, "internal error")
                 await self._delete(row.id)

@@ -15,9 +15,9 @@ def close_objects(schema: bytes) -> Raw:
     """Objects that say nothing about additional properties have none: Anthropic's servers refuse others."""
     try:
         value = read_value(schema)
-    except NOT_JSON:
+        closed = _close(value)
+    except NOT_JSON:  # or nested too deeply
         return Raw(schema)
-    closed = _close(value)
     return Raw(schema if closed == value else msgspec.json.encode(closed))
 
 

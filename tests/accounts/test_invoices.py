@@ -4,14 +4,18 @@ import email
 import re
 import zlib
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import msgspec
 import pytest
 import trio
+from fontTools.ttLib import TTFont
 
 from bluesminds.accounts.audit import OPERATOR
-from bluesminds.accounts.billing.invoice_pdf import InvoiceFiles, write_pdf
+from bluesminds.accounts.billing.invoice_files import InvoiceFiles
+from bluesminds.accounts.billing.invoice_font import invoice_font
+from bluesminds.accounts.billing.invoice_pdf import write_pdf
 from bluesminds.accounts.billing.invoices import NEWEST_INVOICE, Invoice
 from bluesminds.common.crypto import Vault, new_master_key
 from bluesminds.common.log import Log
@@ -119,22 +123,25 @@ async def test_mail_about_an_invoice_has_its_file(tmp_path: Path) -> None:
 
 
 def text_of(content: bytes) -> list[str]:
-    """The lines of a PDF file, by the map to Unicode in it. Lines of viewer fonts are in Unicode already."""
+    """The lines of a PDF file, by the maps to Unicode in it. Lines of viewer fonts are in Unicode already.
+
+    The regular and the bold font have the same numbers of glyphs.
+    """
     assert content.startswith(b"%PDF-1.")
     assert content.rstrip().endswith(b"%%EOF")
     streams = [zlib.decompress(one) for one in re.findall(rb"stream\n(.*?)\nendstream", content, re.DOTALL)]
-    (cmap,) = (one for one in streams if b"begincmap" in one)
+    maps = b"".join(one for one in streams if b"begincmap" in one)
     unicode = {
         glyph: bytes.fromhex(text.decode()).decode("utf-16-be")
-        for glyph, text in re.findall(rb"^<(\w{4})> <(\w+)>$", cmap, re.MULTILINE)
+        for glyph, text in re.findall(rb"^<(\w{4})> <(\w+)>$", maps, re.MULTILINE)
     }
     lines = []
     for line in b"\n".join(streams).split(b"\n"):
-        runs = re.findall(rb"/(F[12]) \d+ Tf <(\w*)> Tj", line)
+        runs = re.findall(rb"/(F[123]) \d+ Tf <(\w*)> Tj", line)
         if runs:
             codes = [(name, text[at : at + 4]) for name, text in runs for at in range(0, len(text), 4)]
             lines.append(
-                "".join(unicode[code] if name == b"F1" else chr(int(code, 16)) for name, code in codes)
+                "".join(chr(int(code, 16)) if name == b"F3" else unicode[code] for name, code in codes)
             )
     return lines
 
@@ -150,14 +157,14 @@ def test_pdf_with_long_names_wraps_them_and_begins_new_pages() -> None:
     pdf = write_pdf(invoice_of(*[f"{number} {words}" for number in range(12)], long, title=words))
     assert pdf.count(b"/Type /Page/") >= 2
     lines = text_of(pdf)
-    assert max(len(line) for line in lines) < 60
+    assert max(len(line) for line in lines) < 72
     text = "".join(lines).replace(" ", "")
     assert text.count("Verwaltungsgesellschaft") == 12 * 12 + 12
     assert "".join(line for line in lines if set(line) == {"W"}) == long
 
 
 @pytest.mark.parametrize(
-    "name", ["Łukasz Żółć", "Київ, Ελλάδα", "株式会社 東京", "한국 주식회사", "(a) \\ b", "Ada 😀"]
+    "name", ["Łukasz Żółć", "Київ, Ελλάδα", "株式会社 東京", "한국 주식회사", "(a) \\ b", "Nguyễn €"]
 )
 def test_pdf_with_letters_of_any_language_has_them(name: str) -> None:
     lines = text_of(write_pdf(invoice_of(name)))
@@ -166,3 +173,19 @@ def test_pdf_with_letters_of_any_language_has_them(name: str) -> None:
 
 def test_pdf_with_letters_of_no_font_replaces_them() -> None:
     assert "?? ok" in text_of(write_pdf(invoice_of("\U00012000\U0001f9ff ok")))
+
+
+def test_pdf_embeds_only_the_glyphs_it_uses_with_their_widths() -> None:
+    pdf = write_pdf(invoice_of("Ελλάδα"))
+    assert pdf == write_pdf(invoice_of("Ελλάδα"))
+    streams = [zlib.decompress(one) for one in re.findall(rb"stream\n(.*?)\nendstream", pdf, re.DOTALL)]
+    fonts = [TTFont(BytesIO(one)) for one in streams if one.startswith(b"\x00\x01\x00\x00")]
+    assert len(fonts) == 2
+    for font, is_bold in zip(fonts, (False, True), strict=True):
+        known, outlines = invoice_font(is_bold), font["glyf"]
+        drawn = {
+            number for number, name in enumerate(font.getGlyphOrder()) if outlines[name].numberOfContours
+        }
+        assert known.glyph("I") in drawn and known.glyph("Q") not in drawn
+        assert (known.glyph("λ") in drawn) is not is_bold
+        assert font["hmtx"].metrics[font.getGlyphName(known.glyph("I"))][0] == known.width("I")

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,12 @@ import trio
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.users import Users
-from bluesminds.common.errors import Conflict
+from bluesminds.common.errors import Conflict, Unavailable
 from storage.billing import insert_order
 from tests.accounts.billing_sites import DAY, USD, BillingSite
 from tests.accounts.payment_shops import Shop, open_shop, shop
 from tests.fakes import payment_server
+from tests.gateways import eventually
 from tests.storage.samples import user
 
 __all__ = ["shop"]
@@ -99,6 +101,16 @@ async def test_upgrade_after_a_scheduled_downgrade_is_charged_from_the_plan_in_f
     assert found.subscription is not None
     assert (found.subscription.plan, found.subscription.next_plan) == ("business", "")
     assert sorted(one.paid_cents for one in await shop.payments()) == [9900, 10_000]
+
+
+async def test_upgrade_that_is_asked_for_twice_is_charged_once(shop: Shop) -> None:
+    await shop.buy("starter")
+    member, change = shop.site.member.id, shop.site.billing.subscriptions.change_plan
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(change, OPERATOR, member, "pro")
+    assert sorted(one.paid_cents for one in await shop.payments()) == [2900, 7000]
+    assert await shop.site.tier() == "pro"
 
 
 async def test_declined_upgrade_keeps_the_scheduled_downgrade(tmp_path: Path) -> None:
@@ -261,6 +273,58 @@ async def test_order_at_a_provider_is_canceled_if_it_can_no_longer_be_paid(shop:
     else:
         await orders.cancel(OPERATOR, order.id, member)
         assert shop.stripe.checkouts[checkout]["status"] == "expired"
+
+
+async def test_refund_at_a_provider_that_is_not_configured_is_refused(shop: Shop) -> None:
+    await shop.buy(cents=2500)
+    (payment,) = await shop.payments()
+    shop.site.context.providers = {}
+    with pytest.raises(Unavailable, match="not configured"):
+        await shop.site.billing.payments.refund(OPERATOR, payment.id)
+    assert ((await shop.payments())[0].reversed_cents, await shop.site.balance()) == (0, 25 * USD)
+
+
+async def test_order_is_either_canceled_or_marked_as_paid(tmp_path: Path) -> None:
+    async with open_shop(tmp_path) as shop:
+        orders, member = shop.site.billing.orders, shop.site.member.id
+        order = (await orders.place(OPERATOR, member, plan=None, cents=1000, provider="manual")).order
+        refused: list[Conflict] = []
+
+        async def mark_paid() -> None:
+            try:
+                await orders.mark_paid(OPERATOR, order.id)
+            except Conflict as exc:
+                refused.append(exc)
+
+        async with trio.open_nursery() as nursery, shop.site.context.lock(member):
+            lock = shop.site.context._locks[member]
+            nursery.start_soon(orders.cancel, OPERATOR, order.id, member)
+            await eventually(lambda: lock.statistics().tasks_waiting == 1)
+            nursery.start_soon(mark_paid)
+            await eventually(lambda: lock.statistics().tasks_waiting == 2)
+        assert [one.code for one in refused] == ["order_not_open"]
+        assert await shop.site.balance() is None
+
+
+async def test_manual_plan_that_is_canceled_while_it_is_paid_keeps_the_paid_period(tmp_path: Path) -> None:
+    async with open_shop(tmp_path) as shop:
+        orders, member = shop.site.billing.orders, shop.site.member.id
+        first, second = [
+            (await orders.place(OPERATOR, member, plan="pro", cents=None, provider="manual")).order.id
+            for _ in range(2)
+        ]
+        await orders.mark_paid(OPERATOR, first)
+        changes = shop.site.billing.subscriptions
+        async with trio.open_nursery() as nursery, shop.site.context.lock(member):
+            lock = shop.site.context._locks[member]
+            nursery.start_soon(orders.mark_paid, OPERATOR, second)
+            await eventually(lambda: lock.statistics().tasks_waiting == 1)
+            nursery.start_soon(partial(changes.cancel, OPERATOR, member, cancel=True))
+            await eventually(lambda: lock.statistics().tasks_waiting == 2)
+        found = (await shop.site.billing.plans.own(member)).subscription
+        assert found is not None
+        assert found.cancel_at_end
+        assert found.period_end > shop.site.clock.now + 50 * DAY
 
 
 async def test_refund_of_a_manual_plan_ends_it(tmp_path: Path) -> None:

@@ -258,6 +258,22 @@ async def test_outbox_store_that_fails_after_sending_does_not_send_twice(
     assert await site.waiting() == 0
 
 
+async def test_outbox_mail_waits_while_the_store_is_unavailable(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unavailable(connection: Connection, address: str) -> bool:
+        raise StorageUnavailable
+
+    script = Script()
+    outbox = site.outbox(script)
+    await site.put(outbox, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(outbox_module, "is_suppressed", unavailable)
+        await site.deliver(outbox)
+    await site.deliver(outbox, LONG)
+    assert (script.sent, site.events()) == (["subject 0"], [])
+
+
 async def test_outbox_internal_error_drops_one_mail(site: Site) -> None:
     script = Script(ZeroDivisionError())
     outbox = site.outbox(script)

@@ -2,26 +2,20 @@
 
 The glyphs that are used are embedded. The letters of Chinese, Japanese and Korean are not in the font; they
 are written with the fonts that each PDF viewer has for them (ISO 32000-1, 9.7.5.2). Other letters that are
-not in the font become "?". Text from right to left is not reordered.
+not in the font become "?". Only load this module to write a file: its libraries are large.
 """
 
-import lzma
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cache
-from importlib.resources import files
 from io import BytesIO
 from itertools import groupby
 from typing import Any, Final
 
-import trio
+import pydyf
 from msgspec import Struct
 
-from bluesminds.accounts.billing.invoices import Invoice, Invoices
-from bluesminds.accounts.billing.truetype import TrueTypeFont
-from bluesminds.common.errors import NotFound
-from bluesminds.notify.mail import MailFile
+from bluesminds.accounts.billing.invoice_font import InvoiceFont, invoice_font
+from bluesminds.accounts.billing.invoices import Invoice
 
-PDF: Final = "application/pdf"
 _PAGE: Final = (595, 842)  # A4 in points
 _TOP, _BOTTOM, _LEFT, _MIDDLE, _RIGHT = 780, 60, 56, 320, 539
 _LINE: Final = 1.4  # height of a line, in font sizes
@@ -45,30 +39,9 @@ class PlacedText(Struct, frozen=True):
     is_right: bool = False
 
 
-class InvoiceFiles(Struct, frozen=True):
-    """Invoices as attachments of mails."""
-
-    invoices: Invoices
-
-    async def read(self, attachment: str) -> MailFile | None:
-        kind, _, invoice_id = attachment.partition(":")
-        if kind != "invoice":
-            return None
-        try:
-            found = await self.invoices.get(invoice_id, None)
-        except NotFound:
-            return None
-        return await pdf_file(found)
-
-
-async def pdf_file(invoice: Invoice) -> MailFile:
-    content = await trio.to_thread.run_sync(write_pdf, invoice)
-    return MailFile(f"{invoice.number.replace('/', '-')}.pdf", PDF, content)
-
-
 def write_pdf(invoice: Invoice) -> bytes:
     pages = list(_pages(invoice))
-    file = _PdfFile(f"{invoice.title} {invoice.number}", "".join(one.text for page in pages for one in page))
+    file = _PdfFile(f"{invoice.title} {invoice.number}", [one for page in pages for one in page])
     for page in pages:
         file.add_page(page)
     return file.content()
@@ -128,62 +101,57 @@ def wrapped(text: str, size: float, width: float) -> list[str]:
     return [*lines, line]
 
 
-@cache
-def _font() -> TrueTypeFont:
-    packed = files("bluesminds.accounts.billing").joinpath("DejaVuSans.ttf.xz").read_bytes()
-    return TrueTypeFont(lzma.decompress(packed))
-
-
 def _is_of_viewer(character: str) -> bool:
     first, last = _VIEWER_FONTS[0][:2]
-    return not _font().glyph(character) and first <= ord(character) <= last
+    return first <= ord(character) <= last and not invoice_font(False).glyph(character)
 
 
-def _known(text: Iterable[str]) -> Iterator[str]:
+def _known(text: Iterable[str], font: InvoiceFont) -> Iterator[str]:
     """With a "?" for each character that no font has."""
     for one in text:
-        yield one if _font().glyph(one) else "?"
+        yield one if font.glyph(one) else "?"
 
 
-def _width(text: str, size: float) -> float:
-    font = _font()
-    units = sum(
-        1000 if _is_of_viewer(one) else font.width(font.glyph(one) or font.glyph("?")) for one in text
-    )
-    return units * size / 1000
+def _width(text: str, size: float, is_bold: bool = False) -> float:
+    font = invoice_font(is_bold)
+    return sum(1000 if _is_of_viewer(one) else font.width(one) for one in text) * size / 1000
 
 
 def _command(placed: PlacedText) -> bytes:
-    x = placed.x - (_width(placed.text, placed.size) if placed.is_right else 0)
-    stroke = b"2 Tr %.2f w" % (placed.size / 30) if placed.is_bold else b"0 Tr"  # bold: with an outline
-    parts = [b"BT %b 1 0 0 1 %.2f %.2f Tm" % (stroke, x, placed.y)]
+    font, embedded = invoice_font(placed.is_bold), b"F2" if placed.is_bold else b"F1"
+    x = placed.x - (_width(placed.text, placed.size, placed.is_bold) if placed.is_right else 0)
+    parts = [b"BT 1 0 0 1 %.2f %.2f Tm" % (x, placed.y)]
     for is_of_viewer, run in groupby(placed.text, _is_of_viewer):
         if is_of_viewer:
-            name, codes = b"F2", "".join(run).encode("utf-16-be")
+            name, codes = b"F3", "".join(run).encode("utf-16-be")
         else:
-            name, codes = b"F1", b"".join(_font().glyph(one).to_bytes(2, "big") for one in _known(run))
+            name, codes = embedded, b"".join(font.glyph(one).to_bytes(2, "big") for one in _known(run, font))
         parts.append(b"/%b %d Tf <%b> Tj" % (name, placed.size, codes.hex().encode()))
     return b" ".join([*parts, b"ET"])
 
 
 class _PdfFile:
-    """`text`: all text of the file."""
+    """`placed`: all text of the file."""
 
-    def __init__(self, title: str, text: str) -> None:
-        import pydyf  # only for the first file
-
-        self._pydyf: Any = pydyf
+    def __init__(self, title: str, placed: Sequence[PlacedText]) -> None:
         self._document = pydyf.PDF()
         self._document.info["Title"] = pydyf.String(title)
-        fonts = pydyf.Dictionary({"F1": self._embedded_font(text), "F2": self._viewer_font(text)})
-        self._resources = pydyf.Dictionary({"Font": fonts})
+        regular, bold = (
+            "".join(one.text for one in placed if one.is_bold == is_bold) for is_bold in (False, True)
+        )
+        fonts = {
+            "F1": self._embedded_font(regular, invoice_font(False)),
+            "F2": self._embedded_font(bold, invoice_font(True)),
+            "F3": self._viewer_font(regular + bold),
+        }
+        self._resources = pydyf.Dictionary({"Font": pydyf.Dictionary(fonts)})
 
     def add_page(self, placed: Sequence[PlacedText]) -> None:
-        page = self._pydyf.Dictionary(
+        page = pydyf.Dictionary(
             {
                 "Type": "/Page",
                 "Parent": self._document.pages.reference,
-                "MediaBox": self._pydyf.Array([0, 0, *_PAGE]),
+                "MediaBox": pydyf.Array([0, 0, *_PAGE]),
                 "Contents": self._stream([_command(one) for one in placed]),
                 "Resources": self._resources,
             }
@@ -195,23 +163,23 @@ class _PdfFile:
         self._document.write(output)
         return output.getvalue()
 
-    def _embedded_font(self, text: str) -> bytes:
-        font, name = _font(), "/AAAAAA+DejaVuSans"
-        glyphs = {font.glyph(one): one for one in _known(text)}
-        subset, box = font.subset(glyphs), self._pydyf.Array(font.box)
+    def _embedded_font(self, text: str, font: InvoiceFont) -> bytes:
+        name = f"/AAAAAA+{font.name}"
+        glyphs = {font.glyph(one): one for one in _known(text, font)}
+        subset = font.subset(glyphs)
         descriptor = self._added(
             Type="/FontDescriptor",
             FontName=name,
             Flags=4,
-            FontBBox=box,
+            FontBBox=pydyf.Array(font.box),
             ItalicAngle=0,
-            Ascent=box[3],
-            Descent=box[1],
-            CapHeight=729,
+            Ascent=font.box[3],
+            Descent=font.box[1],
+            CapHeight=font.cap_height,
             StemV=80,
             FontFile2=self._stream([subset], Length1=len(subset)),
         )
-        widths = [part for one in sorted(glyphs) for part in (one, self._pydyf.Array([font.width(one)]))]
+        widths = [part for one in sorted(glyphs) for part in (one, pydyf.Array([font.widths[one]]))]
         descendant = self._added(
             Type="/Font",
             Subtype="/CIDFontType2",
@@ -219,7 +187,7 @@ class _PdfFile:
             CIDSystemInfo=self._system("Identity", 0),
             FontDescriptor=descriptor,
             CIDToGIDMap="/Identity",
-            W=self._pydyf.Array(widths),
+            W=pydyf.Array(widths),
         )
         unicode = self._stream([_to_unicode(glyphs)])
         return self._composite_font(name, "/Identity-H", descendant, ToUnicode=unicode)
@@ -231,7 +199,7 @@ class _PdfFile:
             Type="/FontDescriptor",
             FontName=f"/{name}",
             Flags=4,
-            FontBBox=self._pydyf.Array([0, -200, 1000, 900]),
+            FontBBox=pydyf.Array([0, -200, 1000, 900]),
             ItalicAngle=0,
             Ascent=880,
             Descent=-120,
@@ -249,7 +217,7 @@ class _PdfFile:
         return self._composite_font(f"/{name}", f"/{encoding}", descendant)
 
     def _composite_font(self, name: str, encoding: str, descendant: bytes, **more: object) -> bytes:
-        descendants = self._pydyf.Array([descendant])
+        descendants = pydyf.Array([descendant])
         return self._added(
             Type="/Font",
             Subtype="/Type0",
@@ -260,19 +228,19 @@ class _PdfFile:
         )
 
     def _added(self, **fields: object) -> bytes:
-        made = self._pydyf.Dictionary(fields)
+        made = pydyf.Dictionary(fields)
         self._document.add_object(made)
         return bytes(made.reference)
 
     def _stream(self, content: Sequence[bytes], **fields: object) -> bytes:
-        made = self._pydyf.Stream(content, fields, compress=True)
+        made = pydyf.Stream(content, fields, compress=True)
         self._document.add_object(made)
         return bytes(made.reference)
 
     def _system(self, ordering: str, supplement: int) -> Any:  # noqa: ANN401 - pydyf has no types
-        text = self._pydyf.String
+        text = pydyf.String
         fields = {"Registry": text("Adobe"), "Ordering": text(ordering), "Supplement": supplement}
-        return self._pydyf.Dictionary(fields)
+        return pydyf.Dictionary(fields)
 
 
 def _to_unicode(glyphs: dict[int, str]) -> bytes:

@@ -126,9 +126,7 @@ class Orders:
         if order is None or user_id not in (None, order.user_id):
             raise NotFound("order_not_found", "There is no order with this id.")
         async with self._context.lock(order.user_id):
-            order = await self._store.read(select_order, order_id) or order
-            if order.state != "open":
-                raise Conflict("order_not_open", f"This order is already {order.state}.")
+            order = await self._require_open(order)
             if order.provider in self._context.providers and not await self._expire_checkout(order):
                 raise Conflict(
                     "order_not_cancelable",
@@ -138,6 +136,13 @@ class Orders:
                 self._context.clock, actor, "order.cancel", order.user_id, before={"order": order.id}
             )
             await self._store.write(_cancel, replace(order, state="canceled"), audit)
+
+    async def _require_open(self, order: OrderRow) -> OrderRow:
+        """The order as it is now. Raises Conflict."""
+        now = await self._store.read(select_order, order.id)
+        if now is None or now.state != "open":
+            raise Conflict("order_not_open", f"This order is already {now.state if now else 'deleted'}.")
+        return now
 
     async def _insert(
         self, actor: Actor, user_id: str, plan: BillingPlan | None, cents: int, provider: str
@@ -247,9 +252,8 @@ class Orders:
             raise Conflict(
                 "order_not_manual", "This order is paid at its provider, which reports the payment."
             )
-        if order.state != "open":
-            raise Conflict("order_not_open", f"This order is already {order.state}.")
         async with self._context.lock(order.user_id):
+            order = await self._require_open(order)
             if order.plan:
                 await self._require_unsold(order.user_id, MANUAL)
             state = await self._manual_state(order)

@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from bluesminds.accounts.audit import Actor
 from bluesminds.accounts.billing.context import BillingContext
+from bluesminds.accounts.billing.plans import MANUAL
 from bluesminds.accounts.billing.reconciliation import Reconciliation
 from bluesminds.accounts.billing.work import Settlement
 from bluesminds.common.crypto import is_uuid
-from bluesminds.common.errors import NotFound
+from bluesminds.common.errors import NotFound, Unavailable
 from bluesminds.payments.port import CustomerState, PaymentState
 from storage.billing import PaymentRow, select_payment, select_payments
 from storage.users import select_user
@@ -33,6 +34,12 @@ class Payments:
         if row.reversed_cents >= row.paid_cents:
             return row
         provider = self._context.providers.get(row.provider)
+        if provider is None and row.provider != MANUAL:
+            raise Unavailable(
+                "payment_provider_unavailable",
+                f"The payment was made at {row.provider}, which is not configured. Configure it, or refund"
+                " the payment there.",
+            )
         if provider is None:
             state = PaymentState(
                 row.provider_id, row.paid_cents, row.currency, row.at, reversed_cents=row.paid_cents

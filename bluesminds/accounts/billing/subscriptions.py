@@ -51,6 +51,8 @@ class SubscriptionChanges:
     async def _change_product(self, row: SubscriptionRow, old: BillingPlan | None, plan: BillingPlan) -> None:
         provider, product = self._context.providers[row.provider], plan.products[row.provider]
         state = await self._state_of(row)
+        if state.product == product:  # another request changed it
+            return
         if old is None or plan.price_cents <= old.price_cents:
             await provider.change_product(state, product, upgrade=False)
             return
@@ -66,8 +68,8 @@ class SubscriptionChanges:
 
     async def cancel(self, actor: Actor, user_id: str, *, cancel: bool) -> OwnPlan:
         """Cancel the subscription at the end of its period, or take this back. Raises NotFound."""
-        row = await self._live(user_id)
         async with self._context.lock(user_id):
+            row = await self._live(user_id)
             if row.provider == MANUAL:
                 await self._cancel_manual(actor, row, cancel=cancel)
             else:

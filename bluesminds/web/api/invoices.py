@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from bluesminds.accounts.billing.invoice_pdf import PDF, pdf_file
+from bluesminds.accounts.billing.invoice_files import PDF, pdf_file
 from bluesminds.accounts.billing.invoices import NEWEST_INVOICE, Invoice, Invoices, write_cents
 from bluesminds.common.clock import format_time
 from bluesminds.web.fields import Name, NumberCursor
