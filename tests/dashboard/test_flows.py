@@ -36,6 +36,14 @@ def call(page: Page, key: str, model: str) -> int:
     return found.status
 
 
+def open_first_row(page: Page) -> None:
+    """By keyboard. The script of the page is loaded first, and that for the key at its first use."""
+    page.wait_for_load_state()
+    press(page, "j")
+    expect(page.locator(".rows tr.at a:focus")).to_have_count(1)
+    press(page, "Enter")
+
+
 async def test_user_makes_a_key_with_a_budget_and_calls_a_model(
     priced: DashboardSite, chromium: Chromium
 ) -> None:
@@ -68,7 +76,7 @@ async def test_user_finds_a_failed_request_and_reads_why_it_failed(
         page.goto(f"{priced.gateway.url}/dashboard")
         page.get_by_role("region", name="Failed").get_by_role("link").press("Enter")
         expect(page.locator(".rows tbody tr")).to_have_count(1)
-        press(page, "j", "Enter")
+        open_first_row(page)
         expect(page.get_by_text("gone failed after").first).to_be_visible()
 
     await priced.look(chromium, "user", work)
@@ -98,7 +106,7 @@ async def test_user_proves_what_a_request_cost(priced: DashboardSite, chromium: 
         page.goto(f"{priced.gateway.url}/dashboard")
         press(page, "g", "r")
         expect(page.get_by_role("heading", level=1)).to_have_text("Requests")
-        press(page, "j", "Enter")
+        open_first_row(page)
         costs = page.get_by_role("region", name="What it cost")
         expect(costs.get_by_role("row", name="Input")).to_contain_text("$1.25")
         expect(costs.get_by_role("row", name="Total")).to_contain_text(total)
