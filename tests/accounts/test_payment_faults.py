@@ -10,6 +10,7 @@ import trio
 
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.users import Users
+from bluesminds.common.crypto import uuid7
 from bluesminds.common.errors import Conflict, Unavailable
 from storage.billing import insert_order
 from tests.accounts.billing_sites import DAY, USD, BillingSite
@@ -247,7 +248,7 @@ async def test_manual_order_expires_or_is_canceled(tmp_path: Path) -> None:
         await orders.cancel(OPERATOR, kept.id, member)
         with pytest.raises(Conflict, match="already canceled"):
             await orders.cancel(OPERATOR, kept.id, member)
-        lost = replace(old, id=old.id[:-1] + "0", provider="stripe", checkout_id="")  # after a crash
+        lost = replace(old, id=uuid7(site.clock.now_ms()), provider="stripe", checkout_id="")  # after a crash
         await site.store.write(insert_order, lost)
         site.clock.now += 14 * DAY
         await site.billing.reconciliation.settle_due()
