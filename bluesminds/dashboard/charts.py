@@ -57,7 +57,9 @@ def stacked(
 ) -> StackedChart:
     """`labels` is not empty; each series has a value of 0 or more for each label."""
     totals = [sum(one.values[slot] for one in series) for slot in range(len(labels))]
-    step, top = axis_scale(max(totals))
+    most = max(totals)
+    step, top = axis_scale(most)
+    lines = range(0, top + 1, step) if most else range(1)
     base = [0] * len(labels)
     paths = []
     for one in series:
@@ -73,7 +75,7 @@ def stacked(
         labels=labels,
         series=series,
         paths=paths,
-        axis=[Tick(f"{100 - at * 100 / top:.2f}%", write_axis(at)) for at in range(0, top + 1, step)],
+        axis=[Tick(f"{100 - at * 100 / top:.2f}%", write_axis(at)) for at in lines],
         slots=[
             Tick(f"{(slot + 0.5) * 100 / len(labels):.2f}%", labels[slot])
             for slot in range(len(labels) - 1, -1, -every)

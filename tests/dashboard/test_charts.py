@@ -35,9 +35,10 @@ def test_stacked_bars_end_at_their_sum() -> None:
     assert chart.paths[0].count("M") == 1, "a value of 0 has no bar"
 
 
-def test_stacked_without_values_has_an_axis() -> None:
-    chart = stacked(["a"], [], words.count, words.short)
-    assert [tick.label for tick in chart.axis] == ["0", "1"]
+@pytest.mark.parametrize("series", [[], [ChartSeries("one", [0], 1)]])
+def test_stacked_without_values_has_only_the_line_of_zero(series: list[ChartSeries]) -> None:
+    chart = stacked(["a"], series, words.usd, words.usd)
+    assert [(tick.label, tick.at) for tick in chart.axis] == [("$0.00", "100.00%")]
 
 
 @pytest.mark.parametrize("values", [[], [0], [0, 0], [1, 5, 2]])
