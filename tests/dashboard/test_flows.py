@@ -37,8 +37,7 @@ def call(page: Page, key: str, model: str) -> int:
 
 
 def open_first_row(page: Page) -> None:
-    """By keyboard. The script of the page is loaded first, and that for the key at its first use."""
-    page.wait_for_load_state()
+    """By keyboard. The script for the key is loaded at its first use."""
     press(page, "j")
     expect(page.locator(".rows tr.at a:focus")).to_have_count(1)
     press(page, "Enter")

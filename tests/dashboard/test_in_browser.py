@@ -25,6 +25,8 @@ def violations(page: Page) -> list[str]:
 
 
 def press(page: Page, *keys: str) -> None:
+    """Once the scripts of the page are loaded."""
+    page.wait_for_load_state()
     for key in keys:
         page.keyboard.press(key)
 

@@ -165,12 +165,15 @@ if (said) {
   toast(said);
 }
 
-// Keys are handled by scripts that are loaded with the first one.
+// Keys are handled by scripts that are loaded with the first one. The search has the focus at once, because the next
+// keys are for it.
 const pressed = [];
 document.addEventListener("keydown", (event) => {
   const finds = event.key === "k" && (event.ctrlKey || event.metaKey) && document.getElementById("find");
-  if (finds || (event.key === "/" && document.querySelector("[data-search]") && !typing(event))) event.preventDefault();
+  const search = event.key === "/" && !typing(event) && document.querySelector("[data-search]");
+  if (finds || search) event.preventDefault();
   if (finds) find();
+  else if (search) search.focus();
   else if (!typing(event)) {
     pressed.push(event.key);
     import("./shortcuts.js").then(({ press }) => pressed.splice(0).forEach(press)); // in their order

@@ -24,5 +24,4 @@ export function press(key) {
   if (key === "?") document.getElementById("shortcuts")?.showModal();
   if (key === "j" || key === "k") move(key === "j" ? 1 : -1);
   if (/^[1-4]$/.test(key)) document.querySelectorAll("[aria-label=Time] a")[key - 1]?.click();
-  if (key === "/") document.querySelector("[data-search]")?.focus();
 }
