@@ -17,10 +17,14 @@ from bluesminds.config import Secret, Settings
 
 PROMPT = b"Say hello."
 # A session is only found between other characters, because encrypted data is the same alphabet at random.
-SHAPES = re.compile(
-    rb"\bbm_[0-9A-Za-z]{36}\b|(?<![\w-])bms_[A-Za-z0-9_-]{43}(?![\w-])|\bwhsec_[A-Za-z0-9+/]{43}="
-    rb"|#(?:token|invite)=[A-Za-z0-9_-]{43}"
-)
+# By their first bytes, which are found in a database a hundred times faster than a pattern.
+SHAPES = {
+    b"bm_": re.compile(rb"\bbm_[0-9A-Za-z]{36}\b"),
+    b"bms_": re.compile(rb"(?<![\w-])bms_[A-Za-z0-9_-]{43}(?![\w-])"),
+    b"whsec_": re.compile(rb"\bwhsec_[A-Za-z0-9+/]{43}="),
+    b"#token=": re.compile(rb"#token=[A-Za-z0-9_-]{43}"),
+    b"#invite=": re.compile(rb"#invite=[A-Za-z0-9_-]{43}"),
+}
 SHORTEST = 12  # characters: shorter ones are words that appear for other reasons
 DESCRIBING = frozenset(("--version", "check", "config", "doctor", "support-bundle", "version"))
 _IN_FILE = re.compile(r'(?:api_key|password|secret|pepper)\s*=\s*"([^"]{12,})"')
@@ -45,9 +49,17 @@ def secrets_of(value: object) -> Iterator[bytes]:
 
 def found_in(place: str, content: bytes, secrets: Iterable[bytes]) -> list[str]:
     """Messages that contain only the beginning of a secret."""
-    shapes = {shape[:12] for shape in SHAPES.findall(content)}
+    shapes = {shape[:12] for start, form in SHAPES.items() for shape in _matches(content, start, form)}
     known = {secret[:12] for secret in secrets if secret in content}
     return [f"{place}: {start.decode(errors='replace')}..." for start in shapes | known]
+
+
+def _matches(content: bytes, start: bytes, form: re.Pattern[bytes]) -> Iterator[bytes]:
+    at = content.find(start)
+    while at >= 0:
+        if found := form.match(content, at):
+            yield found[0]
+        at = content.find(start, at + 1)
 
 
 def found_after(settings: Settings, log: bytes) -> list[str]:
