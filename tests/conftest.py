@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from tests.secrets_found import found_below
 
 TESTS = Path(__file__).resolve().parent
+SERVERS = {"chromium", "postgres", "postgres_url"}  # fixtures, and a parameter, that start another process
 
 # How long generating and testing an input takes depends on the machine, not on the product.
 settings.register_profile(
@@ -37,15 +38,23 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark all tests in tests/process and tests/load, and all tests that use Chromium. Other tests have the
-    marker in their file.
+    """Mark all tests in tests/process and tests/load, and all tests that use Chromium or, outside of
+    tests/storage, PostgreSQL. Other tests have the marker in their file.
     """
     for item in items:
         for tier in ("process", "load"):
             if TESTS / tier in item.path.parents:
                 item.add_marker(tier)
-        if "chromium" in getattr(item, "fixturenames", ()):
+        if _servers_of(item) & ({"chromium"} if TESTS / "storage" in item.path.parents else SERVERS):
             item.add_marker("process")
+
+
+def _servers_of(item: pytest.Item) -> set[object]:
+    """The fixtures of a test and the values of its parameters."""
+    used: set[object] = set(getattr(item, "fixturenames", ()))
+    if isinstance(item, pytest.Function) and hasattr(item, "callspec"):
+        used.update(value for value in item.callspec.params.values() if isinstance(value, str))
+    return used
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -54,7 +54,7 @@ def settings_in(home: Path, url: str | None = None, **backup: object) -> Setting
     return load(None, environ, {}).settings
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.process)])
+@pytest.fixture(params=["sqlite", "postgres"])
 def both(
     request: pytest.FixtureRequest, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Settings, Settings]]:

@@ -31,7 +31,7 @@ ONE = Server(
 )
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.process)])
+@pytest.fixture(params=["sqlite", "postgres"])
 def settings(request: pytest.FixtureRequest, home: Path) -> Settings:
     environ = {"BLUESMINDS__STATE_DIR": str(home / "state")}
     if request.param == "postgres":

@@ -24,7 +24,7 @@ def chromium() -> Iterator[Chromium]:
         yield found
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.process)])
+@pytest.fixture(params=["sqlite", "postgres"])
 async def both_engines(
     request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> DashboardSite:

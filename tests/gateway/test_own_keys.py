@@ -347,7 +347,7 @@ async def test_route_gives_its_targets_after_the_own_key(
     assert receipt["dropped"] == [{"model": "fast", "server": "one", "reason": "own_key_only"}]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.process)])
+@pytest.fixture(params=["sqlite", "postgres"])
 async def site_on_each_engine(
     request: pytest.FixtureRequest,
     nursery: trio.Nursery,

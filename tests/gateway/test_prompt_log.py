@@ -36,7 +36,7 @@ async def site_with(
     return await deploy(nursery, home, servers=[entry("one", models.url)], sections=sections)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.process)])
+@pytest.fixture(params=["sqlite", "postgres"])
 async def site(
     request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> Deployment:

@@ -15,7 +15,7 @@ from tests.storage.conftest import postgres, postgres_url
 __all__ = ["gateway", "models", "postgres", "postgres_url"]
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.process)])
+@pytest.fixture(params=["sqlite", "postgres"])
 async def callers(
     request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> Callers:

@@ -51,9 +51,7 @@ def calls(
                 yield from ((method, good, {"json": body | {field: bad}}) for bad in in_fields)
 
 
-@pytest.mark.parametrize(
-    "url", ["sqlite", pytest.param("postgres", marks=pytest.mark.process)], indirect=True
-)
+@pytest.mark.parametrize("url", ["sqlite", "postgres"], indirect=True)
 async def test_hostile_text_in_any_input_causes_no_internal_error(
     nursery: trio.Nursery, home: Path, url: str
 ) -> None:

@@ -16,7 +16,7 @@ __all__ = ["postgres", "postgres_url"]
 IMAGE = "data:image/png;base64,iVBORw0KGgo="
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.process)])
+@pytest.fixture(params=["sqlite", "postgres"])
 async def site(request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path) -> Deployment:
     storage = {} if request.param == "sqlite" else {"url": request.getfixturevalue("postgres_url")}
     return await deploy(nursery, home, sections={"storage": storage})

@@ -27,7 +27,7 @@ async def models(nursery: trio.Nursery) -> ModelServer:
     return server
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.process)])
+@pytest.fixture(params=["sqlite", "postgres"])
 async def gateway(
     request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> Gateway:

@@ -13,7 +13,7 @@ __all__ = ["postgres", "postgres_url"]
 PATH = "/api/admin/redeem-codes"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.process)])
+@pytest.fixture(params=["sqlite", "postgres"])
 async def site(request: pytest.FixtureRequest, nursery: trio.Nursery, home: Path) -> Deployment:
     storage = {} if request.param == "sqlite" else {"url": request.getfixturevalue("postgres_url")}
     return await deploy(nursery, home, sections={"storage": storage})
