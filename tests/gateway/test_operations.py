@@ -143,7 +143,7 @@ def code_of(answer: httpx.Response) -> str:
 
 
 async def use_scope(gateway: Gateway, models: ModelServer, operation: Operation) -> None:
-    """Send the request with a key of every other scope, and with one of this scope and one request a minute."""
+    """Send the request with a key of all other scopes, and twice with a key of this scope for one request."""
     since = Since(gateway)
     models.asked.clear()
     others = [scope for scope in SCOPES if scope != operation.name]
