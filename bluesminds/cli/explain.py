@@ -52,7 +52,9 @@ _REASONS: Final[Mapping[str, str]] = {
     type=click.Choice(get_args(Need)),
     help="What the request needs, for the conditions of routes. Repeatable.",
 )
-@click.option("--prompt-tokens", type=int, help="The tokens of the prompt, for the conditions of routes.")
+@click.option(
+    "--prompt-tokens", type=int, help="Number of tokens in the prompt, for the conditions of routes."
+)
 @config_option
 @json_option
 def explain(

@@ -23,7 +23,9 @@ from storage.store import plan_schema
 
 
 @click.command()
-@click.option("--plan", "plan_only", is_flag=True, help="Only print what would be done. The gateway may run.")
+@click.option(
+    "--plan", "plan_only", is_flag=True, help="Only print what would be done. The gateway can keep running."
+)
 @config_option
 @json_option
 def migrate(plan_only: bool, config: Path | None, as_json: bool) -> None:
@@ -53,11 +55,11 @@ def migrate(plan_only: bool, config: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--discard", is_flag=True, help="Lose what was written since the upgrade.")
+@click.option("--discard", is_flag=True, help="Discard everything written since the upgrade.")
 @config_option
 @json_option
 def rollback(discard: bool, config: Path | None, as_json: bool) -> None:
-    """Go back to the database as it was before the last upgrade. Stop the gateway first.
+    """Restore the database from before the last upgrade. Stop the gateway first.
 
     Only SQLite has such snapshots. If requests, credit or changes were recorded since the upgrade, the
     command refuses, because they would be lost. The replaced file is kept. Install the earlier version before

@@ -67,7 +67,11 @@ def deliveries(webhook: str, config: Path | None, as_json: bool) -> None:
 @webhooks_group.command()
 @click.argument("webhook")
 @click.option(
-    "--overlap", type=int, default=86_400, show_default=True, help="Seconds for which the old one signs too."
+    "--overlap",
+    type=int,
+    default=86_400,
+    show_default=True,
+    help="Seconds during which deliveries are also signed with the old secret.",
 )
 @config_option
 @json_option
