@@ -267,7 +267,7 @@ class _Planner:
                 continue
             elif model in self._reachable(other):
                 if not default:
-                    self._leave_out(f'{key}: "{model}" to "{other}" would be a circle', section, key)
+                    self._leave_out(f'{key}: "{model}" to "{other}" would be a loop', section, key)
                 continue
             else:
                 models.append(other)

@@ -51,7 +51,7 @@ def migrate(plan_only: bool, config: Path | None, as_json: bool) -> None:
     if not plan.pending:
         click.echo(f"the database has schema {plan.schema}; nothing to do")
     elif plan.engine == "postgres" and plan_only and plan.schema:
-        click.echo("make a dump with pg_dump first: PostgreSQL has no snapshot to go back to", err=True)
+        click.echo("make a dump with pg_dump first: with PostgreSQL there is no snapshot", err=True)
 
 
 @click.command()
@@ -91,7 +91,7 @@ async def _roll_back(settings: Settings, discard: bool) -> RolledBack:
     path = sqlite_path(database_url(settings))
     if path is None:
         remedy = "restore the dump made before the upgrade: bluesminds restore FILE, or pg_restore"
-        raise exits.Failure("PostgreSQL has no snapshot to go back to", exits.USAGE, remedy)
+        raise exits.Failure("with PostgreSQL there is no snapshot", exits.USAGE, remedy)
     if not path.exists():
         raise exits.Failure(f"there is no database in {path}", exits.NOT_FOUND)
     state = StateDir(settings.state_dir)

@@ -185,7 +185,7 @@ def _find(config: Path | None, route: str) -> str:
     if not found and not _ID.fullmatch(route):
         raise exits.Failure(f"there is no route for {route!r}", exits.NOT_FOUND, "bluesminds routes list")
     if len(found) > 1:
-        message = f"{exits.counted(len(found), 'route')} are for {route!r}"
+        message = f"{exits.counted(len(found), 'route')} match {route!r}"
         raise exits.Failure(message, exits.USAGE, "give the id of one: bluesminds routes list")
     return str(found[0]) if found else route
 

@@ -195,5 +195,5 @@ def _show_secret(made: Any, *, as_json: bool) -> None:  # noqa: ANN401
     if as_json:
         echo_json(made)
         return
-    click.echo(f"webhook {made['webhook']['id']}; its secret is shown only now:", err=True)
+    click.echo(f"webhook {made['webhook']['id']}; save its secret now; it cannot be shown again:", err=True)
     click.echo(made["secret"])

@@ -124,7 +124,7 @@ def test_import_litellm_prints_the_plan_and_writes_nothing(home: Path, config: P
         'not imported: line 31: model "nova": its provider "bedrock" has no vendor here',
         "not imported: line 33: model \"groq/*\": clients use the names without 'groq/'",
         'not imported: line 51: alias "old": there is no model "missing"',
-        'not imported: line 43: fallbacks: "claude-sonnet-5" to "gpt-5" would be a circle',
+        'not imported: line 43: fallbacks: "claude-sonnet-5" to "gpt-5" would be a loop',
         'not imported: line 43: fallbacks: "local" to "gone": there is no such model',
         'not imported: line 50: routing_strategy "usage-based-routing-v2": "weighted" is used',
         "not imported: line 46: the cache is in memory, not in redis",
