@@ -144,7 +144,7 @@ async def _refuse_doctor() -> DoctorReport:
 
 async def _refuse_reload(actor: Actor) -> ReloadReport:
     raise Unavailable(
-        "gateway_not_running", "No gateway is running. The next start reads the configuration.", retry=False
+        "gateway_not_running", "No gateway is running. Its next start reads the configuration.", retry=False
     )
 
 
