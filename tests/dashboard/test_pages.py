@@ -51,7 +51,7 @@ class _NoParts:
 
 
 def routes_of(site: DashboardSite) -> list[Route]:
-    built = build_dashboard(site.gateway.services, *(cast("Any", _NoParts()) for _ in range(3)))
+    built = build_dashboard(site.gateway.services, *(cast("Any", _NoParts()) for _ in range(4)))
     assert built is not None
     return built.routes
 
