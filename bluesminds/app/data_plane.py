@@ -264,7 +264,7 @@ def _build_shadow(
 
 
 def _build_usage_notices(services: Services, runtime: Runtime, limiter: RateLimiter) -> UsageNotices | None:
-    """None if the settings let nothing use the events."""
+    """None if the settings enable no consumer of events."""
     if not has_event_consumers(services.settings):
         return None
     notices = UsageNotices(

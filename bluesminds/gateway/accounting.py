@@ -84,7 +84,7 @@ class UsageEntry:
         return self._reservation
 
     def begin_again(self, call: Call, reservation: Reservation) -> None:
-        """What was admitted before begins now, with another reservation in the place of the first."""
+        """An admitted request begins now, with another reservation instead of the first."""
         self._call = call
         self._reservation = reservation
 
@@ -214,7 +214,7 @@ class UsageEntry:
         estimator.learn(served or call.model, call.facts.text_bytes, usage)
 
     def _plausible(self, usage: Usage) -> Usage:
-        """The usage without what is absurd in it. The own counts replace those that are too large."""
+        """The usage without impossible counts. The gateway's counts replace those that are too large."""
         facts, target = self._call.facts, self.target
         if usage.cost == NO_AMOUNT:
             self.quarantine = self.quarantine or "cost"

@@ -538,7 +538,7 @@ async def test_receipt_page_says_why_a_request_failed(
             "The only attempt failed. The last one: the total timeout",
         ),
         (("503", "hedge_lost", "error_in_stream"), "All 2 attempts failed. The last one: the server sent an"),
-        (("shadow",), "The server answered with an error."),
+        (("shadow",), "The server responded with an error."),
     ],
 )
 def test_reason_of_a_failure_is_that_of_an_attempt_that_failed(reasons: tuple[str, ...], text: str) -> None:

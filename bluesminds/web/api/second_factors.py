@@ -1,4 +1,4 @@
-"""/api/auth/second-factor: one-time codes of an authenticator app for the own account, and their reset."""
+"""/api/auth/second-factor: one-time codes of an authenticator app for the user's account, and their reset."""
 
 from typing import Annotated
 
