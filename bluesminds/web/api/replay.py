@@ -38,7 +38,7 @@ class NewReplay(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReplayError(Struct, frozen=True):
-    """What a client would have got."""
+    """The error that a client would get."""
 
     status: int
     code: str
