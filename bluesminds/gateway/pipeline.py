@@ -18,7 +18,8 @@ from bluesminds.gateway.admission import Admission, AdmittedRequest
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.authorize import check_model
 from bluesminds.gateway.bodies import Body
-from bluesminds.gateway.call import CallBody, JsonBody, read_call, receive_body
+from bluesminds.gateway.call import CallBody, read_call, receive_body
+from bluesminds.gateway.json_body import JsonBody
 from bluesminds.gateway.limits.headers import as_text
 from bluesminds.gateway.limits.reserve import RateLimiter
 from bluesminds.gateway.observer import CLIENT_GONE
