@@ -123,8 +123,9 @@ class Prompts:
         if not self.administrators_read:
             raise Forbidden(
                 "prompt_log_private",
-                "Administrators may not read the prompts of other accounts. To allow it, set"
-                " administrators = true in [prompt_log]; each access is then in the audit log.",
+                "Administrators may not read the prompts of other accounts. To allow it, set "
+                "administrators = true in [prompt_log]. The audit log then records "
+                "each access.",
             )
 
     async def _open(self, row: PromptRow) -> ReadPrompt:
@@ -145,7 +146,8 @@ class Prompts:
 def no_such_prompt() -> NotFound:
     return NotFound(
         "prompt_not_found",
-        "The prompt of this request was not kept, or is deleted. GET /api/prompt-log lists what is kept.",
+        "The prompt of this request was not stored, or was deleted. GET "
+        "/api/prompt-log lists the stored requests.",
     )
 
 

@@ -227,13 +227,13 @@ class SecondFactors:
 def wrong_code() -> Unauthenticated:
     return Unauthenticated(
         "invalid_code",
-        "This code is wrong or was used already. Enter the current code of your app, or a recovery code.",
+        "This code is wrong or already used. Enter the current code of your app, or a recovery code.",
     )
 
 
 def code_required() -> Unauthenticated:
     return Unauthenticated(
-        "second_factor_required", "Enter the code of your authenticator app, or a recovery code."
+        "second_factor_required", "Enter a code from your authenticator app, or a recovery code."
     )
 
 

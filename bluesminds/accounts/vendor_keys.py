@@ -99,7 +99,8 @@ class VendorKeys:
         if user is None or not self.policy.allows(user.tier):
             raise Forbidden(
                 "vendor_keys_disabled",
-                "Your account may not use keys of its own. Ask the operator to allow it in [vendor_keys].",
+                "Your account may not store its own vendor keys. Ask the "
+                "operator to allow it in [vendor_keys].",
             )
 
     async def check_new(self, user_id: str, vendor: str) -> None:
@@ -287,7 +288,7 @@ def _require(row: VendorKeyRow | None) -> VendorKeyRow:
 
 
 def _no_such_key() -> NotFound:
-    return NotFound("vendor_key_not_found", "There is no key for a vendor with this id.")
+    return NotFound("vendor_key_not_found", "There is no vendor key with this id.")
 
 
 def _exists(vendor: str) -> Conflict:

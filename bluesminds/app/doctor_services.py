@@ -14,7 +14,7 @@ from bluesminds.identity.external import ProviderUnavailable, SignInAttempt, Sig
 from bluesminds.payments.port import PaymentFailed, PaymentProvider
 
 SECONDS: Final = 10.0
-_SLOW: Final = f"no answer within {SECONDS:g} s"
+_SLOW: Final = f"no response within {SECONDS:g} s"
 
 
 class ServiceCheck(Struct, frozen=True):

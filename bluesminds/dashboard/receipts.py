@@ -50,8 +50,8 @@ FAILURES: Final[Mapping[str, str]] = {
     "error_in_answer": "the server reported an error in its answer",
     "EventTooLarge": "the server sent an event that is too large",
     "error_in_stream": "the server sent an error in the middle of its answer",
-    "different_answer": "the answer did not continue that of the server before",
-    "total_timeout": "the time for the whole request was over",
+    "different_answer": "the response differs from that of the previous server",
+    "total_timeout": "the total timeout of the request was reached",
     "refused": "the server refused the request",
 }
 _NOT_FAILED: Final = (None, SHADOW, HEDGE_LOST)  # reasons
@@ -59,8 +59,8 @@ _NOT_FAILED: Final = (None, SHADOW, HEDGE_LOST)  # reasons
 REFUSALS: Final[Mapping[int, str]] = {
     400: "The gateway refused it: the request is not valid.",
     402: "The gateway refused it: a budget or the credit is used up.",
-    403: "The gateway refused it: the key may not do this.",
-    404: "No server offers this model or this address.",
+    403: "The gateway refused it: the key does not allow this request.",
+    404: "No server offers this model, or the path does not exist.",
     413: "The gateway refused it: the request is too large.",
     429: "The gateway refused it: a limit of the key or of the account was reached.",
     503: "No server was free for it, or the gateway was stopping.",

@@ -138,7 +138,8 @@ class KeyAuthenticator:
         if found.expires_at is not None and found.expires_at <= context.at_ms:
             raise Unauthenticated(
                 "api_key_expired",
-                "This API key has expired. If it was rotated, use its current secret; else create a new key.",
+                "This API key has expired. If it was rotated, use its "
+                "current secret. Otherwise create a new key.",
             )
         return found
 

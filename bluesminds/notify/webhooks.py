@@ -294,9 +294,9 @@ async def _record(
     if delivery.state != "failed" or not webhook.enabled:
         return ""
     if result.status == GONE:
-        reason = "The endpoint answered 410 Gone."
+        reason = "The endpoint responded with 410 Gone."
     elif (webhook.last_success_at or 0) < delivery.since:
-        last = result.error or f"the last answer had status {result.status}"
+        last = result.error or f"the last response had status {result.status}"
         reason = f"No delivery has succeeded for three days: {last}."
     else:  # others succeed: this one event fails
         return ""

@@ -7,6 +7,7 @@ from storage import Store
 from storage.store import open_store
 from tests.databases import create_sqlite
 from tests.storage.postgres_server import PostgresServer
+from tests.storage.store_thread import StoreThread
 
 
 @pytest.fixture(scope="session")
@@ -55,3 +56,11 @@ async def store(url: str, sqlite_path: Path) -> AsyncIterator[Store]:
         create_sqlite(sqlite_path)
     async with open_store(url) as store:
         yield store
+
+
+@pytest.fixture
+def thread(url: str) -> Iterator[StoreThread]:
+    """A store for all examples of a property test."""
+    thread = StoreThread(url)
+    yield thread
+    thread.close()

@@ -34,8 +34,8 @@ REASONS: Final[Mapping[FallbackReason, str]] = {
     "content_filter": "a content filter stops the answer",
 }
 RECOVERIES: Final[Mapping[Recovery, str]] = {
-    "restart": "another server starts again, and repeats what the client has",
-    "continue": "another server continues where it ended",
+    "restart": "another server gets the same request, and continues if its text is the same",
+    "continue": "another server continues the text",
     "error": "the stream ends with an error",
 }
 PREFILLS: Final[Mapping[Prefill, str]] = {

@@ -18,13 +18,14 @@ from bluesminds.common.values import Caller, LimitSet
 from bluesminds.gateway.limits.budget import OutputForecast, StreamBudget, affordable_output
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.reserve import RateLimiter
-from storage.usage import LATEST, UsageRow, select_page
+from storage.usage import UsageRow
 from tests import gateways
 from tests.fakes.model_server import ModelServer, chunk, completion, streamed, text_chunks, whole
 from tests.gateway.limits.test_limits_state_machine import Times
 from tests.gateways import ASK, STREAM, Gateway, entry
 from tests.prices import token_price
 from tests.storage.conftest import postgres, postgres_url
+from tests.storage.samples import all_usage
 
 __all__ = ["postgres", "postgres_url"]
 
@@ -42,7 +43,7 @@ def storage(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 async def usage_rows(gateway: Gateway) -> Sequence[UsageRow]:
-    return await gateway.services.store.read(select_page, LATEST, 1000)
+    return await gateway.services.store.read(all_usage)
 
 
 async def start(nursery: trio.Nursery, home: Path, models: ModelServer, **more: Any) -> Gateway:

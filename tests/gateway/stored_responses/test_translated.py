@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import trio
 
 from tests import gateways
@@ -267,10 +266,9 @@ async def test_response_of_another_account_is_missing(
     assert (await show(Account(gateway, ada.user_id, key), made["id"])).json() == made
 
 
-@pytest.mark.parametrize("response_id", ["x", "resp_..%2f", "%00", "a%20b", "resp_%E4", "r" * 2000])
-async def test_id_that_is_none_is_missing(gateway: Gateway, ada: Account, response_id: str) -> None:
-    answer = await show(ada, response_id)
-    assert answer.status_code == 404
+async def test_id_that_is_none_is_missing(gateway: Gateway, ada: Account) -> None:
+    for response_id in ("x", "resp_..%2f", "%00", "a%20b", "resp_%E4", "r" * 2000):
+        assert (await show(ada, response_id)).status_code == 404, response_id
 
 
 async def test_response_cannot_be_cancelled(gateway: Gateway, ada: Account) -> None:
