@@ -80,4 +80,4 @@ def test_vendor_keys_are_refused_when_the_settings_say_so(user: User) -> None:
     (user.home / "gateway.toml").write_text("[vendor_keys]\nenabled = false\n")
     done = user.call("vendor-keys", "add", ADA, "openai", stdin=KEY + "\n")
     assert done.returncode != 0
-    assert "may not use keys of its own" in done.stderr
+    assert "may not store its own vendor keys" in done.stderr
