@@ -190,7 +190,7 @@ def show_plan(plan: ImportPlan, *, as_json: bool) -> None:
 
 
 def apply(plan: ImportPlan, config: Path | None) -> Iterator[str]:
-    """What was done, line by line. Raises exits.Failure, but not for what exists already."""
+    """Apply the plan: a line for each change. Existing objects are skipped. Raises exits.Failure."""
     for server in plan.servers:
         yield _create(config, "/servers", server, f"server {server['name']}")
     for user in plan.users:

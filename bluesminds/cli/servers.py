@@ -31,7 +31,7 @@ _NAME: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,63}")
 
 
 def _option_flags(unset: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The options for timeouts and for clients that leave. `unset` is added to the help of each."""
+    """The options for timeouts and client disconnects. `unset` is added to the help of each."""
     flags = [
         click.option(
             "--connect-timeout", type=click.FloatRange(0), help=f"Maximum seconds to connect.{unset}"

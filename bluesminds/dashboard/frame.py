@@ -74,7 +74,7 @@ ADMIN_PAGES: Final = (
 
 
 class PageAccount(Struct, frozen=True):
-    """The reader, as the menu shows it. `label` is never empty."""
+    """The signed-in user, as the menu shows it. `label` is never empty."""
 
     label: str
     email: str

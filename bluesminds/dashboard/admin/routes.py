@@ -47,7 +47,7 @@ Text = Annotated[str, Meta(max_length=256, description="at most 256 characters")
 
 
 class RoutesQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """What would be asked: a model, by a key, with what conditions of routes see."""
+    """A request to explain: its model, its key, and the values for the conditions of routes."""
 
     model: Text = ""
     key: Text = ""

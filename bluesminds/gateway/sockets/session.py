@@ -32,7 +32,7 @@ _FAILING_CODES = frozenset(
 
 
 class SessionSettings(Struct, frozen=True):
-    """Times are seconds. `drain_grace`: how long running responses may go on when the gateway shuts down."""
+    """Times are seconds. `drain_grace`: how long responses may continue at a shutdown."""
 
     idle_timeout: float
     session_timeout: float

@@ -85,7 +85,7 @@ class VendorKeyTestResult(Struct, frozen=True):
 
 
 class VendorKeyHandlers(Struct, frozen=True):
-    """`run_test` tests a server with a model, or with one of its own."""
+    """`run_test` tests a server with this model, or with one of the server's models."""
 
     keys: VendorKeys
     throttle: Throttle

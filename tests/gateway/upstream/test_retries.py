@@ -113,7 +113,7 @@ async def test_retry_waits_as_long_as_the_server_says(gateway: Gateway, models: 
 async def test_each_server_waits_for_its_own_time(
     pair: Gateway, models: ModelServer, second: ModelServer
 ) -> None:
-    """The first asks for patience, the second fails at once and is due first."""
+    """The first names a long pause, the second fails at once and is due first."""
     models.plan(refusal(429, None, b"Retry-After: 5"))
     second.plan(refusal(503))
     answer = await pair.chat()
