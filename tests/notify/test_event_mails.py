@@ -21,6 +21,7 @@ from storage.events import insert_event
 from storage.mail_preferences import MailPreferencesRow, put_mail_preferences
 from storage.store import open_store
 from storage.users import insert_user, update_user
+from tests.databases import create_sqlite
 from tests.storage.samples import NOON, user
 
 BASE = "https://gateway.example"
@@ -90,6 +91,7 @@ class Site:
 
 @pytest.fixture
 async def site(home: Path) -> AsyncIterator[Site]:
+    create_sqlite(home / "gateway.db")
     async with open_store(f"sqlite://{home}/gateway.db") as store:
         for one in (ADA, BOB, EVE):
             await store.write(insert_user, one)

@@ -16,6 +16,7 @@ from storage import Connection, Store
 from storage.base import StorageUnavailable
 from storage.mail_outbox import count_mails
 from storage.store import open_store
+from tests.databases import create_sqlite
 from tests.gateways import eventually
 
 LONG = 600.0  # seconds; no test waits for it
@@ -84,6 +85,7 @@ class Site:
 
 @pytest.fixture
 async def site(home: Path) -> AsyncIterator[Site]:
+    create_sqlite(home / "gateway.db")
     async with open_store(f"sqlite://{home}/gateway.db") as store:
         yield Site(store)
 
