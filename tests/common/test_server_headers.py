@@ -3,9 +3,10 @@
 import pytest
 
 from bluesminds.common.server_headers import MAX_HEADERS, check_headers, holds_credential
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "is_credential"),
     [
         ("Authorization", True),
