@@ -84,7 +84,9 @@ def _filters(command: click.Command) -> click.Command:
     )
     command.params += [
         click.Option(["--kind"], type=click.Choice(kinds), help="Only entries of this kind."),
-        click.Option(["--since"], metavar="TIME", help="Only from this time on, like 2026-02-28T12:00:00Z."),
+        click.Option(
+            ["--since"], metavar="TIME", help="Only at or after this time, such as 2026-02-28T12:00:00Z."
+        ),
         click.Option(["--until"], metavar="TIME", help="Only before this time."),
     ]
     return command
