@@ -57,8 +57,8 @@ class AttemptView(Struct, frozen=True):
 
 
 class LimitUseView(Struct, frozen=True):
-    """Of the `limit`, `before` was used without the request, and `after` with it. Limits in USD are decimal
-    strings.
+    """`before` and `after`: the used part of `limit` without and with the request. Limits in USD are
+    decimal strings.
     """
 
     limit: int | str
