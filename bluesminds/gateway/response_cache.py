@@ -21,7 +21,8 @@ from msgspec import Struct
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import Caller, Requirement, Usage, join_requirements
 from bluesminds.gateway.accounting import UsageEntry
-from bluesminds.gateway.call import Call, CallBody, JsonBody
+from bluesminds.gateway.call import Call, CallBody
+from bluesminds.gateway.json_body import JsonBody
 from bluesminds.gateway.limits.headers import Headers
 from bluesminds.gateway.response_writer import ForwardingWriter, ResponseWriter
 
