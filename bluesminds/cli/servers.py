@@ -39,12 +39,12 @@ def _option_flags(unset: str = "") -> Callable[[Callable[..., None]], Callable[.
         click.option(
             "--first-token-timeout",
             type=click.FloatRange(0),
-            help=f"Seconds until the first content of a stream, while another server is left.{unset}",
+            help=f"Maximum seconds until the first content, while another server is left.{unset}",
         ),
         click.option(
             "--first-byte-timeout",
             type=click.FloatRange(0),
-            help=f"Seconds until the first content of a stream, if no other server is left.{unset}",
+            help=f"Maximum seconds until the first content, if no other server is left.{unset}",
         ),
         click.option(
             "--chunk-timeout",

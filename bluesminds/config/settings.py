@@ -510,7 +510,7 @@ AlertWindow = Annotated[float, Meta(ge=60, le=900, description='seconds from 60 
 
 
 class AlertRuleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[[alerts.rules]]: fires if a figure is above `above` for `hold`. The figure is taken over `window`."""
+    """[[alerts.rules]]: fires if a figure, measured over `window`, is above `above` for `hold`."""
 
     name: AlertName
     kind: AlertKind

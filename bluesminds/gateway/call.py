@@ -115,7 +115,7 @@ async def receive_body(match: OperationMatch, body: Body) -> MultipartBody | Non
     """Read the body of an operation that takes forms: of a form, which is returned, what must be known before
     it is sent; JSON whole.
 
-    Raises InvalidRequest, Unavailable, and ConnectionResetError when the client leaves.
+    Raises InvalidRequest, Unavailable, and ConnectionResetError when the client disconnects.
     """
     operation = match.operation
     form = FORMATS[operation.format].form

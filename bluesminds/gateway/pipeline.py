@@ -208,7 +208,7 @@ class Gateway(Struct, frozen=True):
                     recovery = StreamRecovery(self.sender, call, body, routed, entry, log)
                 try:
                     await self.relay.pass_on(body, reply, entry, out, recovery)
-                except OSError:  # of writing to a client that has left
+                except OSError:  # of writing to a client that has disconnected
                     if not _drains(reply, entry, out):
                         raise
                 finally:
@@ -229,8 +229,8 @@ class Gateway(Struct, frozen=True):
 
 
 def _drains(reply: Reply, entry: UsageEntry, out: ResponseWriter) -> bool:
-    """Whether the client has left a stream that is to be read on. A stream that another server has resumed is
-    not.
+    """Whether the client has disconnected, and the gateway should continue to read the stream. Not if another
+    server has resumed the stream.
     """
     options = reply.endpoint.server.options
     if options is None or not (options.drains and out.gone):

@@ -184,7 +184,7 @@ class _MemoryWriter:
         self._collected = collected
 
     def on_gone(self, callback: Callable[[], object]) -> None:
-        """The control plane cancels a request whose client has left."""
+        """The control plane cancels a request whose client has disconnected."""
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
         self._collected.begin(headers, streamed=False)

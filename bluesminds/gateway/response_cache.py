@@ -85,7 +85,7 @@ class ResponseCache:
             return CacheLookup(self, b"", directives)
         owner = {"key": caller.key_id, "account": caller.user_id, "all": ""}[self._scope]
         if caller.own_keys is not None:
-            owner = owner or caller.user_id  # other users must not get what the vendor of this one answered
+            owner = owner or caller.user_id  # other users must not get responses for this user's vendor key
         required = join_requirements((caller.required, call.context.required))
         return CacheLookup(self, _digest(owner, required, call, body), directives)
 

@@ -168,7 +168,7 @@ def events_from_reply(body: bytes, wants_usage: bool) -> bytes:
     try:
         return write_event(msgspec.json.format(body, indent=-1))
     except NOT_JSON as exc:
-        raise ValueError("an answer in odd JSON") from exc
+        raise ValueError("an answer in unexpected JSON") from exc
 
 
 def reply_from_events(stream: bytes) -> bytes:

@@ -166,7 +166,7 @@ async def test_outbox_full_drops_new_mails(site: Site, monkeypatch: pytest.Monke
     outbox = site.outbox(Script())
     await site.put(outbox, 0, 1, 2)
     await site.put(outbox, 3, decoy=True)
-    assert site.events() == [("mail_dropped", "2 mails wait already")]
+    assert site.events() == [("mail_dropped", "2 mails are already waiting")]
 
 
 async def test_outbox_decoy_is_deleted_and_never_sent(site: Site) -> None:

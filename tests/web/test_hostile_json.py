@@ -37,7 +37,7 @@ CASES = [
     Case("infinity", b"-Infinity", passes=True),
     Case("half a character", b'"\\ud800"', passes=True),
     Case("the other half", b'"\\udc00x"', passes=True),
-    Case("bytes that are no text", b'"\xff\xfe"'),
+    Case("bytes that are not text", b'"\xff\xfe"'),
     Case("a control character", b'"\x00"'),
     Case("an open string", b'"abc'),
     Case("two values", b"1} {"),

@@ -188,7 +188,7 @@ class RealtimeSessions:
     async def _connect(
         self, admitted: _Admitted, opening: SocketOpening, out: SocketWriter, memory: HeldMemory
     ) -> UpstreamSocket | None:
-        """None if the client has left, or has got the error of a server."""
+        """None if the client has disconnected, or has got the error of a server."""
         call, entry, sender = admitted.call, admitted.entry, self._gateway.sender
         offered = () if opening.upgrade is None else _public_subprotocols(opening.upgrade.subprotocols)
 

@@ -58,7 +58,7 @@ class VendorKeyPatch(Struct, frozen=True, forbid_unknown_fields=True):
 
 class VendorKeyView(Struct, frozen=True):
     """`last4` is empty for a short key. `server`: the name of the key in usage and receipts. `model_count`:
-    the models for which it is used. `problem`: what the last test found wrong, or that the key cannot be
+    the models for which it is used. `problem`: what the last test found, or that the key cannot be
     decrypted.
     """
 
