@@ -60,7 +60,7 @@ class AddressProofs(Struct, frozen=True):
         account = f"mail {(pending.external.email or '').lower()}"
         self.context.throttle.count_code_attempt(account, actor.address)
         if not hmac.compare_digest(pending.code.encode(), code.replace(" ", "").encode()):
-            raise Unauthenticated("invalid_code", "This code is wrong. Enter the code of the latest mail.")
+            raise Unauthenticated("invalid_code", "Wrong code. Enter the code from the latest mail.")
         self.context.throttle.release_code_attempt(account, actor.address)
 
     async def _insert(self, connection: Connection, mail: Mail) -> None:

@@ -110,7 +110,7 @@ def build_control_plane(
         readiness.check,
         lambda: {
             "Requests in progress": limiter.running,
-            "Requests that wait for servers": sum(count for count, _ in queue.waiting().values()),
+            "Requests waiting for a server": sum(count for count, _ in queue.waiting().values()),
             "Connections of clients": stats.open,
             "Usage rows in the queue": recorder.held,
             "Mails in the queue": services.outbox.waiting,

@@ -76,7 +76,7 @@ class UsageEntry:
         return self.reservation.headers
 
     def begin_again(self, call: Call, reservation: Reservation) -> None:
-        """What was admitted before begins now, with another reservation in the place of the first."""
+        """An admitted request begins now, with another reservation instead of the first."""
         self.call = call
         self.reservation = reservation
 
@@ -206,7 +206,7 @@ class UsageEntry:
         estimator.learn(served or call.model, call.facts.text_bytes, usage)
 
     def _plausible(self, usage: Usage) -> Usage:
-        """The usage without what is absurd in it. The own counts replace those that are too large."""
+        """The usage without impossible counts. The gateway's counts replace those that are too large."""
         facts, target = self.call.facts, self.target
         if usage.cost == NO_AMOUNT:
             self.quarantine = self.quarantine or "cost"

@@ -189,7 +189,7 @@ class Admission(Struct, frozen=True):
     def _reserve(
         self, caller: Caller, call: Call, body: CallBody, targets: Sequence[Target], *, lower: bool = True
     ) -> UsageEntry:
-        """Reserve for the dearest target. Raises what `RateLimiter.reserve` raises."""
+        """Reserve for the most expensive target. Raises what `RateLimiter.reserve` raises."""
         recorder = self.accounting.recorder
         recorder.check_capacity(strict=self.accounting.strict)
         estimate = self.accounting.estimator.dearest(call, targets)

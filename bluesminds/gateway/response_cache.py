@@ -161,7 +161,7 @@ class CacheLookup:
         return self._recorder
 
     def close(self, *, complete: bool) -> None:
-        """`complete`: the response is complete and no error."""
+        """`complete`: the response is complete and not an error."""
         response = None if self._recorder is None or not complete else self._recorder.response()
         if self._digest and response is not None:
             self._cache.store(self._digest, response)

@@ -27,7 +27,7 @@ from bluesminds.wire.resumption import ResumedStream, without_last
 from bluesminds.wire.stages import DONE
 
 TOO_LARGE = EventTooLarge.__name__
-DIFFERENT = "different_answer"  # the reason of an attempt whose answer does not go on where another one ended
+DIFFERENT = "different_answer"  # the reason of an attempt whose answer does not continue the earlier one
 END_SECONDS = 0.25  # how long a server may take to end its response after its [DONE]
 DONE_SECONDS = 5.0  # how long a server may take to send [DONE] after its answer is complete
 # Says that a stream ends because of a budget, in formats whose clients get comments as pings too.

@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from storage.usage import (
     insert_batch,
 )
 from tests.storage.samples import NOON, all_usage, usage
+from tests.storage.store_thread import StoreThread
 
 ROWS = st.builds(
     usage,
@@ -183,31 +183,30 @@ def counted(rows: list[UsageRow], subject: str) -> QuotaRow | None:
 @settings(max_examples=40)
 @given(batches=BATCHES, again=st.data())
 def test_usage_repeated_batches_are_summed_once(
-    url: str, batches: list[list[UsageRow]], again: st.DataObject
+    thread: StoreThread, batches: list[list[UsageRow]], again: st.DataObject
 ) -> None:
     first = {(row.at, row.id): row for batch in reversed(batches) for row in reversed(batch)}
     repeated = again.draw(st.permutations(batches))
     mixed = again.draw(st.lists(st.sampled_from(sorted(first.values(), key=astuple_key)))) if first else []
 
-    async def check() -> None:
-        async with open_store(url) as store:
-            await store.write(clear)
-            for batch in [*batches, *repeated, mixed]:
-                await store.write(insert_batch, batch)
-            rows = await store.read(all_usage)
-            assert {(row.at, row.id): row for row in rows} == first
-            for bucket in (HOUR, DAY):
-                found = sorted(await store.read(totals, bucket), key=lambda row: row[:5])
-                assert found == sorted(summed(rows, bucket), key=lambda row: row[:5])
-            for bucket in (HOUR, DAY):
-                of_site = sorted(await store.read(site_totals, bucket), key=lambda row: row[:3])
-                assert of_site == summed_for_site(rows, bucket)
-            assert sorted(await store.read(key_totals), key=lambda row: row[:3]) == summed_by_key(rows)
-            assert await store.read(select_quota, "key:") is None
-            for subject in ("key:key-1", "key:key-2", "user:user-1", "user:user-2"):
-                assert await store.read(select_quota, subject) == counted(rows, subject)
+    async def check(store: Store) -> None:
+        await store.write(clear)
+        for batch in [*batches, *repeated, mixed]:
+            await store.write(insert_batch, batch)
+        rows = await store.read(all_usage)
+        assert {(row.at, row.id): row for row in rows} == first
+        for bucket in (HOUR, DAY):
+            found = sorted(await store.read(totals, bucket), key=lambda row: row[:5])
+            assert found == sorted(summed(rows, bucket), key=lambda row: row[:5])
+        for bucket in (HOUR, DAY):
+            of_site = sorted(await store.read(site_totals, bucket), key=lambda row: row[:3])
+            assert of_site == summed_for_site(rows, bucket)
+        assert sorted(await store.read(key_totals), key=lambda row: row[:3]) == summed_by_key(rows)
+        assert await store.read(select_quota, "key:") is None
+        for subject in ("key:key-1", "key:key-2", "user:user-1", "user:user-2"):
+            assert await store.read(select_quota, subject) == counted(rows, subject)
 
-    trio.run(check)
+    thread.call(check, thread.store)
 
 
 def astuple_key(row: UsageRow) -> tuple[int, str]:
