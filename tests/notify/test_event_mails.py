@@ -30,13 +30,6 @@ ADA = replace(user(1, "ada@example.com"), email_verified_at=NOON)
 BOB = replace(user(2, "bob@example.com"), email_verified_at=NOON, role="admin")
 EVE = replace(user(3, "eve@example.com"), role="admin")  # not confirmed
 ENDS = "2027-01-16T08:00:00.000Z"
-CREDIT_NOTE = {
-    "invoice": "i2",
-    "kind": "credit_note",
-    "number": "INV-000002",
-    "total_cents": -2900,
-    "currency": "usd",
-}
 KEY = {"name": "laptop", "prefix": "bm_Ab12", "last4": "wxyz", "expires_at": ENDS}
 SIGN_IN = {"address": "203.0.113.7", "user_agent": "curl"}
 LIMIT = {"key_id": None, "limit_name": "usd_per_month", "period": "2027-01", "share": 80}

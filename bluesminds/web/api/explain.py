@@ -26,7 +26,7 @@ from bluesminds.gateway.operations import OPERATIONS, Operation
 from bluesminds.gateway.routing.explain import ExplainedModel, Explanation, RouteQuestion
 from bluesminds.gateway.routing.selection import DropReason
 from bluesminds.gateway.routing.server_keys import ServerKeyStatus
-from bluesminds.web.api.servers import ServerKeyView, key_views
+from bluesminds.web.api.server_schemas import ServerKeyView, key_views
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Route, route
 

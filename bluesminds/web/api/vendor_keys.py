@@ -21,7 +21,7 @@ from bluesminds.config.settings import VendorName
 from bluesminds.gateway.server_test import ServerTest
 from bluesminds.providers.profiles import profile_of
 from bluesminds.providers.vendors import VENDORS
-from bluesminds.web.api.servers import TestStepView, step_views
+from bluesminds.web.api.server_schemas import TestStepView, step_views
 from bluesminds.web.fields import Name, Secret
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Route, route
