@@ -166,7 +166,7 @@ def _new_call(
         bool(caller.address),
         caller.markup,
         caller.key_id,
-        None if linked is None else linked.keeper,
+        None if linked is None else linked.capture,
         () if linked is None else linked.stand_ins,
         caller.user_id or caller.address,
     )

@@ -103,6 +103,6 @@ if (box) {
 // A receipt leads to the requests beside it in this list.
 addEventListener("pagehide", () => {
   const rows = [...(body?.querySelectorAll("[data-row]") ?? [])];
-  sessionStorage.setItem("walk", JSON.stringify(rows.map((row) => row.dataset.row)));
-  sessionStorage.setItem("walked", location.pathname + location.search);
+  sessionStorage.setItem("listedRequests", JSON.stringify(rows.map((row) => row.dataset.row)));
+  sessionStorage.setItem("listAddress", location.pathname + location.search);
 });

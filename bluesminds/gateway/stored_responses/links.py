@@ -19,7 +19,7 @@ from bluesminds.gateway.passthrough.references import ids_in_json
 from bluesminds.gateway.routing.catalog import ServerRegistry
 from bluesminds.gateway.server_objects import KnownObjects, ServerObjects
 from bluesminds.gateway.stand_ins import StandIns, make_stand_ins, use_stand_ins
-from bluesminds.gateway.stored_responses.keeper import ResponseKeeper
+from bluesminds.gateway.stored_responses.capture import ResponseCapture
 from bluesminds.gateway.stored_responses.store import FoundItems, ResponseStore
 from bluesminds.wire.conversation import NO_LINKS, ReplyLinks
 from bluesminds.wire.json_text import ABSENT, NOT_JSON, Fields
@@ -33,19 +33,19 @@ _MARKS: Final = (b"file_id", b"container", b"vector_store", b"\\u")
 
 class LinkedRequest(Struct, frozen=True):
     """`fields` are to be read instead of the client's. `servers`: the only ones that can serve the request;
-    None: all. `keeper` stores the answer, if `links` has an id for it. `stand_ins`: see stand_ins.py.
+    None: all. `capture` stores the answer, if `links` has an id for it. `stand_ins`: see stand_ins.py.
     """
 
     fields: Fields
     servers: frozenset[str] | None = None
     links: ReplyLinks = NO_LINKS
-    keeper: ResponseKeeper | None = None
+    capture: ResponseCapture | None = None
     stand_ins: StandIns = ()
 
     def release(self) -> None:
         """The request has ended."""
-        if self.keeper is not None:
-            self.keeper.release()
+        if self.capture is not None:
+            self.capture.release()
 
 
 class RequestLinks(Struct, frozen=True):
@@ -74,7 +74,7 @@ class RequestLinks(Struct, frozen=True):
         servers = found.servers
         if found.stored or found.servers is not None:
             fields = with_references(fields, _Referenced(found.stored))
-        keeper = None
+        capture = None
         stand_ins: StandIns = ()
         previous = _text_in(fields, "previous_response_id")
         used = found.used
@@ -99,8 +99,8 @@ class RequestLinks(Struct, frozen=True):
             and bytes(fields.get("store", ABSENT)) != b"false"
         ):
             links = ReplyLinks(f"resp_{self._new_id()}", previous)
-            keeper = self._keeper(caller, links, own, used)
-        return LinkedRequest(fields, servers, links, keeper, stand_ins)
+            capture = self._capture(caller, links, own, used)
+        return LinkedRequest(fields, servers, links, capture, stand_ins)
 
     def _has_objects(self, caller: Caller) -> bool:
         """Whether the account can have objects at servers."""
@@ -132,13 +132,13 @@ class RequestLinks(Struct, frozen=True):
                 raise InvalidRequest("invalid_value", message, param="conversation") from exc
         return (await self.objects.find(caller, [name])).servers
 
-    def _keeper(
+    def _capture(
         self, caller: Caller, links: ReplyLinks, fields: Fields, used: tuple[str, ...]
-    ) -> ResponseKeeper:
+    ) -> ResponseCapture:
         """Raises Unavailable if there is no memory for the items."""
         items = input_items(fields, self._item_id)
         memory = HeldMemory(self.bodies, len(fields.get("input", ABSENT)))
-        return ResponseKeeper(self.responses, caller, links, items, used, memory)
+        return ResponseCapture(self.responses, caller, links, items, used, memory)
 
     def _new_id(self) -> str:
         return uuid7(self.clock.now_ms()).replace("-", "")

@@ -1,4 +1,4 @@
-"""The books of an account agree to the nano-dollar: usage rows, sums, counters, ledger, reports, metrics."""
+"""All records of the money of an account agree to the nano-dollar: usage rows, sums, counters, ledger, reports, metrics."""
 
 import csv
 import io
@@ -196,7 +196,9 @@ def read_signed(text: str) -> int:
     return -read_usd(text[1:]) if text.startswith("-") else read_usd(text)
 
 
-async def test_all_books_of_an_account_agree(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:
+async def test_all_records_of_an_account_agree(
+    nursery: trio.Nursery, home: Path, models: ModelServer
+) -> None:
     gateway = await gateways.start(
         nursery,
         home,

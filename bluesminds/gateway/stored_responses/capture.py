@@ -18,7 +18,7 @@ from bluesminds.wire.responses_items import TERMINAL, output_items, response_of_
 _NEAR: Final = 300  # bytes at either end of an event, within which its type is
 
 
-class ResponseKeeper:
+class ResponseCapture:
     """`links`: of a response that the gateway translates. `items` are those of the request's own
     input, `used` the ids of stored responses that it continues. `memory` is what the items take.
     """
