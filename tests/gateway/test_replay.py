@@ -160,7 +160,7 @@ async def test_replay_of_a_request_that_was_not_kept_is_not_found(start: Start) 
         first = await ada.chat()
         answer = await replay(ada, first)
     assert code_of(answer) == "prompt_not_found"
-    assert "not kept" in answer.json()["error"]["message"]
+    assert "not stored" in answer.json()["error"]["message"]
 
 
 async def test_replay_of_a_request_that_was_cut_is_impossible(start: Start) -> None:
