@@ -379,7 +379,7 @@ def test_lock_of_make_run_is_documented() -> None:
     found = re.search(r"^\$\(SERVES\): (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found
     install = (ROOT / "docs" / "install.md").read_text()
-    assert f"`make run` makes `.venv` with exactly the dependencies of `{found[1]}`" in install
+    assert f"`make run` creates `.venv` with exactly the dependencies of `{found[1]}`" in install
 
 
 def test_current_version_is_in_changelog() -> None:
