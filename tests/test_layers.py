@@ -39,7 +39,7 @@ FORBIDDEN = (
 DEFERRED = (
     ("bluesminds.accounts.billing.invoice_files", "bluesminds.accounts.billing.invoice_pdf"),
     ("bluesminds.app.operator", "bluesminds.app.operator_api"),
-    ("storage.store", "storage.postgres"),
+    ("storage.store", "storage.postgres_loop"),
 )
 BY_NAME = ("bluesminds.cli.lazy",)  # modules that import others by name
 
