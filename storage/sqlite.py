@@ -160,6 +160,7 @@ class _Workers:
         self._idle = list(connections)
         self._token = trio.lowlevel.current_trio_token()
 
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not lose a connection
     def _start_jobs(self) -> None:
         while self._idle and (job := self.jobs.next_job()) is not None:
             self._start(self._idle.pop(), job)  # the one that worked last: it has what it needs in its cache

@@ -70,6 +70,7 @@ class Job:
         if waiter is not None:
             trio.lowlevel.reschedule(waiter)
 
+    @trio.lowlevel.enable_ki_protection
     async def wait(self, limit: float) -> Any:  # noqa: ANN401
         """The unit's result. Raises the unit's error, or StorageUnavailable after `limit` seconds."""
 
@@ -104,6 +105,7 @@ class JobQueue:
         self._jobs: deque[Job] = deque()
         self.closed = False
 
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not lose a job or what the worker runs it on
     async def submit(
         self, fn: Callable[..., Awaitable[Any]], args: tuple[object, ...], *, write: bool
     ) -> Any:  # noqa: ANN401

@@ -14,6 +14,7 @@ from storage import Connection, StorageUnavailable, Store
 from storage.settings import put_setting
 from storage.sqlite import READERS
 from storage.store import open_store
+from storage.work import JobQueue
 from tests.gateways import eventually
 from tests.storage.samples import names
 
@@ -106,3 +107,17 @@ async def test_sqlite_unit_no_thread_can_start_is_refused(sqlite_url: str) -> No
             done.set()
         await store.write(put_setting, "b", "1")
         assert await store.read(names) == ["b"]
+
+
+async def test_submit_interrupt_cannot_lose_the_job() -> None:
+    protected = []
+
+    def wake() -> None:
+        protected.append(trio.lowlevel.currently_ki_protected())
+        while (job := queue.next_job()) is not None:
+            job.succeed(None)
+
+    queue = JobQueue(60, wake)
+    assert not trio.lowlevel.currently_ki_protected()
+    await queue.submit(names, (), write=False)
+    assert protected == [True]
