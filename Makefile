@@ -91,8 +91,11 @@ IN_MEMORY := $(shell test -w /dev/shm && test $$(df --output=avail --block-size=
 # pytest exits with 5 when ARGS select no test.
 MAY_BE_EMPTY = $(if $(ARGS),test $$? -eq 5,false)
 
+# The modules of these directories have no fast test, and importing the SDKs takes seconds in each worker.
+FAST := -m "not process and not load" --ignore tests/process --ignore tests/load
+
 test: $(STAMP) ## Run the fast tests (ARGS="-k name" to choose)
-	$(IN_MEMORY) $(BIN)/python -m pytest -m "not process and not load" -n $(WORKERS) --dist worksteal $(ARGS)
+	$(IN_MEMORY) $(BIN)/python -m pytest $(FAST) -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-process: $(STAMP) $(LITELLM) $(LANGCHAIN) $(NODE_MODULES) ## Test processes, SDKs, LiteLLM, Chromium and kill -9; rerun failures once
 	$(IN_MEMORY) $(BIN)/python -m pytest -m process -n $(WORKERS) --dist worksteal --reruns 1 $(ARGS) || $(MAY_BE_EMPTY)

@@ -264,7 +264,7 @@ def _build_shadow(
 
 
 def _build_usage_notices(services: Services, runtime: Runtime, limiter: RateLimiter) -> UsageNotices | None:
-    """None if the settings let nothing use the events."""
+    """None if the settings enable no consumer of events."""
     if not has_event_consumers(services.settings):
         return None
     notices = UsageNotices(
@@ -430,7 +430,7 @@ def _build_tracer(services: Services, metrics: Metrics) -> Tracer | None:
         )
     metrics.counter(
         "bluesminds_spans_exported",
-        "Spans that the collector took.",
+        "Spans that the collector accepted.",
         lambda: 0 if tracer is None else tracer.exported,
     )
     metrics.counter(
@@ -509,7 +509,7 @@ def _add_server_gauges(metrics: Metrics, routing: Routing) -> None:
     )
     metrics.labelled_gauge(
         "bluesminds_server_keys_resting",
-        "API keys of the server that it has refused or limited, and that are not used for a while.",
+        "API keys of the server that are paused because the server refused or limited them.",
         "server",
         routing.keys.resting,
     )

@@ -832,7 +832,7 @@ class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class StripeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[stripe]: payments with Stripe. Without `webhook_secret` it is only asked."""
+    """[stripe]: payments with Stripe. Without `webhook_secret`, payments are only polled."""
 
     api_key: Secret | None = None
     webhook_secret: Secret | None = None

@@ -271,7 +271,7 @@ class JsonBody:
 
     @property
     def stores(self) -> bool:
-        """A translation asks to store nothing."""
+        """A translated request stores nothing at the server."""
         if not (fields := self._client_fields()):
             return False
         stored = bytes(fields.get("store", b""))

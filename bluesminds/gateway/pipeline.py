@@ -282,7 +282,7 @@ class Gateway(Struct, frozen=True):
     def _admit(
         self, caller: Caller, call: Call, body: CallBody, targets: Sequence[Target], *, lower: bool = True
     ) -> UsageEntry:
-        """Reserve for the dearest target. Raises what `RateLimiter.reserve` raises."""
+        """Reserve for the most expensive target. Raises what `RateLimiter.reserve` raises."""
         recorder = self.accounting.recorder
         recorder.check_capacity(strict=self.accounting.strict)
         estimate = self.accounting.estimator.dearest(call, targets)
@@ -440,7 +440,7 @@ class Gateway(Struct, frozen=True):
                     log = self.accounting.observer.log
                     recovery = StreamRecovery(self.sender, call, body, routed, entry, log)
                 try:
-                    await self.relay.pass_on(call, body, reply, entry, out, recovery)
+                    await self.relay.pass_on(body, reply, entry, out, recovery)
                 except OSError:  # of writing to a client that has left
                     if not _drains(reply, entry, out):
                         raise
@@ -451,14 +451,14 @@ class Gateway(Struct, frozen=True):
                         reply.close()
             if left is not None:
                 with trio.CancelScope(deadline=scope.deadline):
-                    await self.relay.streams.drain(call, left, entry)
+                    await self.relay.streams.drain(left, entry)
         finally:
             if left is not None:
                 left.close()
         if scope.cancelled_caught and not out.gone:
             if not answered and entry.target is not None:
                 self.sender.outcomes.total_timeout(call, entry.target)
-            await handle_total_timeout(call, entry, out)
+            await handle_total_timeout(entry, out)
 
 
 def _drains(reply: Reply, entry: UsageEntry, out: ResponseWriter) -> bool:

@@ -226,16 +226,16 @@ def _with_model(data: bytes, model: str) -> bytes:
 def _not_complete() -> Conflict:
     return Conflict(
         "replay_impossible",
-        "The prompt log does not have this request completely, because it was too long. max_bytes in"
-        " [prompt_log] sets how much is kept of later requests.",
+        "This request was too long to be stored completely, so it cannot be sent again. For later "
+        "requests, raise max_bytes in [prompt_log].",
     )
 
 
 def _key_unusable() -> Conflict:
     return Conflict(
         "replay_key_unusable",
-        "The API key of this request is revoked, expired or disabled. A replay is charged to the key, so that"
-        " it needs one that can be used.",
+        "The API key of this request is revoked, expired or disabled. A replay needs it, because the "
+        "key is charged.",
     )
 
 

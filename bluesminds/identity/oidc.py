@@ -291,7 +291,7 @@ def name_of(said: object) -> str:
 
 
 def _google_owns(email: object, hosted_domain: object) -> bool:
-    """Google only answers for the addresses of its own mail and of its customers
+    """Google only guarantees the addresses of its own mail and of its customers
     (https://developers.google.com/identity/gsi/web/guides/verify-google-id-token).
     """
     return isinstance(hosted_domain, str) or str(email).lower().endswith("@gmail.com")

@@ -65,7 +65,7 @@ def referenced_ids(fields: Fields) -> list[str]:
 
 
 def with_references(fields: Fields, found: Mapping[str, Fields]) -> Fields:
-    """The request with stored items, by id, in the place of references to them. Raises InvalidRequest for an
+    """The request with stored items, by id, instead of references to them. Raises InvalidRequest for an
     id that is not in `found`.
     """
     items = []

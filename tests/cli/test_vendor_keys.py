@@ -60,8 +60,8 @@ def test_vendor_keys_are_stored_changed_tested_and_removed(user: User) -> None:
 @pytest.mark.parametrize(
     ("words", "stdin", "code", "message"),
     [
-        (("add", ADA, "grok"), KEY, exits.USAGE, "'grok' is not a vendor with keys of users"),
-        (("add", ADA, "ollama"), KEY, exits.USAGE, "'ollama' is not a vendor with keys of users"),
+        (("add", ADA, "grok"), KEY, exits.USAGE, "users cannot store keys for the vendor 'grok'"),
+        (("add", ADA, "ollama"), KEY, exits.USAGE, "users cannot store keys for the vendor 'ollama'"),
         (("add", ADA, "openai"), "", exits.USAGE, "standard input contains no key"),
         (("add", "bob@example.com", "openai"), KEY, exits.NOT_FOUND, "No user has this e-mail address."),
         (("set", ADA, "openai"), "", exits.USAGE, "no option was given"),

@@ -72,7 +72,7 @@ ONE_PROBLEM = [
         '[[prices]]\nmodel = "m"\ninput_usd = 1\nsince = "2026-12-01"\nuntil = "2026-12-01"\n',
         '[[prices]] "m" ends before it begins',
         5,
-        "set until to a day after since; the price does not count on this day any more",
+        "set until to a day after since; the price ends before this day",
     ),
     (
         '[[prices]]\nmodel = "m"\ninput_usd = 1\noutput_us = 1\n',

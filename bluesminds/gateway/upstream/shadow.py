@@ -1,7 +1,7 @@
 """Shadow traffic: copies of requests to another target, whose responses are dropped.
 
 A copy is sent by a background task, so it neither delays nor fails its request. Copies that find no room are
-dropped. No account is charged for a copy: its cost has a class of its own.
+dropped. No account is charged for a copy: its cost has a separate class.
 """
 
 from typing import Final, Literal

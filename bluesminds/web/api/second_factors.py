@@ -1,4 +1,4 @@
-"""/api/auth/second-factor: one-time codes of an authenticator app for the own account, and their reset."""
+"""/api/auth/second-factor: one-time codes of an authenticator app for the user's account, and their reset."""
 
 from typing import Annotated
 
@@ -74,7 +74,10 @@ class SecondFactorHandlers(Struct, frozen=True):
         """The QR code of a secret that waits for its first code."""
         setup = (await self._status(principal)).setup
         if setup is None:
-            raise NotFound("second_factor_not_begun", "No secret waits for its first code.")
+            raise NotFound(
+                "second_factor_not_begun",
+                "There is no secret to confirm. Send POST /api/auth/second-factor first.",
+            )
         return HandlerResponse(RawBody(qr_svg(setup.uri), SVG))
 
     async def confirm(self, principal: Principal, body: FactorCode) -> RecoveryCodes:

@@ -55,7 +55,7 @@ async def test_vendor_is_recognised_by_the_url(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     ("fields", "code", "param", "text"),
     [
-        ({}, "invalid_value", "url", "Give a `url` or a `vendor`."),
+        ({}, "invalid_value", "url", "Send a `url` or a `vendor`."),
         ({"vendor": "azure"}, "invalid_url", "url", "Azure OpenAI has no common URL"),
         ({"vendor": "grog"}, "invalid_value", "vendor", 'one of "openai"'),
         ({"url": "http://x", "dialect": "demo"}, "invalid_value", "dialect", 'one of "openai", "azure"'),
