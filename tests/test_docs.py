@@ -29,6 +29,7 @@ from bluesminds.gateway.operations import SCOPES_BY_FORMAT
 from bluesminds.providers.profiles import find_profile
 from bluesminds.providers.vendors import VENDORS, Vendor
 from tests import gateways
+from tests.cases import each
 from tests.terminal import SECONDS, User, demo_user
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,7 +77,7 @@ def commands_in(path: Path) -> Iterator[list[str]]:
         yield inline.split()
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=name_of)
+@each("path", GUIDES)
 def test_every_command_shown_exists(path: Path) -> None:
     for words in commands_in(path):
         command: click.Command = cli
@@ -92,7 +93,7 @@ def test_some_commands_are_shown() -> None:
     assert len([words for path in GUIDES for words in commands_in(path)]) > 20
 
 
-@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+@each("path", EVERYTHING)
 def test_every_link_leads_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
         if "://" in target:
@@ -107,7 +108,7 @@ def test_every_link_leads_somewhere(path: Path) -> None:
             ]
 
 
-@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+@each("path", EVERYTHING)
 def test_documents_are_plain(path: Path) -> None:
     text = path.read_text()
     assert all(len(line) <= 125 or line.startswith(("|", "data:")) for line in text.splitlines())
@@ -125,7 +126,7 @@ def settings_named() -> set[str]:
     return names | set(ServerSettings.__struct_fields__) | set(RouteSettings.__struct_fields__)
 
 
-@pytest.mark.parametrize("path", [path for path in GUIDES if path.stem != "codex"], ids=name_of)
+@each("path", [path for path in GUIDES if path.stem != "codex"])
 def test_settings_that_are_mentioned_exist(path: Path) -> None:  # codex.md has the settings of Codex
     known = settings_named()
     for section, key in re.findall(r"`\[(\w+)\] (\w+)`", path.read_text()):

@@ -248,7 +248,7 @@ class AnswerCollector:
             self.response += data
 
     def joined(self) -> str | None:
-        """The text of a stream; None for an answer that is no stream of events. Call it after `close`."""
+        """The text of a stream; None for a response that is not a stream of events. Call it after `close`."""
         return None if self._joiner is None else self._text
 
     def close(self) -> None:

@@ -11,7 +11,8 @@ from msgspec import structs
 from bluesminds.common.errors import InvalidRequest, UpstreamFailed
 from bluesminds.common.log import Log
 from bluesminds.gateway.accounting import UsageEntry
-from bluesminds.gateway.call import Call, JsonBody
+from bluesminds.gateway.call import Call
+from bluesminds.gateway.json_body import JsonBody
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.upstream.attempt import Reply

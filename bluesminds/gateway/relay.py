@@ -11,7 +11,8 @@ from bluesminds.common.errors import GatewayError, InvalidRequest, Unavailable, 
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import NO_USAGE, Usage
 from bluesminds.gateway.accounting import UsageEntry
-from bluesminds.gateway.call import CallBody, JsonBody
+from bluesminds.gateway.call import CallBody
+from bluesminds.gateway.json_body import JsonBody
 from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.recovery import StreamRecovery
 from bluesminds.gateway.response_writer import Headers, ResponseWriter

@@ -143,8 +143,8 @@ class StreamRelay(Struct, frozen=True):
         await out.end(redactor.finish())
 
     async def drain(self, reply: Reply, entry: UsageEntry) -> None:
-        """The client has left. Read the stream on as far as its server allows, to learn its usage. The caller
-        closes `reply`.
+        """The client has disconnected. Continue to read the stream as far as its server allows, to get its
+        usage. The caller closes `reply`.
         """
         stage, response, options = reply.stage, reply.response, reply.endpoint.server.options
         if stage is None or response is None or options is None:

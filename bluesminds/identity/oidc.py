@@ -38,8 +38,8 @@ _HASHES: Final = {"RS256": "sha256", "PS256": "sha256", "ES256": "sha256", "ES38
 
 
 class OidcRow(Struct, frozen=True, kw_only=True):
-    """How to talk to a provider. `issuers`: those of its tokens. `trusted_emails`: it says nothing about
-    addresses, but all are verified. `hosted`: addresses are only certain inside its own domains (Google).
+    """The settings of a provider. `issuers`: allowed in its tokens. `trusted_emails`: all of its addresses
+    count as verified. `hosted`: only addresses in its own domains are certain (Google).
     """
 
     policy: ProviderPolicy

@@ -25,7 +25,7 @@ _EMPTIED: Final[dict[str, Raw]] = {
 
 
 def events_of_response(body: bytes) -> bytes:
-    """Raises ValueError for a body that is no response which has ended."""
+    """Raises ValueError for a body that is not a finished response."""
     items = output_items(body)
     fields = read_fields(body)
     status = msgspec.json.decode(fields.get("status", Raw(b'"completed"')))

@@ -151,7 +151,6 @@ def test_keys_of_user_are_created_and_listed(home: Path) -> None:
     assert table.stdout.startswith("day\trequests\terrors")
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
@@ -188,7 +187,7 @@ def test_keys_of_user_are_created_and_listed(home: Path) -> None:
     ],
 )
 def test_keys_wrong_input_reports_error(home: Path, words: tuple[str, ...], code: int, error: str) -> None:
-    done = User(home).prepare().run("keys", *words)
+    done = User(home).prepare().call("keys", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.startswith(f"error: {error}")
 

@@ -117,19 +117,24 @@ async def held(gateway: Gateway) -> float:
     return await gateway.metric("bluesminds_body_bytes_held")
 
 
-@pytest.mark.parametrize("body", [SMALL, LAST])
-async def test_form_passes_and_is_counted(gateway: Gateway, models: ModelServer, body: bytes) -> None:
-    models.plan(whole(TEXT))
-    answer = await upload(gateway, body)
-    assert (answer.status_code, answer.content) == (200, TEXT)
-    (asked,) = models.asked
-    assert asked.received.line == b"POST /v1/audio/transcriptions HTTP/1.1"
-    assert asked.received.body == body
-    assert asked.received.values(b"content-type") == [CONTENT_TYPE]
-    assert asked.received.values(b"content-length") == [str(len(body)).encode()]
-    assert asked.header(b"authorization") == b"Bearer sk-upstream"
-    (row,) = gateway.rows()
-    assert units(row) == ("audio.transcriptions", 200, "ok", 14, 45, 10, None)
+async def test_form_passes_and_is_counted(
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
+) -> None:
+    for body in [SMALL, LAST]:
+        with subtests.test("model first" if body is SMALL else "model last"):
+            since = Since(gateway)
+            models.asked.clear()
+            models.plan(whole(TEXT))
+            answer = await upload(gateway, body)
+            assert (answer.status_code, answer.content) == (200, TEXT)
+            (asked,) = models.asked
+            assert asked.received.line == b"POST /v1/audio/transcriptions HTTP/1.1"
+            assert asked.received.body == body
+            assert asked.received.values(b"content-type") == [CONTENT_TYPE]
+            assert asked.received.values(b"content-length") == [str(len(body)).encode()]
+            assert asked.header(b"authorization") == b"Bearer sk-upstream"
+            (row,) = since.rows()
+            assert units(row) == ("audio.transcriptions", 200, "ok", 14, 45, 10, None)
 
 
 async def test_every_path_of_forms_passes(gateway: Gateway, models: ModelServer) -> None:

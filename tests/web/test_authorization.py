@@ -758,7 +758,7 @@ NOT_FOUND = (
 
 @pytest.mark.parametrize("thief", ["other", "admin"])
 async def test_resource_of_another_user_is_not_found(thief: str, callers: Callers) -> None:
-    """Also for an administrator, on the routes for own resources."""
+    """Also for an administrator, on the routes for the user's own resources."""
     owned = [name for name, access in ACCESS.items() if access == "signed in" and "{" in name]
     assert len(owned) > 10
     async with connect(callers.gateway) as client:

@@ -21,6 +21,7 @@ from bluesminds.wire.usage import (
     read_usage,
     settle_usage,
 )
+from tests.cases import each
 
 
 def read(report: Any, **options: bool) -> Usage | None:
@@ -149,7 +150,7 @@ SPELLINGS: list[tuple[dict[str, Any], tuple[int | None, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("report", "expected"), SPELLINGS)
+@each(("report", "expected"), SPELLINGS)
 def test_usage_in_any_spelling_is_normalised(
     report: dict[str, Any], expected: tuple[int | None, ...]
 ) -> None:
@@ -283,7 +284,7 @@ def test_cache_writes_for_an_hour_are_read_and_kept_in_streams() -> None:
     assert less is not None and less.cache_write_hour_tokens == 40, "a part is not larger than the whole"
 
 
-@pytest.mark.parametrize(
+@each(
     ("reported", "delivered", "pieces", "complete", "charged", "implausible"),
     [
         (None, 9, 1, True, (11, 3), False),

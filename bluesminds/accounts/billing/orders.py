@@ -208,7 +208,7 @@ class Orders:
     async def _require_sold(self, user_id: str, plan: BillingPlan, provider: str) -> None:
         if not plan.price_cents or (provider != MANUAL and provider not in plan.products):
             raise Conflict(
-                "plan_not_sold", "This plan cannot be bought there. Choose another plan or provider."
+                "plan_not_sold", "This provider does not sell this plan. Choose another plan or provider."
             )
         await self._require_unsold(user_id, provider)
 

@@ -56,7 +56,7 @@ class RoutesQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TriedRequest(Struct, frozen=True):
-    """What would be done with a request, or why this cannot be said."""
+    """Where a request would go, or the error."""
 
     model: str
     explanation: ExplanationView | None = None

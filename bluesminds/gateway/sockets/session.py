@@ -271,7 +271,7 @@ class SocketSession:
         return text
 
     async def _tell(self, error: GatewayError, event_id: str | None) -> None:
-        """Send an error event to the client. A client that has left is detected by its own task."""
+        """Send an error event to the client. A client that has disconnected is detected by its own task."""
         own_id = f"event_{uuid7(self._clock.now_ms())}"
         try:
             await self._client.send(self._redact(self._format.write_error(error, own_id, event_id)))

@@ -146,7 +146,7 @@ def classify_handshake(reply: Reply) -> AttemptFailure | None:
 
 
 def _retry_after(headers: Mapping[bytes, bytes]) -> float | None:
-    """Seconds. Retry-After may also be a date, which is not read."""
+    """Seconds. A date in Retry-After is ignored."""
     for name, unit in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
         value = headers.get(name, b"")
         if value.isdigit() and len(value) < 10:

@@ -97,7 +97,7 @@ async def test_credit_counts_at_once_and_after_a_restart(
     gateway = await start(nursery, home, models)
     user, key = await member(gateway)
     bill(models, 10)
-    assert (await gateway.chat(ASK, key=key)).status_code == 200, "only measured"
+    assert (await gateway.chat(ASK, key=key)).status_code == 200, "not charged"
     await credit(gateway, user, "0.0001", key="first")
     await credit(gateway, user, "0.0001", key="first")
     assert [(await gateway.chat(ASK, key=key)).status_code for _ in range(2)] == [200, 402]

@@ -186,7 +186,7 @@ HOSTILE: dict[str, Change] = {
     "unencoded payload": token_of(
         lambda server, claims: server.keys[0].sign(claims, b64=False, crit=["b64"])
     ),
-    "payload that is no object": token_of(lambda server, _: server.keys[0].sign([])),  # type: ignore[arg-type]
+    "payload that is not an object": token_of(lambda server, _: server.keys[0].sign([])),  # type: ignore[arg-type]
     "no token": token_of(lambda *_: ""),
     "algorithm that the provider does not name": metadata_of(id_token_signing_alg_values_supported=["ES256"]),
     "answer of another issuer": lambda provider: provider.answer.update(iss="https://evil.example"),
