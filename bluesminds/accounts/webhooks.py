@@ -142,8 +142,8 @@ class Webhooks:
     async def rotate(
         self, actor: Actor, owner: str, webhook_id: str, *, overlap: int
     ) -> tuple[WebhookRow, str]:
-        """The endpoint and its new secret, to be shown once. For `overlap` more seconds, deliveries have a
-        signature of the secret before as well. Raises NotFound.
+        """The endpoint and its new secret, to be shown once. For `overlap` more seconds, deliveries
+        are also signed with the previous secret. Raises NotFound.
         """
         now, secret = self._clock.now_ms(), new_secret()
 
@@ -210,7 +210,9 @@ class Webhooks:
         await insert_audit(connection, audit)
         await insert_webhook(connection, row)
         if len(await select_webhooks(connection, row.owner)) > MAX_WEBHOOKS:
-            raise Conflict("too_many_webhooks", f"There can be {MAX_WEBHOOKS} webhooks. Delete one first.")
+            raise Conflict(
+                "too_many_webhooks", f"At most {MAX_WEBHOOKS} webhooks are allowed. Delete one first."
+            )
 
     async def _edit(
         self,

@@ -13,8 +13,8 @@ from bluesminds.cli.users import find_user
 
 _MEANINGS: Final = {
     "topup": "Add credit that the user has paid for.",
-    "grant": "Give credit to a user. It is used before other credit.",
-    "refund": "Give back what a user was charged.",
+    "grant": "Grant credit to a user. Granted credit is used before other credit.",
+    "refund": "Refund a charge to a user.",
     "adjustment": "Correct the credit of a user. AMOUNT may be negative; write it after `--`.",
 }
 
@@ -23,7 +23,7 @@ _MEANINGS: Final = {
 def ledger_group() -> None:
     """Manage prepaid credit.
 
-    Users with a ledger entry pay for requests. The requests of other users are only measured.
+    Users with a ledger entry pay for requests. The requests of other users are counted but not charged.
     """
 
 
@@ -46,12 +46,14 @@ def _post_command(kind: str) -> click.Command:
         params=[
             click.Argument(["user"]),
             click.Argument(["amount"]),
-            click.Option(["--reference"], help="What the entry is about, such as the number of an invoice."),
-            click.Option(["--key"], help="A key that makes a repetition of the command harmless."),
+            click.Option(["--reference"], help="Reference of the entry, such as the number of an invoice."),
+            click.Option(
+                ["--key"], help="Idempotency key. A repeated command with the same key adds no entry."
+            ),
         ],
     )
     if kind == "grant":
-        ends = "When what is left of it ends, such as 2026-12-31T00:00:00Z."
+        ends = "When unused credit expires, such as 2026-12-31T00:00:00Z."
         command.params.append(click.Option(["--ends-at"], help=ends))
     return json_option(config_option(command))
 
@@ -82,7 +84,9 @@ def _filters(command: click.Command) -> click.Command:
     )
     command.params += [
         click.Option(["--kind"], type=click.Choice(kinds), help="Only entries of this kind."),
-        click.Option(["--since"], metavar="TIME", help="Only from this time on, like 2026-02-28T12:00:00Z."),
+        click.Option(
+            ["--since"], metavar="TIME", help="Only at or after this time, such as 2026-02-28T12:00:00Z."
+        ),
         click.Option(["--until"], metavar="TIME", help="Only before this time."),
     ]
     return command
@@ -116,12 +120,12 @@ def export(user: str | None, config: Path | None, **filters: str | None) -> None
 
 @ledger_group.command()
 @click.argument("user")
-@click.option("--month", help="A month in UTC, such as 2026-11. Without it, the current one.")
+@click.option("--month", help="A month in UTC, such as 2026-11. Default: the current month.")
 @click.option("--csv", "as_csv", is_flag=True, help="Write all entries of the month as CSV.")
 @config_option
 @json_option
 def statement(user: str, month: str | None, config: Path | None, as_csv: bool, as_json: bool) -> None:
-    """Show what has changed the credit of USER in a month."""
+    """Show the changes of the credit of USER in a month."""
     path = f"/users/{find_user(config, user)['id']}/statement"
     query = f"?{urlencode({'month': month})}" if month else ""
     if as_csv:
@@ -134,7 +138,7 @@ def statement(user: str, month: str | None, config: Path | None, as_csv: bool, a
     lines = [{"line": "opening balance", "amount_usd": found["opening_usd"], "entries": None}]
     lines += [one | {"line": one["kind"]} for one in found["sums"]]
     lines.append({"line": "closing balance", "amount_usd": found["closing_usd"], "entries": None})
-    click.echo(f"{found['month']}: {'prepaid' if found['prepaid'] else 'only measured'}")
+    click.echo(f"{found['month']}: {'prepaid' if found['prepaid'] else 'not charged'}")
     if found["prepaid"]:
         show({"data": lines}, as_json=False, columns=("line", "entries", "amount_usd"))
     columns = ("model", "requests", "input_tokens", "output_tokens", "cost_usd", "unpriced")
@@ -142,7 +146,11 @@ def statement(user: str, month: str | None, config: Path | None, as_csv: bool, a
 
 
 @ledger_group.command()
-@click.option("--noted", metavar="SEQ:HASH", help="Also check that this earlier end is still there.")
+@click.option(
+    "--noted",
+    metavar="SEQ:HASH",
+    help="Also check that the ledger still contains this entry: the end that an earlier run printed.",
+)
 @config_option
 @json_option
 def verify(noted: str | None, config: Path | None, as_json: bool) -> None:

@@ -91,8 +91,8 @@ class ServerObjects:
             if not servers:
                 raise InvalidRequest(
                     "different_servers",
-                    f"`{object_id}` is at another server than the other objects of the request. Create all of"
-                    " them at one server; the header x-bluesminds-server chooses it.",
+                    f"`{object_id}` is at another server than the other objects in the request. Create "
+                    f"all of them at one server: name it in the header x-bluesminds-server.",
                 )
         return FoundObjects(
             None if servers is None else frozenset(servers),
@@ -158,7 +158,7 @@ class ServerObjects:
         ]
         reason, refused = "timeout", list(kinds)
         try:
-            with trio.move_on_after(self._timeout, shield=True):  # also if the client has left
+            with trio.move_on_after(self._timeout, shield=True):  # also if the client has disconnected
                 refused = list(await self._store.write(insert_objects, rows))
                 reason = "other_account"
         except StorageError as exc:

@@ -79,7 +79,7 @@ class MailOutbox:
             created_at=now,
         )
         if not await insert_mail(connection, row, MAX_WAITING) and not decoy:
-            self._log_dropped(mail, f"{MAX_WAITING} mails wait already")
+            self._log_dropped(mail, f"{MAX_WAITING} mails are already waiting")
 
     def wake(self) -> None:
         """Send what is due. Call it after the transaction."""
@@ -142,7 +142,7 @@ class MailOutbox:
         if await self._store.read(is_suppressed, mail.to):
             self._log_dropped(mail, "the address bounced or complained")
         elif row.expires_at <= now:
-            self._log_dropped(mail, "it is too old")
+            self._log_dropped(mail, "it expired before it could be sent")
         elif row.attempts > len(PAUSES):
             self._log_dropped(mail, "the last attempt was interrupted")
         else:

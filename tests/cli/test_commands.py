@@ -1,4 +1,4 @@
-"""Commands in their own process: output and exit codes."""
+"""Output and exit codes of commands."""
 
 import errno
 import json
@@ -159,46 +159,43 @@ def test_servers_list_on_terminal_is_aligned(home: Path) -> None:
     assert "\t" not in "".join(lines) and "\x1b" not in "".join(lines)
 
 
-@pytest.mark.process
 def test_servers_add_test_remove_succeed(home: Path) -> None:
     user = User(home).prepare()
     key = "sk-canary-4711"
     words = ("--url", "http://127.0.0.1:9/v1", "--api-key-stdin", "--weight", "2")
-    added = user.run("servers", "add", "main", *words, "--json", stdin=key + "\n")
+    added = user.call("servers", "add", "main", *words, "--json", stdin=key + "\n")
     assert json.loads(added.stdout)["has_api_key"] is True
-    assert user.run("servers", "add", "main", *words, stdin=key).returncode == exits.CONFLICT
-    tested = user.run("servers", "test", "main", "--json")
+    assert user.call("servers", "add", "main", *words, stdin=key).returncode == exits.CONFLICT
+    tested = user.call("servers", "test", "main", "--json")
     assert tested.returncode == exits.UNAVAILABLE
     assert json.loads(tested.stdout)["ok"] is False
     assert tested.stderr.startswith("error: main: ")
-    shown = user.run("servers", "list", "--json")
+    shown = user.call("servers", "list", "--json")
     assert json.loads(shown.stdout)["data"][0]["weight"] == 2
     assert key not in "".join(done.stdout + done.stderr for done in (added, tested, shown))
     assert key.encode() not in b"".join(path.read_bytes() for path in user.state_dir.iterdir())
-    assert user.run("servers", "remove", "main").stdout == "removed main\n"
-    gone = user.run("servers", "remove", "main")
+    assert user.call("servers", "remove", "main").stdout == "removed main\n"
+    gone = user.call("servers", "remove", "main")
     assert (gone.returncode, gone.stderr.splitlines()[1]) == (
         exits.NOT_FOUND,
         "help: bluesminds servers list",
     )
 
 
-@pytest.mark.process
 def test_servers_add_without_key_on_stdin_fails(home: Path) -> None:
     user = User(home).prepare()
     words = ("servers", "add", "main", "--url", "http://127.0.0.1:9/v1", "--api-key-stdin")
     for nothing in ("", "\n", "  \nsecond line"):
-        done = user.run(*words, stdin=nothing)
+        done = user.call(*words, stdin=nothing)
         assert (done.returncode, done.stdout) == (exits.USAGE, "")
         assert done.stderr.startswith("error: standard input contains no key\nhelp: ")
     assert user.rows("SELECT name FROM servers") == []
 
 
-@pytest.mark.process
 def test_servers_add_name_of_configuration_conflicts(home: Path) -> None:
     user = User(home).prepare()
     (home / "gateway.toml").write_text('[[servers]]\nname = "demo"\ndialect = "demo"\n')
-    done = user.run("servers", "add", "demo", "--url", "http://127.0.0.1:9/v1")
+    done = user.call("servers", "add", "demo", "--url", "http://127.0.0.1:9/v1")
     assert (done.returncode, done.stdout) == (exits.CONFLICT, "")
     assert done.stderr.splitlines() == [
         "error: The configuration already has a server named demo.",
@@ -233,7 +230,6 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
         assert gateway.stop() == 0
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "error"),
     [
@@ -247,47 +243,44 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
         (("servers", "test", "a\x1b[2J"), "'a\\x1b[2J' is not a server name"),
         (
             ("servers", "add", "UPPER", "--url", "http://127.0.0.1:9"),
-            'name must be 1 to 64 of a-z, 0-9, "-", "_" and ".", not "." first.',
+            'name must be 1 to 64 of a-z, 0-9, "-", "_" and ".", not starting with ".".',
         ),
     ],
 )
 def test_command_wrong_name_reports_rule(home: Path, words: tuple[str, ...], error: str) -> None:
-    done = User(home).prepare().run(*words)
+    done = User(home).prepare().call(*words)
     assert (done.returncode, done.stdout) == (exits.USAGE, "")
     assert done.stderr.splitlines()[0] == f"error: {error}"
     assert "\x1b" not in done.stderr
 
 
-@pytest.mark.process
 def test_servers_add_wrong_url_scheme_fails(home: Path) -> None:
-    done = User(home).prepare().run("servers", "add", "main", "--url", "ftp://example.com")
+    done = User(home).prepare().call("servers", "add", "main", "--url", "ftp://example.com")
     assert done.returncode == exits.USAGE
     assert done.stderr.startswith("error: ")
 
 
-@pytest.mark.process
 def test_users_create_reads_password_from_stdin(home: Path) -> None:
     user = User(home).prepare()
     password = "correct horse battery"
     words = ("users", "create", "--email", "ada@example.com", "--role", "admin")
-    assert user.run(*words, stdin="short\n").returncode == exits.USAGE
-    made = user.run(*words, "--password-stdin", stdin=password + "\n")
+    assert user.call(*words, stdin="short\n").returncode == exits.USAGE
+    made = user.call(*words, "--password-stdin", stdin=password + "\n")
     assert (made.returncode, made.stdout) == (0, "created ada@example.com (admin)\n")
-    again = user.run(*words, stdin=password)
+    again = user.call(*words, stdin=password)
     assert (again.returncode, again.stderr.splitlines()[1]) == (exits.CONFLICT, "help: bluesminds users list")
-    listed = user.run("users", "list", "--json")
+    listed = user.call("users", "list", "--json")
     assert [row["email"] for row in json.loads(listed.stdout)["data"]] == ["ada@example.com"]
     assert password not in made.stdout + made.stderr + again.stderr + listed.stdout
 
 
-@pytest.mark.process
 def test_keys_list_control_characters_are_replaced(home: Path) -> None:
     user = User(home).prepare()
-    assert user.run("keys", "create", "old").returncode == 0
+    assert user.call("keys", "create", "old").returncode == 0
     with closing(sqlite3.connect(user.database)) as database:
         database.execute("UPDATE api_keys SET name = ?", ("a\x1b[2J\tb",))
         database.commit()
-    row = user.run("keys", "list").stdout.splitlines()[1]
+    row = user.call("keys", "list").stdout.splitlines()[1]
     assert row.split("\t")[1] == "a\ufffd[2J\ufffdb"
 
 

@@ -52,7 +52,6 @@ def test_users_account_is_created_changed_and_disabled(home: Path) -> None:
     assert [line.split("\t")[1] for line in listed[1:]] == [ADA, "bob@example.com"]
 
 
-@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "code", "error"),
     [
@@ -70,7 +69,7 @@ def test_users_account_is_created_changed_and_disabled(home: Path) -> None:
     ],
 )
 def test_users_wrong_input_reports_error(home: Path, words: tuple[str, ...], code: int, error: str) -> None:
-    done = User(home).prepare().run("users", *words)
+    done = User(home).prepare().call("users", *words)
     assert (done.returncode, done.stdout) == (code, "")
     assert done.stderr.splitlines()[0] == f"error: {error}"
 

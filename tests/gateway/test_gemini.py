@@ -12,6 +12,7 @@ from tests import gateways
 from tests.fakes import gemini_server
 from tests.fakes.gemini_server import COUNT, content, end, error, event
 from tests.fakes.model_server import DONE, Cut, ModelServer, chunk, completion, refusal, streamed, whole
+from tests.gateway.cases import Since, own_servers
 from tests.gateways import Gateway, entry, eventually
 from tests.wire.conversations import check_messages_order, events_in
 
@@ -71,17 +72,21 @@ async def test_native_stream_passes_byte_for_byte(native: Gateway, google: Model
     assert (row["input_tokens"], row["output_tokens"], row["status"]) == (107, 5, 200)
 
 
-@pytest.mark.parametrize("path", [STREAM, f"{STREAM}?alt=json"])
 async def test_stream_without_alt_sse_is_a_json_array(
-    native: Gateway, google: ModelServer, path: str
+    native: Gateway, google: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    answer = await post(native, path)
-    assert answer.headers["content-type"] == "application/json"
-    assert google.asked[0].received.line.startswith(b"POST /v1beta/models/m:streamGenerateContent?alt=sse ")
-    elements = answer.json()
-    texts = [one["candidates"][0]["content"]["parts"][0]["text"] for one in elements]
-    assert texts == ["Hello", " world", ""]
-    assert elements[-1]["candidates"][0]["finishReason"] == "STOP"
+    for path in [STREAM, f"{STREAM}?alt=json"]:
+        with subtests.test(path):
+            google.asked.clear()
+            answer = await post(native, path)
+            assert answer.headers["content-type"] == "application/json"
+            assert google.asked[0].received.line.startswith(
+                b"POST /v1beta/models/m:streamGenerateContent?alt=sse "
+            )
+            elements = answer.json()
+            texts = [one["candidates"][0]["content"]["parts"][0]["text"] for one in elements]
+            assert texts == ["Hello", " world", ""]
+            assert elements[-1]["candidates"][0]["finishReason"] == "STOP"
 
 
 async def test_end_of_a_stream_waits_for_the_usage_row(native: Gateway, google: ModelServer) -> None:
@@ -118,23 +123,27 @@ async def test_error_of_a_native_server_passes_byte_for_byte(native: Gateway, go
     assert (answer.status_code, answer.content) == (400, body)
 
 
-@pytest.mark.parametrize(
-    ("status", "body"),
-    [
-        (400, error(400, "INVALID_ARGUMENT", "API key not valid.", "API_KEY_INVALID")),
-        (403, error(403, "PERMISSION_DENIED", "Your API key was reported as leaked.")),
-        (403, error(403, "PERMISSION_DENIED", "Not enabled.", "SERVICE_DISABLED")),
-        (401, error(401, "UNAUTHENTICATED", "No credentials.")),
-    ],
-)
+REJECTED_KEYS = [
+    (400, error(400, "INVALID_ARGUMENT", "API key not valid.", "API_KEY_INVALID")),
+    (403, error(403, "PERMISSION_DENIED", "Your API key was reported as leaked.")),
+    (403, error(403, "PERMISSION_DENIED", "Not enabled.", "SERVICE_DISABLED")),
+    (401, error(401, "UNAUTHENTICATED", "No credentials.")),
+]
+
+
 async def test_key_that_google_rejects_is_the_gateways_failure(
-    native: Gateway, google: ModelServer, status: int, body: bytes
+    nursery: trio.Nursery, home: Path, google: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    google.plan(refusal(status, body))
-    answer = await post(native, PLAIN)
-    failure = answer.json()["error"]
-    assert (answer.status_code, failure["code"]) == (502, 502)
-    assert failure["details"][0]["metadata"]["code"] == "upstream_credentials_refused"
+    servers = own_servers(len(REJECTED_KEYS), google.url, dialect="gemini", api_key="upstream-google-key")
+    gateway = await gateways.start(nursery, home, servers=servers)
+    for number, (status, body) in enumerate(REJECTED_KEYS):
+        with subtests.test(str(body)):
+            google.plan(refusal(status, body))
+            answer = await post(gateway, PLAIN.replace("/m:", f"/m{number}:"))
+            failure = answer.json()["error"]
+            assert (answer.status_code, failure["code"]) == (502, 502)
+            assert failure["details"][0]["metadata"]["code"] == "upstream_credentials_refused"
+            assert len(google.asked) == number + 1
 
 
 async def test_refusal_of_a_file_is_the_clients_error(native: Gateway, google: ModelServer) -> None:
@@ -143,16 +152,20 @@ async def test_refusal_of_a_file_is_the_clients_error(native: Gateway, google: M
     assert (await post(native, PLAIN)).content == body
 
 
-@pytest.mark.parametrize("framed", [False, True])
-async def test_error_in_a_native_stream_passes(native: Gateway, google: ModelServer, framed: bool) -> None:
-    failure = error(429, "RESOURCE_EXHAUSTED", "Quota exceeded.")
-    if framed:
-        failure = b"data: " + json.dumps(json.loads(failure)).encode() + b"\r\n\r\n"
-    google.plan(streamed(event({"text": "Hel"}), failure))
-    answer = await post(native, EVENTS)
-    assert answer.content == event({"text": "Hel"}) + failure
-    (row,) = await native.settled(1)
-    assert row["outcome"] == "upstream_error"
+async def test_error_in_a_native_stream_passes(
+    native: Gateway, google: ModelServer, subtests: pytest.Subtests
+) -> None:
+    for framed in [False, True]:
+        with subtests.test("framed" if framed else "bare"):
+            since = Since(native)
+            failure = error(429, "RESOURCE_EXHAUSTED", "Quota exceeded.")
+            if framed:
+                failure = b"data: " + json.dumps(json.loads(failure)).encode() + b"\r\n\r\n"
+            google.plan(streamed(event({"text": "Hel"}), failure))
+            answer = await post(native, EVENTS)
+            assert answer.content == event({"text": "Hel"}) + failure
+            (row,) = await since.settled(1)
+            assert row["outcome"] == "upstream_error"
 
 
 async def test_cut_stream_ends_with_an_error_of_googles(native: Gateway, google: ModelServer) -> None:
@@ -245,20 +258,21 @@ async def test_field_that_cannot_be_translated_is_refused(gateway: Gateway, mode
 # Clients of other formats on a Gemini server
 
 
-@pytest.mark.parametrize(
-    "path, body, field",
-    [
-        (PLAIN, {"contents": [{"parts": []}]}, "contents"),
-        ("/v1/responses", {"model": "m", "input": []}, "input"),
-        ("/v1/messages", {"model": "m", "max_tokens": 9, "messages": []}, "messages"),
-    ],
-)
+EMPTY_CONVERSATIONS: list[tuple[str, dict[str, Any], str]] = [
+    (PLAIN, {"contents": [{"parts": []}]}, "contents"),
+    ("/v1/responses", {"model": "m", "input": []}, "input"),
+    ("/v1/messages", {"model": "m", "max_tokens": 9, "messages": []}, "messages"),
+]
+
+
 async def test_empty_conversation_is_refused_in_the_words_of_the_client(
-    gateway: Gateway, models: ModelServer, path: str, body: dict[str, Any], field: str
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    answer = await post(gateway, path, body)
-    assert (answer.status_code, models.asked) == (400, [])
-    assert f"`{field}` is empty." in answer.text
+    for path, body, field in EMPTY_CONVERSATIONS:
+        with subtests.test(path):
+            answer = await post(gateway, path, body)
+            assert (answer.status_code, models.asked) == (400, [])
+            assert f"`{field}` is empty." in answer.text
 
 
 async def test_chat_client_gets_a_whole_answer_of_a_gemini_server(
@@ -305,21 +319,22 @@ async def test_messages_client_gets_answers_of_a_gemini_server(native: Gateway, 
     assert google.asked[0].body["generationConfig"] == {"maxOutputTokens": 99}
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
 async def test_error_in_a_gemini_stream_reaches_other_clients(
-    native: Gateway, google: ModelServer, path: str
+    native: Gateway, google: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    google.plan(streamed(event({"text": "Hel"}), error(429, "RESOURCE_EXHAUSTED", "Quota exceeded.")))
-    async with native.client() as client:
-        answer = await client.post(path, json=CHAT | {"max_tokens": 99, "stream": True})
-    assert b"Quota exceeded." in answer.content and b"[DONE]" not in answer.content
+    for path in ["/v1/chat/completions", "/v1/messages"]:
+        with subtests.test(path):
+            google.plan(streamed(event({"text": "Hel"}), error(429, "RESOURCE_EXHAUSTED", "Quota exceeded.")))
+            async with native.client() as client:
+                answer = await client.post(path, json=CHAT | {"max_tokens": 99, "stream": True})
+            assert b"Quota exceeded." in answer.content and b"[DONE]" not in answer.content
 
 
 # Keys, models and errors
 
 
-@pytest.mark.parametrize("place", ["x-goog-api-key", "query", "authorization"])
-async def test_key_is_accepted_where_googles_clients_send_it(gateway: Gateway, place: str) -> None:
+async def use_key(gateway: Gateway, place: str) -> None:
+    since = Since(gateway)
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         query = f"?key={gateway.key}&alt=sse" if place == "query" else ""
         value = f"Bearer {gateway.key}" if place == "authorization" else gateway.key
@@ -327,21 +342,32 @@ async def test_key_is_accepted_where_googles_clients_send_it(gateway: Gateway, p
         answer = await client.post(PLAIN + query, json=ASK, headers=headers)
         assert answer.status_code == 200
         assert (await client.get("/v1beta/models" + query, headers=headers)).status_code == 200
-    await eventually(lambda: len(gateway.events("request")) >= 2)
+    await eventually(lambda: len(since.events("request")) >= 2)
     assert gateway.key not in gateway.log
 
 
-@pytest.mark.parametrize("place", ["x-goog-api-key", "query"])
-async def test_googles_places_of_a_key_mean_nothing_elsewhere(gateway: Gateway, place: str) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
-        query = f"?key={gateway.key}" if place == "query" else ""
-        headers = {} if place == "query" else {place: gateway.key}
-        for path in ("/v1/chat/completions", "/v1/messages", "/v1beta1/models"):
-            answer = await client.post(path + query, json=CHAT | {"max_tokens": 9}, headers=headers)
-            assert answer.status_code in (401, 404)
-        assert (await client.get(f"/api/auth/me{query}", headers=headers)).status_code == 401
-        listed = await client.get(f"/v1/models{query}", headers=headers)
-        assert listed.status_code == (401 if place == "query" else 200)
+async def test_key_is_accepted_where_googles_clients_send_it(
+    gateway: Gateway, subtests: pytest.Subtests
+) -> None:
+    for place in ("x-goog-api-key", "query", "authorization"):
+        with subtests.test(place):
+            await use_key(gateway, place)
+
+
+async def test_googles_places_of_a_key_mean_nothing_elsewhere(
+    gateway: Gateway, subtests: pytest.Subtests
+) -> None:
+    for place in ["x-goog-api-key", "query"]:
+        with subtests.test(place):
+            async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+                query = f"?key={gateway.key}" if place == "query" else ""
+                headers = {} if place == "query" else {place: gateway.key}
+                for path in ("/v1/chat/completions", "/v1/messages", "/v1beta1/models"):
+                    answer = await client.post(path + query, json=CHAT | {"max_tokens": 9}, headers=headers)
+                    assert answer.status_code in (401, 404)
+                assert (await client.get(f"/api/auth/me{query}", headers=headers)).status_code == 401
+                listed = await client.get(f"/v1/models{query}", headers=headers)
+                assert listed.status_code == (401 if place == "query" else 200)
 
 
 async def test_paths_of_googles_sdks_under_v1_are_geminis(gateway: Gateway) -> None:
@@ -398,32 +424,31 @@ async def test_models_of_a_gemini_server_are_discovered(
     assert [row["id"] for row in found] == ["m"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "code"),
-    [
-        ("POST", "/v1beta/models/m:asyncBatchEmbedContent", 404, "unsupported_endpoint"),
-        ("POST", "/v1beta/models/m:predict", 404, "unsupported_endpoint"),
-        ("GET", "/v1beta/models/m:generateContent", 405, "method_not_allowed"),
-        ("POST", "/v1beta/models/m", 405, "method_not_allowed"),
-        ("POST", "/v1beta/models/m:unknownMethod", 404, "unsupported_endpoint"),
-        ("GET", "/v1beta/cachedContents", 404, "unknown_url"),
-        ("POST", "/v1beta/openai/chat/completions", 404, "unknown_url"),
-        ("POST", "/v1beta/models/other:generateContent", 404, "model_not_found"),
-        ("GET", "/v1beta", 404, "unknown_url"),
-    ],
-)
-async def test_unknown_path_is_refused_in_googles_shape(
-    gateway: Gateway, method: str, path: str, status: int, code: str
-) -> None:
-    async with gateway.client() as client:
-        answer = await client.request(method, path, json=ASK if method == "POST" else None)
-    failure = answer.json()["error"]
-    assert (answer.status_code, failure["code"]) == (status, status)
-    assert failure["details"][0]["metadata"]["code"] == code
-    if code == "unsupported_endpoint":
-        assert "generateContent, streamGenerateContent, countTokens" in failure["message"]
-    if "openai" in path:
-        assert "/v1/chat/completions" in failure["message"]
+UNKNOWN_PATHS = [
+    ("POST", "/v1beta/models/m:asyncBatchEmbedContent", 404, "unsupported_endpoint"),
+    ("POST", "/v1beta/models/m:predict", 404, "unsupported_endpoint"),
+    ("GET", "/v1beta/models/m:generateContent", 405, "method_not_allowed"),
+    ("POST", "/v1beta/models/m", 405, "method_not_allowed"),
+    ("POST", "/v1beta/models/m:unknownMethod", 404, "unsupported_endpoint"),
+    ("GET", "/v1beta/cachedContents", 404, "unknown_url"),
+    ("POST", "/v1beta/openai/chat/completions", 404, "unknown_url"),
+    ("POST", "/v1beta/models/other:generateContent", 404, "model_not_found"),
+    ("GET", "/v1beta", 404, "unknown_url"),
+]
+
+
+async def test_unknown_path_is_refused_in_googles_shape(gateway: Gateway, subtests: pytest.Subtests) -> None:
+    for method, path, status, code in UNKNOWN_PATHS:
+        with subtests.test(f"{path}"):
+            async with gateway.client() as client:
+                answer = await client.request(method, path, json=ASK if method == "POST" else None)
+            failure = answer.json()["error"]
+            assert (answer.status_code, failure["code"]) == (status, status)
+            assert failure["details"][0]["metadata"]["code"] == code
+            if code == "unsupported_endpoint":
+                assert "generateContent, streamGenerateContent, countTokens" in failure["message"]
+            if "openai" in path:
+                assert "/v1/chat/completions" in failure["message"]
 
 
 async def test_limit_of_a_key_is_reported_in_googles_shape(gateway: Gateway, models: ModelServer) -> None:

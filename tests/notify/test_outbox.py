@@ -16,6 +16,7 @@ from storage import Connection, Store
 from storage.base import StorageUnavailable
 from storage.mail_outbox import count_mails
 from storage.store import open_store
+from tests.databases import create_sqlite
 from tests.gateways import eventually
 
 LONG = 600.0  # seconds; no test waits for it
@@ -84,6 +85,7 @@ class Site:
 
 @pytest.fixture
 async def site(home: Path) -> AsyncIterator[Site]:
+    create_sqlite(home / "gateway.db")
     async with open_store(f"sqlite://{home}/gateway.db") as store:
         yield Site(store)
 
@@ -156,7 +158,7 @@ async def test_outbox_mail_that_is_too_old_is_not_sent(site: Site) -> None:
     await site.put(outbox, 0)
     await site.deliver(outbox, LIFETIME)
     assert script.attempts == []
-    assert site.events() == [("mail_dropped", "it is too old")]
+    assert site.events() == [("mail_dropped", "it expired before it could be sent")]
 
 
 async def test_outbox_full_drops_new_mails(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +166,7 @@ async def test_outbox_full_drops_new_mails(site: Site, monkeypatch: pytest.Monke
     outbox = site.outbox(Script())
     await site.put(outbox, 0, 1, 2)
     await site.put(outbox, 3, decoy=True)
-    assert site.events() == [("mail_dropped", "2 mails wait already")]
+    assert site.events() == [("mail_dropped", "2 mails are already waiting")]
 
 
 async def test_outbox_decoy_is_deleted_and_never_sent(site: Site) -> None:
