@@ -1,9 +1,9 @@
 """The interface of a database: units of work, connections, errors.
 
-A unit of work is `async def unit(connection, *args)`. It runs in the store's asyncio event loop, so it awaits
-only its connection. After the first StorageError the transaction fails, even if the unit catches the error.
-SQL is a literal with `:name` parameters. Times are integer milliseconds since the epoch (UTC). The caller
-creates IDs.
+A unit of work is `async def unit(connection, *args)`. It awaits only its connection and shares no changing
+state with its caller, because it runs in a thread (SQLite) or in an asyncio event loop (PostgreSQL). After
+the first StorageError the transaction fails, even if the unit catches the error. SQL is a literal with
+`:name` parameters. Times are integer milliseconds since the epoch (UTC). The caller creates IDs.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence

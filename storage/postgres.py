@@ -68,10 +68,12 @@ class PostgresStore:
         schema: Traversable,
     ) -> None:
         self._url = url
+        self._loop = loop
         self._timeout = statement_timeout
         self._workers = connections
         self._schema = schema
-        self._queue = JobQueue(loop, statement_timeout)
+        self._queue = JobQueue(statement_timeout, self._wake_worker)
+        self._idle: list[asyncio.Future[None]] = []
         self.chain_key = b""
         self.on_events: Callable[[], None] = lambda: None
 
@@ -129,18 +131,37 @@ class PostgresStore:
     def abandon(self) -> None:
         self._queue.abandon()
 
+    def _wake_worker(self) -> None:
+        """The one that worked last: its connection has what it needs in its cache. All of them at the end."""
+        while self._idle:
+            idle = self._idle.pop()
+            if not idle.done():
+                idle.set_result(None)
+                if not self._queue.closed:
+                    return
+
+    async def _take(self) -> Job | None:
+        """The next job, or None if the queue is closed and empty."""
+        while (job := self._queue.next_job()) is None and not self._queue.closed:
+            idle = self._loop.create_future()
+            self._idle.append(idle)
+            await idle
+        return job
+
     async def _work(self) -> None:
         raw: Any = None
+        job: Job | None = None
         try:
-            while (job := await self._queue.take()) is not None:
-                with job.failing_with_worker():
-                    try:
-                        raw = await self._connected(raw, job.deadline)
-                    except StorageError as exc:
-                        job.fail(exc)
-                        continue
-                    await self._run(raw, job)
+            while (job := await self._take()) is not None:
+                try:
+                    raw = await self._connected(raw, job.deadline)
+                except StorageError as exc:
+                    job.fail(exc)
+                    continue
+                await self._run(raw, job)
         except BaseException as exc:
+            if job is not None:
+                job.fail_with_worker()
             _log.error("a database worker failed: %s", type(exc).__name__)
             self.abandon()
             raise

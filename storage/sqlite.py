@@ -1,17 +1,16 @@
-"""SQLite: one writer connection and a few readers, each with a thread and a worker task.
+"""SQLite: one connection that writes and a few that read. Each runs one unit of work at a time in a thread.
 
 A file is locked by one store. Only the writer checkpoints: before SQLite 3.51.3, two connections that
 checkpoint at the same time can corrupt the WAL. Each commit is synced to disk before the unit returns. If a
-worker fails, the store closes.
+unit fails in a way that no unit should, the store closes.
 """
 
-import asyncio
 import fcntl
 import logging
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -29,20 +28,19 @@ from storage.base import (
     StorageUnavailable,
     Ts,
 )
-from storage.migrate import load
+from storage.migrate import Migration, load
 from storage.placeholders import translate
-from storage.sqlite_schema import RolledBack, migrate, roll_back_file, upgrade_file
-from storage.sqlite_thread import (
-    SqliteThread,
+from storage.sqlite_connection import (
+    SqliteConnection,
     do_nothing,
     execute,
     execute_all,
     execute_many,
     fetch_all,
     fetch_one,
-    roll_back,
     to_storage_error,
 )
+from storage.sqlite_schema import RolledBack, migrate, roll_back_file, upgrade_file
 from storage.work import Job, JobQueue
 
 T = TypeVar("T")
@@ -52,23 +50,43 @@ _log = logging.getLogger("bluesminds.storage")
 READERS = 3
 
 
-class SqliteStore:
-    """Two queues and their workers. `open` and `serve` run in the asyncio event loop."""
+@asynccontextmanager
+async def open_sqlite(
+    path: Path, *, statement_timeout: float, close_timeout: float, schema: Traversable
+) -> AsyncIterator["SqliteStore"]:
+    """Create the file if it does not exist (mode 0600), upgrade or migrate it, connect.
 
-    def __init__(
-        self,
-        path: Path,
-        loop: asyncio.AbstractEventLoop,
-        statement_timeout: float,
-        schema: Traversable,
-    ) -> None:
+    Raises StorageError.
+    """
+    lock = _create_private(path)
+    try:
+        _lock(lock, path)
+        store = SqliteStore(path, statement_timeout)
+        try:
+            await _run_in_thread(store.open, load(schema, "sqlite"))
+            try:
+                yield store
+            finally:
+                await store.finish(close_timeout)
+        finally:
+            await _run_in_thread(store.disconnect)
+    finally:
+        os.close(lock)
+
+
+async def _run_in_thread(fn: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
+    """Not cancelled, because each step has its own limit and a migration is one transaction."""
+    with trio.CancelScope(shield=True):
+        await trio.to_thread.run_sync(fn, *args)
+
+
+class SqliteStore:
+    def __init__(self, path: Path, statement_timeout: float) -> None:
         self._path = path
-        self._timeout = statement_timeout
-        self._schema = schema
-        self._reads = JobQueue(loop, statement_timeout)
-        self._writes = JobQueue(loop, statement_timeout)
-        self._threads = AsyncExitStack()
-        self._writer: SqliteThread
+        self._writer = SqliteConnection(path, "writer", statement_timeout)
+        self._readers = [SqliteConnection(path, "reader", statement_timeout) for _ in range(READERS)]
+        self._writes = _Workers(self, [self._writer], "BEGIN IMMEDIATE", statement_timeout)
+        self._reads = _Workers(self, self._readers, "BEGIN", statement_timeout)
         self.chain_key = b""
         self.on_events: Callable[[], None] = lambda: None
 
@@ -77,114 +95,155 @@ class SqliteStore:
         return "sqlite"
 
     async def read(self, fn: Callable[[Connection, Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
-        return cast("T", await self._reads.submit(fn, args, write=False))
+        return cast("T", await self._reads.jobs.submit(fn, args, write=False))
 
     async def write(self, fn: Callable[[Connection, Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
-        return cast("T", await self._writes.submit(fn, args, write=True))
+        return cast("T", await self._writes.jobs.submit(fn, args, write=True))
 
-    async def open(self) -> None:
-        """Create the file if it does not exist (mode 0600), upgrade or migrate it, connect."""
+    def open(self, migrations: Sequence[Migration]) -> None:
+        """Called in a thread. Raises StorageError."""
         try:
-            await self._connect()
-        except BaseException:
-            await self._threads.aclose()
-            raise
-
-    async def _connect(self) -> None:
-        lock = _create_private(self._path)
-        self._threads.callback(os.close, lock)
-        _lock(lock, self._path)
-        migrations = load(self._schema, "sqlite")
-        try:
-            await asyncio.to_thread(upgrade_file, self._path, migrations)
+            upgrade_file(self._path, migrations)
         except sqlite3.Error as exc:
             raise to_storage_error(exc) from exc
         except OSError as exc:
             raise StorageUnavailable(f"the database cannot be upgraded: {exc.strerror}") from exc
-        self._writer = await self._start_thread("writer")
-        await self._writer.run(partial(migrate, migrations=migrations))
+        self._writer.run(partial(migrate, migrations=migrations))
 
-    async def _start_thread(self, role: Literal["writer", "reader"]) -> SqliteThread:
-        # The stack closes in reverse order: the writer last, so that it does the last checkpoint.
-        thread = SqliteThread(self._path, role, self._timeout)
-        await thread.start()
-        self._threads.push_async_callback(thread.close)
-        return thread
+    def disconnect(self) -> None:
+        """Called in a thread. The writer is closed last, so that it does the last checkpoint."""
+        for connection in (*self._readers, self._writer):
+            connection.close()
 
-    async def serve(self) -> None:
-        """Run jobs until the queues are closed and empty, then disconnect."""
-        async with self._threads, asyncio.TaskGroup() as workers:
-            workers.create_task(self._work(self._writes, partial(self._run_write, self._writer)))
-            for _ in range(READERS):
-                workers.create_task(self._work(self._reads, self._new_reader()))
+    async def finish(self, close_timeout: float) -> None:
+        """Finish the waiting units; after the limit only those that have started (they have their own
+        limits).
+        """
+        self._reads.jobs.close()
+        self._writes.jobs.close()
+        with trio.move_on_after(close_timeout, shield=True):
+            await self._wait_ended()
+        self.abandon()
+        with trio.CancelScope(shield=True):
+            await self._wait_ended()
+        failure = self._reads.failure or self._writes.failure
+        if failure is not None:
+            raise StorageError("a database worker failed") from failure
 
-    def close(self) -> None:
-        self._reads.close()
-        self._writes.close()
+    async def _wait_ended(self) -> None:
+        await self._reads.ended.wait()
+        await self._writes.ended.wait()
 
     def abandon(self) -> None:
-        self._reads.abandon()
-        self._writes.abandon()
+        self._reads.jobs.abandon()
+        self._writes.jobs.abandon()
 
-    def _new_reader(self) -> Callable[[Job], Awaitable[None]]:
-        """Runs reads on a separate thread, which starts with the first read."""
-        thread: SqliteThread | None = None
 
-        async def run(job: Job) -> None:
-            nonlocal thread
-            try:
-                thread = thread or await self._start_thread("reader")
-            except StorageError as exc:
-                job.fail(exc)
-            else:
-                await self._run_read(thread, job)
+class _Workers:
+    """Runs the jobs of a queue in threads, one at a time on each connection. Another connection is only used
+    after a job has waited for it. `ended` is set when the queue is closed and all jobs are done. `failure` is
+    an exception that no unit should raise.
+    """
 
-        return run
+    def __init__(
+        self,
+        store: SqliteStore,
+        connections: Sequence[SqliteConnection],
+        begin: Literal["BEGIN", "BEGIN IMMEDIATE"],
+        start_timeout: float,
+    ) -> None:
+        self.jobs = JobQueue(start_timeout, self._start_jobs)
+        self.ended = trio.Event()
+        self.failure: BaseException | None = None
+        self._store = store
+        self._begin = begin
+        self._busy = 0
+        self._idle, self._unused = list(connections[:1]), list(connections[1:])
+        self._token = trio.lowlevel.current_trio_token()
+        if self._unused:
+            self.jobs.add_worker = self._add_connection
 
-    async def _work(self, jobs: JobQueue, do: Callable[[Job], Awaitable[None]]) -> None:
+    def _add_connection(self) -> None:
+        self._idle.append(self._unused.pop())
+        if not self._unused:
+            self.jobs.add_worker = None
+        self._start_jobs()
+
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not lose a connection
+    def _start_jobs(self) -> None:
+        while self._idle and (job := self.jobs.next_job()) is not None:
+            self._start(self._idle.pop(), job)  # the one that worked last: it has what it needs in its cache
+        if self.jobs.closed and not self._busy:
+            self.ended.set()
+
+    def _start(self, connection: SqliteConnection, job: Job) -> None:
+        transaction = SqliteTransaction(connection, self._begin, self._store.chain_key)
+
+        def deliver(outcome: Any) -> None:  # noqa: ANN401 - the result of `_run`
+            self._token.run_sync_soon(self._end, connection, transaction, job, outcome)
+
+        self._busy += 1
         try:
-            while (job := await jobs.take()) is not None:
-                with job.failing_with_worker():
-                    await do(job)
+            trio.lowlevel.start_thread_soon(partial(_run, transaction, job), deliver)
+        except RuntimeError as exc:
+            self._busy -= 1
+            self._idle.append(connection)
+            job.fail(StorageUnavailable(f"the database has no thread: {exc}"))
+
+    def _end(
+        self,
+        connection: SqliteConnection,
+        transaction: "SqliteTransaction",
+        job: Job,
+        outcome: Any,  # noqa: ANN401
+    ) -> None:
+        self._busy -= 1
+        self._idle.append(connection)
+        try:
+            result = outcome.unwrap()
+        except Exception as exc:
+            job.fail(exc)
         except BaseException as exc:
             _log.error("a database worker failed: %s", type(exc).__name__)
-            self.abandon()
-            raise
-
-    async def _run_write(self, writer: SqliteThread, job: Job) -> None:
-        transaction = SqliteTransaction(writer, "BEGIN IMMEDIATE", self.chain_key)
-        try:
-            result = await job.run(transaction)
-            await transaction.commit()
-        except Exception as exc:
-            await transaction.roll_back()
-            job.fail(exc)
+            self.failure = exc
+            job.fail_with_worker()
+            self._store.abandon()
         else:
             job.succeed(result)
             if transaction.has_events:
-                self.on_events()
+                self._store.on_events()
+        self._start_jobs()
 
-    async def _run_read(self, reader: SqliteThread, job: Job) -> None:
-        transaction = SqliteTransaction(reader, "BEGIN", self.chain_key)
-        try:
-            result = await job.run(transaction)
-            transaction.raise_failure()
-        except Exception as exc:
-            job.fail(exc)
-        else:
-            job.succeed(result)
-        await transaction.roll_back()
+
+def _run(transaction: "SqliteTransaction", job: Job) -> object:
+    """Called in a thread."""
+    try:
+        result = _complete(job.run(transaction))
+        transaction.commit()
+    finally:
+        transaction.roll_back()
+    return result
+
+
+def _complete(unit: Coroutine[Any, Any, T]) -> T:
+    """The result of a unit. It never waits, because it awaits only its connection."""
+    try:
+        unit.send(None)
+    except StopIteration as end:
+        return cast("T", end.value)
+    unit.close()
+    raise RuntimeError("a unit of work must await only its connection")
 
 
 class SqliteTransaction:
     """The Connection of a unit. Begins with the first statement."""
 
     def __init__(
-        self, thread: SqliteThread, begin: Literal["BEGIN", "BEGIN IMMEDIATE"], chain_key: bytes
+        self, connection: SqliteConnection, begin: Literal["BEGIN", "BEGIN IMMEDIATE"], chain_key: bytes
     ) -> None:
         self.chain_key = chain_key
         self.has_events = False
-        self._thread = thread
+        self._connection = connection
         self._begin = begin
         self._started = False
         self._finished = False
@@ -196,7 +255,7 @@ class SqliteTransaction:
 
     async def execute(self, sql: LiteralString, *, final: bool = False, **params: object) -> int:
         statement = translate(sql, "?")
-        return await self._step(execute, statement.sql, statement.bind(params), final=final)
+        return self._step(execute, statement.sql, statement.bind(params), final=final)
 
     async def many(
         self,
@@ -209,44 +268,40 @@ class SqliteTransaction:
         statement = translate(sql, "?")
         bound = statement.bind_rows(rows)
         if also is None or not also[1]:
-            await self._step(execute_many, statement.sql, bound, final=final)
+            self._step(execute_many, statement.sql, bound, final=final)
             return
         first = translate(also[0], "?")
         both = ((first.sql, first.bind_rows(also[1])), (statement.sql, bound))
-        await self._step(execute_all, "", both, final=final)
+        self._step(execute_all, "", both, final=final)
 
     async def one(self, sql: LiteralString, **params: object) -> Row | None:
         statement = translate(sql, "?")
-        return await self._step(fetch_one, statement.sql, statement.bind(params))
+        return self._step(fetch_one, statement.sql, statement.bind(params))
 
     async def all(self, sql: LiteralString, **params: object) -> Sequence[Row]:
         statement = translate(sql, "?")
-        return await self._step(fetch_all, statement.sql, statement.bind(params))
+        return self._step(fetch_all, statement.sql, statement.bind(params))
 
     async def value(self, sql: LiteralString, **params: object) -> object:
         row = await self.one(sql, **params)
         return None if row is None else row[0]
 
-    def raise_failure(self) -> None:
-        """Raise the error of the first statement that failed, even if the unit caught it."""
+    def commit(self) -> None:
+        """End the unit. Raises the error of the first statement that failed, even if the unit caught it."""
         if self._error is not None:
             raise self._error
-
-    async def commit(self) -> None:
-        """End the unit. Raises what `raise_failure` raises."""
-        self.raise_failure()
         if self._started and not self._finished:
-            await self._step(do_nothing, "", (), final=True)
+            self._step(do_nothing, "", (), final=True)
 
-    async def roll_back(self) -> None:
+    def roll_back(self) -> None:
         """Roll back unless committed. A failed rollback is repeated before the next unit."""
         if self._started and not self._finished:
             try:
-                await self._thread.run(roll_back)
+                self._connection.roll_back()
             except StorageError as exc:
                 _log.warning("a rollback failed and will be repeated: %s", exc)
 
-    async def _step(
+    def _step(
         self,
         do: Callable[[sqlite3.Connection, str, Any], T],
         sql: str,
@@ -256,11 +311,12 @@ class SqliteTransaction:
     ) -> T:
         if self._finished:
             raise RuntimeError("the unit of work has already committed")
-        self.raise_failure()
+        if self._error is not None:
+            raise self._error
         begin = None if self._started else self._begin
         self._started = True
         try:
-            result = await self._thread.step(begin, do, sql, values, final=final)
+            result = self._connection.step(begin, do, sql, values, final=final)
         except (sqlite3.Error, OverflowError, UnicodeError) as exc:
             self._error = to_storage_error(exc)
             raise self._error from exc

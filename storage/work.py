@@ -1,16 +1,14 @@
-"""The queue between Trio callers and the asyncio workers of a store.
+"""The queue between Trio callers and the workers of a store.
 
 A caller adds a job and waits. A worker takes it, runs it to its end and wakes the caller, also if the worker
 itself fails. A caller that is cancelled or times out stops waiting; the job still runs. The queue is bounded;
 a full or closed queue rejects jobs with StorageUnavailable.
 """
 
-import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
@@ -18,13 +16,14 @@ import trio
 from storage.base import Connection, StorageUnavailable
 
 QUEUE_LIMIT = 1000  # jobs
+PATIENCE = 0.05  # seconds; a new connection to SQLite costs as much as twenty short reads
 _log = logging.getLogger("bluesminds.storage")
 
 
 class Job:
     """One unit of work, the latest time on the monotonic clock at which it may start, and its caller."""
 
-    __slots__ = ("_done", "_error", "_result", "_waiter", "args", "deadline", "fn", "write")
+    __slots__ = ("_done", "_error", "_left", "_result", "_waiter", "args", "deadline", "fn", "taken", "write")
 
     def __init__(
         self, fn: Callable[..., Awaitable[Any]], args: tuple[object, ...], *, write: bool, deadline: float
@@ -33,7 +32,9 @@ class Job:
         self.args = args
         self.write = write
         self.deadline = deadline
+        self.taken = False
         self._waiter: trio.lowlevel.Task | None = None
+        self._left = False
         self._done = False
         self._result: object = None
         self._error: Exception | None = None
@@ -44,29 +45,24 @@ class Job:
     @property
     def cancelled(self) -> bool:
         """A read whose caller stopped waiting. A write is never cancelled."""
-        return self._waiter is None and not self.write
+        return self._left and not self.write
 
     @property
     def expired(self) -> bool:
         return time.monotonic() > self.deadline
 
-    @contextmanager
-    def failing_with_worker(self) -> Iterator[None]:
-        """Fails the job if the worker fails while it handles the job."""
-        try:
-            yield
-        except BaseException:
-            if not self._done:
-                self.fail(StorageUnavailable("the database worker failed"))
-            raise
-
     def succeed(self, result: object) -> None:
         self._result = result
         self._wake()
 
+    def fail_with_worker(self) -> None:
+        """Called if the worker fails while it handles the job."""
+        if not self._done:
+            self.fail(StorageUnavailable("the database worker failed"))
+
     def fail(self, error: Exception) -> None:
         self._error = error
-        if self._waiter is None and self.write:
+        if self._left and self.write:
             _log.warning("a write failed after its caller stopped waiting: %s", type(error).__name__)
         self._wake()
 
@@ -76,18 +72,26 @@ class Job:
         if waiter is not None:
             trio.lowlevel.reschedule(waiter)
 
-    async def wait(self, limit: float) -> Any:  # noqa: ANN401
-        """The unit's result. Raises the unit's error, or StorageUnavailable after `limit` seconds."""
+    @trio.lowlevel.enable_ki_protection
+    async def wait(self, seconds: float) -> bool:
+        """Whether the job is done within this time."""
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._waiter = None
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self._waiter = trio.lowlevel.current_task()
-        with trio.move_on_after(limit):
-            await trio.lowlevel.wait_task_rescheduled(abort)
         if not self._done:
-            raise StorageUnavailable("the database did not answer in time")
+            self._waiter = trio.lowlevel.current_task()
+            with trio.move_on_after(seconds):
+                await trio.lowlevel.wait_task_rescheduled(abort)
+        return self._done
+
+    def leave(self) -> None:
+        """The caller does not wait any more."""
+        self._left = True
+
+    def result(self) -> Any:  # noqa: ANN401
+        """Raises the unit's error."""
         if self._error is not None:
             try:
                 raise self._error
@@ -97,67 +101,69 @@ class Job:
 
 
 class JobQueue:
-    """Jobs in order of arrival, for any number of workers in one event loop."""
+    """Jobs in order of arrival. Used by Trio and by the callbacks that it runs. `add_worker` is called when a
+    job has waited for PATIENCE; None if there are no more workers.
+    """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, start_timeout: float) -> None:
+    def __init__(self, start_timeout: float, wake_worker: Callable[[], None]) -> None:
         """`start_timeout`: seconds after which a waiting job is rejected. Its caller waits at most twice as
-        long.
+        long. `wake_worker` is called for every new job, and when the queue is closed.
         """
-        self._loop = loop
         self._start_timeout = start_timeout
+        self._wake_worker = wake_worker
         self._jobs: deque[Job] = deque()
-        self._idle: list[asyncio.Future[None]] = []
-        self._closed = False
+        self.closed = False
+        self.add_worker: Callable[[], None] | None = None
 
+    @trio.lowlevel.enable_ki_protection  # an interrupt must not lose a job or what the worker runs it on
     async def submit(
         self, fn: Callable[..., Awaitable[Any]], args: tuple[object, ...], *, write: bool
     ) -> Any:  # noqa: ANN401
-        """Run a unit on a worker. Raises what the unit raises. Called from Trio."""
+        """Run a unit on a worker. Raises what the unit raises."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        if self._closed:
+        if self.closed:
             raise StorageUnavailable("the database is closed or closing")
         if len(self._jobs) >= QUEUE_LIMIT:
             raise StorageUnavailable("too many requests are waiting for the database")
         job = Job(fn, args, write=write, deadline=time.monotonic() + self._start_timeout)
         self._jobs.append(job)
         self._wake_worker()
-        return await job.wait(2 * self._start_timeout)
+        try:
+            while not job.taken and self.add_worker is not None:
+                await self._wait_impatiently(job)
+            if not await job.wait(2 * self._start_timeout):
+                raise StorageUnavailable("the database did not answer in time")
+            return job.result()
+        finally:
+            job.leave()
 
-    async def take(self) -> Job | None:
-        """The next job, or None if the queue is closed and empty. Called from asyncio."""
-        while True:
-            while not self._jobs:
-                if self._closed:
-                    return None
-                idle = self._loop.create_future()
-                self._idle.append(idle)
-                await idle
+    async def _wait_impatiently(self, job: Job) -> None:
+        """A new worker may take an earlier job, so this is repeated until the job is taken."""
+        await job.wait(PATIENCE)
+        if not job.taken and self.add_worker is not None:
+            self.add_worker()
+
+    def next_job(self) -> Job | None:
+        """The first job that may still start; None if the queue is empty."""
+        while self._jobs:
             job = self._jobs.popleft()
             if job.cancelled:
                 continue
-            if job.expired:
-                job.fail(StorageUnavailable("the database was busy for too long"))
-                continue
-            return job
+            if not job.expired:
+                job.taken = True
+                return job
+            job.fail(StorageUnavailable("the database was busy for too long"))
+        return None
 
     def close(self) -> None:
         """Reject new jobs. The workers end once the waiting jobs are done."""
-        self._closed = True
-        while self._idle:
-            self._wake_worker()
+        self.closed = True
+        self._wake_worker()
 
     def abandon(self) -> None:
         """Close, and fail all jobs that no worker has taken."""
-        self.close()
         while self._jobs:
             self._jobs.popleft().fail(
                 StorageUnavailable("the database was closed before this request started")
             )
-
-    def _wake_worker(self) -> None:
-        """The one that worked last: its connection has what it needs in its cache."""
-        while self._idle:
-            idle = self._idle.pop()
-            if not idle.done():
-                idle.set_result(None)
-                return
+        self.close()

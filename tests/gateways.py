@@ -74,13 +74,14 @@ def _load(home: Path, servers: list[dict[str, Any]], sections: Mapping[str, Any]
 
 @dataclass
 class Gateway:
-    """A running gateway. `key` is its first API key, `lines` its log."""
+    """A running gateway. `key` is its first API key, `lines` its log, `secrets` those of its settings."""
 
     settings: Settings
     running: serve.Running
     key: str
     lines: list[bytes]
     shutdown: trio.Event
+    secrets: frozenset[bytes] = frozenset()
     ended: trio.Event = field(default_factory=trio.Event)
 
     @property
@@ -115,7 +116,7 @@ class Gateway:
         """Errors and metrics contain no secret."""
         if answer.is_error or answer.url.path == "/metrics":
             text = str(answer.headers).encode() + await answer.aread()
-            leaked = found_in(answer.url.path, text, secrets_of(self.settings))
+            leaked = found_in(answer.url.path, text, self.secrets)
             assert not leaked, leaked
 
     async def chat(
@@ -240,6 +241,7 @@ async def start(
     loaded = _load(home, servers, sections)
     settings = loaded.settings
     _create_database(settings)
+    secrets = frozenset(secrets_of(settings))
     lines: list[bytes] = []
     shutdown = trio.Event()
     ended = trio.Event()
@@ -262,9 +264,9 @@ async def start(
                 task_status=task_status,
             )
         finally:
-            leaked = found_after(settings, b"".join(lines))
+            leaked = found_after(settings.state_dir, b"".join(lines), secrets)
             assert not leaked, leaked
         ended.set()
 
     running = await nursery.start(run)
-    return Gateway(settings, running, running.first_run.key or key, lines, shutdown, ended)
+    return Gateway(settings, running, running.first_run.key or key, lines, shutdown, secrets, ended)

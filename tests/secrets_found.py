@@ -13,7 +13,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bluesminds.config import Secret, Settings
+from bluesminds.config import Secret
 
 PROMPT = b"Say hello."
 # A session is only found between other characters, because encrypted data is the same alphabet at random.
@@ -62,10 +62,10 @@ def _matches(content: bytes, start: bytes, form: re.Pattern[bytes]) -> Iterator[
         at = content.find(start, at + 1)
 
 
-def found_after(settings: Settings, log: bytes) -> list[str]:
+def found_after(state_dir: Path, log: bytes, known: Iterable[bytes]) -> list[str]:
     """Secrets in the log, and those of the settings in the files of the database."""
-    secrets = {PROMPT, *secrets_of(settings)}
-    contents = {path.name: _content(path) for path in _databases(settings.state_dir)}
+    secrets = {PROMPT, *known}
+    contents = {path.name: _content(path) for path in _databases(state_dir)}
     return [
         *found_in("log", log, secrets),
         *(f"{name}: {one[:12]!r}..." for name, text in contents.items() for one in secrets if one in text),

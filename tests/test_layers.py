@@ -40,7 +40,7 @@ FORBIDDEN = (
 DEFERRED = (
     ("bluesminds.accounts.billing.invoice_files", "bluesminds.accounts.billing.invoice_pdf"),
     ("bluesminds.app.operator", "bluesminds.app.operator_api"),
-    ("storage.store", "storage.postgres"),
+    ("storage.store", "storage.postgres_loop"),
 )
 BY_NAME = ("bluesminds.cli.lazy",)  # modules that import others by name
 MAY_HIDE = re.compile("__import__|import_module|modules")  # one of these is in the text of a hidden import

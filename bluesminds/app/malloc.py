@@ -7,6 +7,7 @@ then allocated on the heap, and the heap only shrinks when its end is free.
 import ctypes
 import sys
 from collections.abc import Awaitable, Callable
+from functools import cache
 from typing import Any, Final
 
 import trio
@@ -35,6 +36,7 @@ async def trim_heap() -> None:
         await trio.to_thread.run_sync(malloc_trim, 0)
 
 
+@cache
 def _libc_function(name: str) -> Any:  # noqa: ANN401 - a ctypes function
     if sys.platform != "linux":
         return None

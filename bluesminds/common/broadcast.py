@@ -51,9 +51,9 @@ class Subscription(Generic[T]):
             with trio.move_on_after(seconds):
                 await self._changed.wait()
         self._changed = trio.Event()
-        values, dropped = tuple(self._values), self._dropped
-        self._values.clear()
-        self._dropped = 0
+        # One by one, because a thread may add more meanwhile.
+        values = tuple([self._values.popleft() for _ in range(len(self._values))])
+        dropped, self._dropped = self._dropped, 0
         return values, dropped
 
     def end(self) -> None:

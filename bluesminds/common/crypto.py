@@ -12,6 +12,7 @@ import itertools
 import os
 import re
 import secrets
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -80,16 +81,18 @@ def chain_key(pepper: bytes) -> bytes:
 
 
 class _IdCounter:
-    """Numbers the ids of one millisecond from 0."""
+    """Numbers the ids of one millisecond from 0, in all threads."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._at = -1
         self._numbers: Iterator[int] = itertools.count()
 
     def next(self, now_ms: int) -> int:
-        if now_ms != self._at:
-            self._at, self._numbers = now_ms, itertools.count()
-        return next(self._numbers)
+        with self._lock:
+            if now_ms != self._at:
+                self._at, self._numbers = now_ms, itertools.count()
+            return next(self._numbers)
 
 
 _id_counter = _IdCounter()

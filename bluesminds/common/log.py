@@ -10,7 +10,7 @@ import os
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Self
@@ -105,8 +105,8 @@ class LogEvent(Struct, frozen=True):
 
 
 class Log:
-    """`log.info("request", status=200)`. Levels: debug, info, warning, error. `recent` are the last events,
-    and `followers` get each new one.
+    """`log.info("request", status=200)`. Levels: debug, info, warning, error. Any thread may log. `followers`
+    get each new event.
     """
 
     def __init__(
@@ -116,8 +116,13 @@ class Log:
         self._threshold = LEVELS[level]
         self._render = _json_line if json else _text_line
         self._write = write
-        self.recent: deque[LogEvent] = deque(maxlen=RECENT_EVENTS)
+        self._recent: deque[LogEvent] = deque(maxlen=RECENT_EVENTS)
         self.followers: Broadcast[LogEvent] = Broadcast()
+
+    @property
+    def recent(self) -> Sequence[LogEvent]:
+        """The last events. A copy, because a thread may log while it is read."""
+        return tuple(self._recent)
 
     def set_level(self, level: str) -> None:
         self._threshold = LEVELS[level]
@@ -149,7 +154,7 @@ class Log:
         if LEVELS[level] >= self._threshold:
             found = LogEvent(self._clock.now_ms(), level, event, fields)
             self._write(self._render(found.at_ms, level, event, fields))
-            self.recent.append(found)
+            self._recent.append(found)
             self.followers.publish(found)
 
 

@@ -5,6 +5,7 @@ both forms.
 """
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from msgspec import Struct
@@ -34,6 +35,7 @@ def block_of(text: str) -> str:
     return text if address is None else str(address)
 
 
+@lru_cache(maxsize=256)
 def read_network(text: str) -> Network:
     """A single address is a network of that address. Raises ValueError with a message for the user."""
     try:

@@ -5,6 +5,8 @@ do not request them again.
 """
 
 import hashlib
+from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from typing import Final
 
@@ -20,15 +22,25 @@ _TYPES: Final = {
 _CACHED: Final = (("cache-control", "public, max-age=31536000, immutable"),)
 
 
+@cache
+def _contents() -> Mapping[str, bytes]:
+    directory = files("bluesminds.dashboard") / "assets"
+    return {
+        file.name: file.read_bytes()
+        for file in sorted(directory.iterdir(), key=lambda file: file.name)
+        if file.name.rpartition(".")[2] in _TYPES
+    }
+
+
+@cache
+def _digest() -> str:
+    return hashlib.sha256(b"\0".join(_contents().values())).hexdigest()[:16]
+
+
 class PageAssets:
     def __init__(self) -> None:
-        directory = files("bluesminds.dashboard") / "assets"
-        self._contents = {
-            file.name: file.read_bytes()
-            for file in sorted(directory.iterdir(), key=lambda file: file.name)
-            if file.name.rpartition(".")[2] in _TYPES
-        }
-        self.digest = hashlib.sha256(b"\0".join(self._contents.values())).hexdigest()[:16]
+        self._contents = _contents()
+        self.digest = _digest()
 
     @property
     def path(self) -> str:

@@ -99,7 +99,9 @@ class WebhookQueue:
         self._left_out: dict[str, int] = {}  # events by endpoint
 
     async def consume(self, connection: Connection, event: EventRow) -> None:
-        """Part of a transaction: a consumer of events."""
+        """Part of a transaction: a consumer of events. These run one at a time, and nothing else uses
+        `_left_out`.
+        """
         rows = []
         for webhook in await select_listening_webhooks(connection, event.account_id):
             if not wants(webhook.events, event.kind):

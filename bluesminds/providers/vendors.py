@@ -6,6 +6,7 @@ only where the vendor's documentation says that it ignores or refuses them.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Final, Literal
 from urllib.parse import urlsplit
@@ -395,6 +396,7 @@ _LOCAL: Final = (
 VENDORS: Final[Mapping[str, Vendor]] = {vendor.name: vendor for vendor in (*_HOSTED, *_LOCAL)}
 
 
+@lru_cache(maxsize=256)
 def vendor_of(url: str) -> Vendor | None:
     """The hosted vendor whose API has this URL."""
     try:

@@ -152,38 +152,57 @@ def route(
     other_media: tuple[str, ...] = (),
 ) -> Route:
     """Raises TypeError if the handler has a parameter that is neither known nor in the path."""
-    hints = dict(_hints(getattr(handler, "__func__", handler)))
-    response = hints.pop("return")
-    if unknown := set(hints) - _PARAMETERS - set(_path_params(path)):
+    found = _signature(getattr(handler, "__func__", handler))
+    if unknown := found.parameters - _PARAMETERS - set(_path_params(path)):
         raise TypeError(f"{method} {path} has no value for the parameters {', '.join(sorted(unknown))}")
-    response = get_args(response)[0] if get_origin(response) is HandlerResponse else response
     return Route(
         method=method,
         path=path,
         access=access,
         handler=handler,
-        status=204 if response is type(None) else status,
+        status=204 if found.response is None else status,
         tag=tag,
-        text=inspect.getdoc(handler) or "",
-        response=None if response is type(None) else response,
-        body=hints.get("body"),
-        query=hints.get("query"),
-        takes_principal="principal" in hints,
-        takes_browser="browser" in hints,
-        takes_raw="raw" in hints,
+        text=found.text,
+        response=found.response,
+        body=found.body,
+        query=found.query,
+        takes_principal="principal" in found.parameters,
+        takes_browser="browser" in found.parameters,
+        takes_raw="raw" in found.parameters,
         other_statuses=other_statuses,
         media=media,
         other_media=other_media,
     )
 
 
+@lru_cache(maxsize=1024)
 def _path_params(path: str) -> tuple[str, ...]:
     return tuple(found[1] for found in _PATH_PARAM.finditer(path))
 
 
+class _Signature(Struct, frozen=True):
+    """What a route needs to know of its handler."""
+
+    parameters: frozenset[str]
+    response: Any
+    body: type[Struct] | None
+    query: type[Struct] | None
+    text: str
+
+
 @lru_cache(maxsize=1024)
-def _hints(function: Handler) -> Mapping[str, Any]:
-    return get_type_hints(function, include_extras=True)
+def _signature(function: Handler) -> _Signature:
+    """Several applications of one process share it."""
+    hints = get_type_hints(function, include_extras=True)
+    response = hints.pop("return")
+    response = get_args(response)[0] if get_origin(response) is HandlerResponse else response
+    return _Signature(
+        parameters=frozenset(hints),
+        response=None if response is type(None) else response,
+        body=hints.get("body"),
+        query=hints.get("query"),
+        text=inspect.getdoc(function) or "",
+    )
 
 
 class MatchedRule(QuartRule):

@@ -7,11 +7,11 @@ import pytest
 import trio
 
 from bluesminds.accounts.audit import OPERATOR
-from bluesminds.accounts.billing.plans import period_end
+from bluesminds.accounts.billing.plans import PlanBook, period_end
 from bluesminds.common.clock import format_time
 from bluesminds.common.errors import Conflict, GatewayError, NotFound
 from storage.billing import SubscriptionRow
-from tests.accounts.billing_sites import DAY, USD, BillingSite, billing_site
+from tests.accounts.billing_sites import DAY, PLANS, USD, BillingSite, billing_site
 from tests.storage.samples import NOON
 
 
@@ -31,6 +31,14 @@ async def subscription(site: BillingSite) -> SubscriptionRow:
     found = (await site.billing.plans.own(site.member.id)).subscription
     assert found is not None
     return found
+
+
+def test_plans_of_administrators_do_not_change_a_copy() -> None:
+    plans = PlanBook(PLANS[:1])
+    copied = plans.copy()
+    plans.set_stored(PLANS)
+    assert list(plans) == list(PLANS)
+    assert list(copied) == list(PLANS[:1])
 
 
 async def test_plan_marked_as_paid_gives_tier_and_credit_once(site: BillingSite) -> None:

@@ -73,6 +73,14 @@ def test_log_level_drops_lower_levels(level: str, count: int) -> None:
     assert len(lines) == count
 
 
+def test_log_grows_while_its_recent_events_are_read() -> None:
+    log, _ = logged()
+    log.info("first")
+    for event in log.recent:
+        log.info(f"after {event.name}")
+    assert [event.name for event in log.recent] == ["first", "after first"]
+
+
 def test_log_exception_has_frames_and_no_message() -> None:
     log, lines = logged()
     secret = "sk-secret"

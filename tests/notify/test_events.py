@@ -38,14 +38,16 @@ class Dispatching:
         self.dispatcher = EventDispatcher(store, clock=Noon(), log=Log(Noon(), write=self.lines.append))
         self.got: list[EventRow] = []
         self.more = trio.Event()
-        self.dispatcher.subscribe(self.consume)
+        self.dispatcher.subscribe(self.consume, dispatched=self.announce)
+
+    def announce(self) -> None:
+        self.more.set()
+        self.more = trio.Event()
 
     async def consume(self, _: Connection, event: EventRow) -> None:
         if event.data == '{"fails":true}':
             raise ValueError("a bug")
         self.got.append(event)
-        self.more.set()
-        self.more = trio.Event()
 
 
 @pytest.fixture

@@ -20,6 +20,10 @@ def copied(path: Path) -> Path:
     return copy
 
 
+def open_files() -> list[Path]:
+    return [entry.resolve() for entry in Path("/proc/self/fd").iterdir()]
+
+
 async def test_sqlite_second_opener_is_refused_until_the_first_closes(
     sqlite_url: str, sqlite_path: Path
 ) -> None:
@@ -50,3 +54,10 @@ async def test_sqlite_closed_store_leaves_one_file(sqlite_url: str, sqlite_path:
     assert not list(sqlite_path.parent.glob("gateway.db-*"))
     async with open_store(f"sqlite://{copied(sqlite_path)}") as store:
         assert await store.read(names) == ["a"]
+
+
+async def test_sqlite_short_reads_share_one_connection(sqlite_url: str, sqlite_path: Path) -> None:
+    async with open_store(sqlite_url) as store:
+        for _ in range(10):
+            await store.read(names)
+        assert open_files().count(sqlite_path) == 2  # one writes

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Final
 
 import trio
-from msgspec import Struct, json
+from msgspec import Struct, json, structs
 
 from bluesminds.accounts.billing.plans import MANUAL, BillingPlan, PlanBook
 from bluesminds.accounts.billing.settlement import settle
@@ -91,9 +91,9 @@ class BillingContext:
 
     async def settle(self, asked: Settlement) -> Settled:
         """Only with the lock of the user."""
-        await self.plans()
+        rules = structs.replace(self.rules, plans=(await self.plans()).copy())
         with trio.CancelScope(shield=True):  # a committed change must invalidate the caches
-            settled = await self.ledger.post_entries(settle, asked, self.rules, self.clock)
+            settled = await self.ledger.post_entries(settle, asked, rules, self.clock)
             if settled.tier_changed:
                 self._changed()
         for payment in settled.refused:

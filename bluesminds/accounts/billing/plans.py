@@ -1,5 +1,6 @@
 """Plans: tiers with a price. A plan without a price needs no payment and is what accounts fall back to."""
 
+import copy
 from calendar import monthrange
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -44,6 +45,10 @@ class PlanBook:
             for plan in plans
             for provider, product in (*plan.products.items(), (MANUAL, plan.name))
         }
+
+    def copy(self) -> "PlanBook":
+        """The plans as they are now, for a unit of work: it runs in another thread."""
+        return copy.copy(self)
 
     def is_configured(self, name: str) -> bool:
         return any(plan.name == name for plan in self._configured)

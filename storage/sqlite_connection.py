@@ -1,19 +1,14 @@
-"""One SQLite connection in aiosqlite's thread, and the functions that run there.
+"""One connection to a SQLite file, and the functions that run its statements.
 
-A step (BEGIN and a statement, or a statement and COMMIT) is one call to the thread, because the call costs
-more than most statements. After a failed sync the kernel may have dropped pages, so nothing is written until
-the file is opened again.
+After a failed sync the kernel may have dropped pages, so nothing is written until the file is opened again.
 """
 
-import asyncio
 import math
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, LiteralString, TypeVar, cast
-
-import aiosqlite
+from typing import Any, Literal, LiteralString, TypeVar
 
 from storage.base import BadValue, IntegrityError, Row, StorageBroken, StorageError, StorageUnavailable
 
@@ -49,39 +44,25 @@ class _SyncFailed(sqlite3.OperationalError):
     sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
 
 
-class SqliteThread(aiosqlite.Connection):
-    """aiosqlite's connection and thread, with several SQLite calls in one call to the thread."""
+class SqliteConnection:
+    """Opens the file at its first use, and is used by one thread at a time."""
 
     def __init__(self, path: Path, role: Literal["writer", "reader"], timeout: float) -> None:
-        super().__init__(self._open, iter_chunk_size=64)
         self._path = path
         self._role = role
         self._timeout = timeout
         self._deadline = math.inf
         self._sync_failed = False
-        self._stopping: asyncio.Future[Any] | None = None
+        self._raw: sqlite3.Connection | None = None
 
-    async def start(self) -> None:
-        """Open the file. Raises StorageError."""
+    def run(self, fn: Callable[[sqlite3.Connection], T]) -> T:
+        """Raises StorageError."""
         try:
-            await self
-        except sqlite3.Error as exc:
-            # aiosqlite stops the thread but does not wait; the thread would outlive the event loop
-            if self._stopping is not None:
-                await self._stopping
-            raise to_storage_error(exc) from exc
-
-    def stop(self) -> asyncio.Future[Any] | None:
-        self._stopping = super().stop()
-        return self._stopping
-
-    async def run(self, fn: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            return cast("T", await self._execute(fn, self._conn))  # type: ignore[no-untyped-call]
+            return fn(self._open())
         except sqlite3.Error as exc:
             raise to_storage_error(exc) from exc
 
-    async def step(
+    def step(
         self,
         begin: LiteralString | None,
         do: Callable[[sqlite3.Connection, str, Any], T],
@@ -90,22 +71,10 @@ class SqliteThread(aiosqlite.Connection):
         *,
         final: bool,
     ) -> T:
-        return cast(
-            "T",
-            await self._execute(self._step, self._conn, begin, do, sql, values, final),  # type: ignore[no-untyped-call]
-        )
-
-    def _step(
-        self,
-        raw: sqlite3.Connection,
-        begin: LiteralString | None,
-        do: Callable[[sqlite3.Connection, str, Any], T],
-        sql: str,
-        values: object,
-        final: bool,
-    ) -> T:
+        """Run a statement, with BEGIN before it if `begin` is set, and COMMIT after it if `final`."""
         if self._sync_failed:
             raise _SyncFailed
+        raw = self._open()
         try:
             if begin is not None:
                 self._deadline = math.inf
@@ -120,17 +89,30 @@ class SqliteThread(aiosqlite.Connection):
             raise
         return result
 
+    def roll_back(self) -> None:
+        """Raises StorageError."""
+        if self._raw is not None:
+            self.run(roll_back)
+
+    def close(self) -> None:
+        if self._raw is not None:
+            self._raw.close()
+
     def _is_late(self) -> bool:
         return time.monotonic() > self._deadline
 
     def _open(self) -> sqlite3.Connection:
-        raw = sqlite3.connect(self._path, isolation_level=None, timeout=self._timeout)
-        try:
-            self._set_up(raw)
-        except BaseException:
-            raw.close()
-            raise
-        return raw
+        if self._raw is None:
+            raw = sqlite3.connect(
+                self._path, isolation_level=None, timeout=self._timeout, check_same_thread=False
+            )
+            try:
+                self._set_up(raw)
+            except BaseException:
+                raw.close()
+                raise
+            self._raw = raw
+        return self._raw
 
     def _set_up(self, raw: sqlite3.Connection) -> None:
         raw.execute("PRAGMA journal_mode = WAL")
