@@ -1,4 +1,4 @@
-"""All records of the money of an account agree to the nano-dollar: usage rows, sums, counters, ledger, reports, metrics."""
+"""All records of the money of an account agree to the nano-dollar: rows, sums, counters, ledger, reports."""
 
 import csv
 import io
