@@ -7,6 +7,8 @@ STAMP  := $(VENV)/.installed
 # One more than processors: tests wait a part of the time.
 WORKERS ?= $(shell echo $$(($$(nproc) + 1)))
 ARGS   ?=
+# With this variable, every process of a test run would compile all modules again.
+unexport PYTHONDONTWRITEBYTECODE
 KILLS  ?= 100
 MINUTES ?= 30
 
@@ -37,20 +39,23 @@ DOCS_VENV ?= .venv-docs
 SITE      := $(DOCS_VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-process search test-load test-crash test-agents lint types screenshots bench soak bench-usage prices docs binary deb selftest lock clean
+.PHONY: help setup environments run test test-process search test-load test-crash test-agents lint types screenshots bench soak bench-usage prices docs binary deb selftest lock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-12s  %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Create the virtual environment from the hash-pinned locks
 
-# $(call install,VENV,PYTHON,LOCK). A lock is complete, so pip resolves nothing (--no-deps). The checkout is added to the path and need not be built.
+environments: $(STAMP) $(LITELLM) $(LANGCHAIN) $(NODE_MODULES) $(SITE) $(BUILD) ## Create all environments that tests and the executable need
+
+# $(call install,VENV,PYTHON,LOCK). A lock is complete, so pip resolves nothing (--no-deps). Modules are compiled when they are first used; most never are. The checkout is added to the path and need not be built.
+# The pip of $(VENV) installs into the others too: the lock pins a version that takes half as long as Python's own. So they wait until $(VENV) is complete.
 define install
 	@echo "Creating $(1) with $(3); this takes about a minute."
 	@test -x $(1)/bin/python || $(2) -c "import ensurepip" 2>/dev/null || { echo "error: $(2) cannot create virtual environments: install python3-venv (apt install python3-venv)" >&2; exit 1; }
-	test -x $(1)/bin/python || $(2) -m venv $(1)
+	test -x $(1)/bin/python || $(2) -m venv $(if $(filter $(VENV),$(1)),,--without-pip) $(1)
 	@echo "Installing the dependencies."
-	$(1)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement $(3)
+	$(VENV)/bin/python -m pip --python $(1)/bin/python install --quiet --disable-pip-version-check --require-hashes --no-deps --no-compile --requirement $(3)
 	$(1)/bin/python -c "import pathlib, sysconfig; pathlib.Path(sysconfig.get_path('purelib'), 'bluesminds.pth').write_text(str(pathlib.Path.cwd()))"
 	printf '#!%s/bin/python\nfrom bluesminds.__main__ import main\n\nmain()\n' "$(abspath $(1))" > $(1)/bin/bluesminds
 	chmod +x $(1)/bin/bluesminds
@@ -63,10 +68,10 @@ $(SERVES): packaging/locks/run.lock
 $(STAMP): packaging/locks/dev.lock | $(SERVES)
 	$(call install,$(VENV),$(PYTHON),$<)
 
-$(LITELLM): packaging/locks/litellm.lock
+$(LITELLM): packaging/locks/litellm.lock | $(STAMP)
 	$(call install,$(LITELLM_VENV),$(PYTHON),$<)
 
-$(LANGCHAIN): packaging/locks/langchain.lock
+$(LANGCHAIN): packaging/locks/langchain.lock | $(STAMP)
 	$(call install,$(LANGCHAIN_VENV),$(PYTHON),$<)
 
 $(NODE_MODULES): $(NODE_CLIENTS)/package-lock.json
@@ -76,10 +81,10 @@ $(AGENTS): tests/process/agents/package-lock.json
 	npm ci --silent --prefix tests/process/agents
 	touch $@
 
-$(BUILD): packaging/locks/dev.lock
+$(BUILD): packaging/locks/dev.lock | $(STAMP)
 	$(call install,$(BUILD_VENV),$(NEWEST),$<)
 
-$(SITE): packaging/locks/docs.lock
+$(SITE): packaging/locks/docs.lock | $(STAMP)
 	$(call install,$(DOCS_VENV),$(PYTHON),$<)
 
 run: $(SERVES) ## Run the gateway with the demo server on 127.0.0.1:3000
@@ -91,8 +96,11 @@ IN_MEMORY := $(shell test -w /dev/shm && test $$(df --output=avail --block-size=
 # pytest exits with 5 when ARGS select no test.
 MAY_BE_EMPTY = $(if $(ARGS),test $$? -eq 5,false)
 
+# The modules of these directories have no fast test, and importing the SDKs takes seconds in each worker.
+FAST := -m "not process and not load" --ignore tests/process --ignore tests/load
+
 test: $(STAMP) ## Run the fast tests (ARGS="-k name" to choose)
-	$(IN_MEMORY) $(BIN)/python -m pytest -m "not process and not load" -n $(WORKERS) --dist worksteal $(ARGS)
+	$(IN_MEMORY) $(BIN)/python -m pytest $(FAST) -n $(WORKERS) --dist worksteal $(ARGS)
 
 test-process: $(STAMP) $(LITELLM) $(LANGCHAIN) $(NODE_MODULES) ## Test processes, SDKs, LiteLLM, Chromium and kill -9; rerun failures once
 	$(IN_MEMORY) $(BIN)/python -m pytest -m process -n $(WORKERS) --dist worksteal --reruns 1 $(ARGS) || $(MAY_BE_EMPTY)
@@ -162,5 +170,5 @@ lock: ## Pin the versions of all dependencies again (needs uv and npm)
 
 clean: ## Remove all generated files
 	rm -f bluesminds/web/docs/guide.zip
-	rm -rf $(VENV) $(LITELLM_VENV) $(LANGCHAIN_VENV) $(BUILD_VENV) $(DOCS_VENV) $(NODE_CLIENTS)/node_modules tests/process/agents/node_modules .venv313 build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(LITELLM_VENV) $(LANGCHAIN_VENV) $(BUILD_VENV) $(DOCS_VENV) $(NODE_CLIENTS)/node_modules tests/process/agents/node_modules build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

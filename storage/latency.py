@@ -7,10 +7,8 @@ from collections.abc import Mapping
 from typing import Final
 
 _GROWTH: Final = 2 ** (1 / 4)
-MAX_LOW: Final = 2**22
-"""The last bucket has all longer times: more than 70 minutes."""
 LOWS: Final = tuple(sorted({0, *(round(_GROWTH**step) for step in range(4 * 22 + 1))}))
-"""The lower bounds of the buckets."""
+"""The lower bounds of the buckets. The last one has all longer times: more than 70 minutes."""
 
 
 def percentile(counts: Mapping[int, int], share: float) -> int | None:

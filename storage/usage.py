@@ -337,18 +337,6 @@ INSERT_POSTGRES = (
 )
 
 
-async def select_page(
-    connection: Connection, before: tuple[int, str], limit: int, user_id: str | None = None
-) -> list[UsageRow]:
-    """Rows below the position `(at, id)`, newest first: all, or those of a user."""
-    at, id_ = before
-    if user_id is None:
-        rows = await connection.all(SELECT_ALL, at=at, id=id_, limit=limit)
-    else:
-        rows = await connection.all(SELECT_OF_USER, at=at, id=id_, limit=limit, user_id=user_id)
-    return [usage_row(row) for row in rows]
-
-
 _STREAMED = UsageRow.__slots__.index("streamed")
 
 
@@ -358,7 +346,4 @@ def usage_row(row: Row) -> UsageRow:
     return UsageRow(*values)
 
 
-_BELOW = " (at, id) < (:at, :id) ORDER BY at DESC, id DESC LIMIT :limit"
 SELECT_ONE = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE at = :at AND id = :id"
-SELECT_ALL = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE" + _BELOW
-SELECT_OF_USER = "SELECT" + USAGE_COLUMNS + "FROM usage WHERE user_id = :user_id AND" + _BELOW

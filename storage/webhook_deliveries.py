@@ -192,7 +192,7 @@ async def select_attempts(connection: Connection, delivery_id: str) -> Sequence[
 
 
 async def delete_old_deliveries(connection: Connection, before: str, limit: int) -> int:
-    """Delete up to `limit` deliveries with an ID below `before` that wait no more. Returns their number."""
+    """Delete up to `limit` finished deliveries with an ID below `before`. Returns their number."""
     return await connection.execute(
         """
         DELETE FROM webhook_deliveries WHERE id IN (

@@ -4,6 +4,7 @@ import gc
 import signal
 import tempfile
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,11 +43,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     tests/storage, PostgreSQL. Other tests have the marker in their file.
     """
     for item in items:
-        for tier in ("process", "load"):
-            if TESTS / tier in item.path.parents:
-                item.add_marker(tier)
-        if _servers_of(item) & ({"chromium"} if TESTS / "storage" in item.path.parents else SERVERS):
+        area = _area_of(item.path)
+        if area in ("process", "load"):
+            item.add_marker(area)
+        if _servers_of(item) & ({"chromium"} if area == "storage" else SERVERS):
             item.add_marker("process")
+
+
+@cache
+def _area_of(path: Path) -> str:
+    """The directory in tests/, or the module."""
+    return path.relative_to(TESTS).parts[0]
 
 
 def _servers_of(item: pytest.Item) -> set[object]:

@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -182,22 +183,35 @@ async def test_labels_of_metrics_are_listed(home: Path, nursery: trio.Nursery) -
     assert listed["bluesminds_http_refused_total"] == {"cause"}
 
 
+LOG_METHODS = ("debug", "info", "warning", "error", "exception")
+
+
 def events_logged() -> dict[str, set[str]]:
     """Every event of the code with the names of its fields."""
     events: dict[str, set[str]] = defaultdict(set)
+    for call in calls():
+        if not isinstance(call.func, ast.Attribute) or call.func.attr not in LOG_METHODS:
+            continue
+        if call.args and isinstance(call.args[0], ast.Constant) and "log" in ast.unparse(call.func.value):
+            named = {keyword.arg for keyword in call.keywords if keyword.arg}
+            named |= {"error", "frames"} if call.func.attr == "exception" else set()
+            events[str(call.args[0].value)] |= named
     for path in SOURCES:
-        for call in calls_in(path):
-            if not isinstance(call.func, ast.Attribute) or call.func.attr not in (
-                *("debug", "info", "warning", "error", "exception"),
-            ):
-                continue
-            if call.args and isinstance(call.args[0], ast.Constant) and "log" in ast.unparse(call.func.value):
-                named = {keyword.arg for keyword in call.keywords if keyword.arg}
-                named |= {"error", "frames"} if call.func.attr == "exception" else set()
-                events[str(call.args[0].value)] |= named
         for event, field in re.findall(r'"event":"(\w+)","(\w+)":', path.read_text()):
             events[event].add(field)  # written by the log itself
     return events
+
+
+@cache  # parsing the code takes seconds
+def calls() -> list[ast.Call]:
+    """The calls in the code that may log an event or create an error."""
+    names = {*LOG_METHODS, *CODE_AT}
+    return [call for path in SOURCES for call in calls_in(path) if called(call) in names]
+
+
+def called(call: ast.Call) -> str:
+    """The name of the function or method."""
+    return getattr(call.func, "id", "") or getattr(call.func, "attr", "")
 
 
 def calls_in(path: Path) -> Iterator[ast.Call]:
@@ -258,21 +272,18 @@ STATUS = dict.fromkeys(LIMITED, 429) | {
 def error_codes() -> dict[str, set[int]]:
     """Every code in the code, with the statuses that the call shows."""
     codes: dict[str, set[int]] = defaultdict(set)
-    for path in SOURCES:
-        for call in calls_in(path):
-            kind = getattr(call.func, "id", "") or getattr(call.func, "attr", "")
-            if kind not in CODE_AT or len(call.args) <= CODE_AT[kind]:
-                continue
-            code = call.args[CODE_AT[kind]]
-            if isinstance(code, ast.Constant):
-                status = (
-                    call.args[0].value if CODE_AT[kind] and isinstance(call.args[0], ast.Constant) else None
-                )
-                stated = [one.value for one in call.keywords if one.arg == "status"]
-                if stated and isinstance(stated[0], ast.Constant):
-                    status = stated[0].value
-                status = status or STATUS.get(kind)
-                codes[str(code.value)] |= {int(str(status))} if status else set()
+    for call in calls():
+        kind = called(call)
+        if kind not in CODE_AT or len(call.args) <= CODE_AT[kind]:
+            continue
+        code = call.args[CODE_AT[kind]]
+        if isinstance(code, ast.Constant):
+            status = call.args[0].value if CODE_AT[kind] and isinstance(call.args[0], ast.Constant) else None
+            stated = [one.value for one in call.keywords if one.arg == "status"]
+            if stated and isinstance(stated[0], ast.Constant):
+                status = stated[0].value
+            status = status or STATUS.get(kind)
+            codes[str(code.value)] |= {int(str(status))} if status else set()
     control = (ROOT / "bluesminds" / "web" / "app.py").read_text()
     for status_text, name in re.findall(r'(\d{3}): "(\w+)"', control):
         codes[name].add(int(status_text))
@@ -367,7 +378,7 @@ def test_lock_of_make_run_is_documented() -> None:
     found = re.search(r"^\$\(SERVES\): (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found
     install = (ROOT / "docs" / "install.md").read_text()
-    assert f"`make run` makes `.venv` with exactly the dependencies of `{found[1]}`" in install
+    assert f"`make run` creates `.venv` with exactly the dependencies of `{found[1]}`" in install
 
 
 def test_current_version_is_in_changelog() -> None:

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from functools import reduce
+from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
 
@@ -19,6 +19,7 @@ SECTIONS = ["", *sections(), "servers"]
 SETTING = re.compile(r"^#(?=[a-z_0-9]+ = |\[\[)", re.MULTILINE)
 
 
+@cache
 def uncommented() -> dict[str, dict[str, object]]:
     data = tomllib.loads(SETTING.sub("", EXAMPLE))
     (server,) = data.pop("servers")

@@ -95,7 +95,7 @@ class Alerts:
         return (MAIL, *self._channels)
 
     async def list(self) -> Sequence[RuleStatus]:
-        """All rules by name. A rule of the settings replaces an added one with its name."""
+        """All rules by name. A rule in the settings replaces an added one with the same name."""
         rows, states = await self._store.read(_read)
         return self._statuses(rows, states)
 
@@ -192,7 +192,7 @@ class Alerts:
     async def _send(self, name: str, message: AlertMessage) -> str:
         channel = self._channels.get(name)
         if channel is None:
-            return "the settings have no such channel"
+            return "the configuration has no channel with this name"
         return await self._sender.send(channel, message)
 
     async def run(self, measure: Measure) -> None:
@@ -302,7 +302,9 @@ async def _insert(connection: Connection, row: AlertRuleRow, audit: AuditRow) ->
     await insert_audit(connection, audit)
     await insert_alert_rule(connection, row)
     if len(await select_alert_rules(connection)) > MAX_RULES:
-        raise Conflict("too_many_alerts", f"There can be {MAX_RULES} alerts. Delete one first.")
+        raise Conflict(
+            "too_many_alerts", f"Administrators can add at most {MAX_RULES} alerts. Delete one first."
+        )
 
 
 async def _remove(connection: Connection, name: str, audit: AuditRow) -> None:

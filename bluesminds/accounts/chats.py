@@ -169,7 +169,7 @@ class Chats:
             if chat.messages + len(messages) > MAX_MESSAGES or chat.size + size > MAX_CHAT_BYTES:
                 raise Conflict("chat_full", "This chat is full. Start a new chat.")
             if await select_chats_size(connection, user_id) + size > MAX_ACCOUNT_BYTES:
-                raise Conflict("chat_storage_full", "Your chats use all of their space. Delete some chats.")
+                raise Conflict("chat_storage_full", "The space for your chats is full. Delete some chats.")
             rows = [
                 ChatMessageRow(chat.id, chat.messages + index, data, len(encoded[index]), now)
                 for index, data in enumerate(sealed)

@@ -208,7 +208,7 @@ class FederatedSignIn:
         if session is None:  # the identity is linked now
             raise Unauthenticated(
                 "second_factor_required",
-                "Your address is confirmed. Sign in once more, with the code of your authenticator app.",
+                "Your address is confirmed. Sign in again, with a code from your authenticator app.",
             )
         return user, session
 
@@ -261,14 +261,14 @@ def require_domain(policy: ProviderPolicy, external: ExternalIdentity) -> None:
 def provider_unavailable(log: Log, provider: str, exc: ProviderUnavailable) -> UpstreamFailed:
     """The error for the client; the reason is logged."""
     log.warning("identity_provider_failed", provider=provider, reason=exc.reason)
-    message = "The sign-in service does not respond as it should. Try again later."
+    message = "The sign-in service failed. Try again later."
     return UpstreamFailed(502, "identity_provider_failed", message)
 
 
 def invalid_identity() -> Forbidden:
     return Forbidden(
         "invalid_identity",
-        "The answer of the sign-in service is not valid. Sign in again. If it fails again, ask the operator.",
+        "The response of the sign-in service is invalid. Sign in again. If it fails again, ask the operator.",
     )
 
 

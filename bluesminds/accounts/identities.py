@@ -120,7 +120,7 @@ class Identities:
         linked = await select_identities(connection, user_id)
         found = next((row for row in linked if row.id == identity_id), None)
         if user is None or found is None:
-            raise NotFound("identity_not_found", "Your account is not linked to this one.")
+            raise NotFound("identity_not_found", "Your account has no link with this id.")
         # Identities of services that were removed from the settings open nothing.
         usable = {row.id for row in linked if row.provider in self._providers}
         if user.password_hash is None and usable == {identity_id}:

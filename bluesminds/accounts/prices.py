@@ -72,7 +72,10 @@ async def _remove(
     await lock_audit_head(connection)
     before = await select_price(connection, *key)
     if before is None:
-        raise NotFound("price_not_found", "There is no such price in the database. List them first.")
+        raise NotFound(
+            "price_not_found",
+            "There is no such price in the database. GET /api/admin/prices lists the prices.",
+        )
     shown = _audit_fields(_line(before))
     await insert_audit(connection, entry(clock, actor, "price.remove", before.model, before=shown))
     await delete_price(connection, *key)

@@ -66,7 +66,7 @@ class Prompts:
         return await self._store.read(has_prompt, prompt_id)
 
     async def get(self, user_id: str, prompt_id: str) -> ReadPrompt:
-        """An own prompt. Raises NotFound."""
+        """A prompt of the user. Raises NotFound."""
         row = await self._store.read(select_prompt, prompt_id, user_id) if is_uuid(prompt_id) else None
         if row is None:
             raise no_such_prompt()
@@ -123,8 +123,9 @@ class Prompts:
         if not self.administrators_read:
             raise Forbidden(
                 "prompt_log_private",
-                "Administrators may not read the prompts of other accounts. To allow it, set"
-                " administrators = true in [prompt_log]; each access is then in the audit log.",
+                "Administrators may not read the prompts of other accounts. To allow it, set "
+                "administrators = true in [prompt_log]. The audit log then records "
+                "each access.",
             )
 
     async def _open(self, row: PromptRow) -> ReadPrompt:
@@ -145,7 +146,8 @@ class Prompts:
 def no_such_prompt() -> NotFound:
     return NotFound(
         "prompt_not_found",
-        "The prompt of this request was not kept, or is deleted. GET /api/prompt-log lists what is kept.",
+        "The prompt of this request was not stored, or was deleted. GET "
+        "/api/prompt-log lists the stored requests.",
     )
 
 

@@ -53,7 +53,10 @@ def check_keys(keys: Sequence[str]) -> None:
         message = f"Each of several API keys needs at least {SHORTEST_SHOWN} characters."
         raise InvalidRequest("invalid_value", message, param="api_keys")
     if len({last_four(key) for key in keys}) < len(keys):
-        message = "Two API keys of the server end with the same four characters. Each key needs its own end."
+        message = (
+            "Two API keys of the server end with the same four "
+            "characters. The last four characters must be unique."
+        )
         raise Conflict("server_key_exists", message)
     try:
         for key in filter(is_entra_app, keys):

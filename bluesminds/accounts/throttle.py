@@ -107,7 +107,7 @@ class Throttle:
     def check_key_test(self, user_id: str) -> None:
         """Count a test of a user's key at a vendor. Raises RateLimited."""
         if wait := self._key_tests.wait(user_id):
-            message = "Too many tests of keys. Wait for the time in the Retry-After header."
+            message = "Too many key tests. Wait for the time in the Retry-After header."
             raise RateLimited("too_many_key_tests", message, retry_after=wait)
         self._key_tests.add(user_id)
 
@@ -120,7 +120,7 @@ class Throttle:
         self._lists.add(block)
 
     def allow_mail(self, purpose: Purpose, email: str) -> bool:
-        """Count a mail that a public form asks for, per mailbox and purpose: requests for one purpose must
+        """Count a mail that a public form requests, per mailbox and purpose: requests for one purpose must
         not block the mails of another.
         """
         key = f"{purpose} {email.lower()}"

@@ -183,8 +183,8 @@ class Users:
         if any(_is_charged(row) for row in await select_subscriptions(connection, user_id)):
             raise Conflict(
                 "subscription_active",
-                "The account has a subscription, which its payment provider would keep charging. Cancel it"
-                " first.",
+                "The account has a subscription, and its payment provider would continue to charge. "
+                "Cancel it first.",
             )
         await insert_audit(
             connection, entry(self._clock, actor, "user.delete", user_id, before=audit_fields(before))

@@ -43,7 +43,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class VendorKeyPolicy(Struct, frozen=True):
-    """Which accounts may use keys of their own; `tiers` is empty for all. `urls`: of vendors, where it is not
+    """Which accounts may use their own keys; `tiers` is empty for all. `urls`: of vendors, where it is not
     the usual one.
     """
 
@@ -94,12 +94,13 @@ class VendorKeys:
         return _require(await self._store.read(select_vendor_key, user_id, key_id) if found else None)
 
     async def check_allowed(self, user_id: str) -> None:
-        """Raises Forbidden if the account may not use keys of its own."""
+        """Raises Forbidden if the account may not use its own keys."""
         user = await self._store.read(select_user, user_id)
         if user is None or not self.policy.allows(user.tier):
             raise Forbidden(
                 "vendor_keys_disabled",
-                "Your account may not use keys of its own. Ask the operator to allow it in [vendor_keys].",
+                "Your account may not store its own vendor keys. Ask the "
+                "operator to allow it in [vendor_keys].",
             )
 
     async def check_new(self, user_id: str, vendor: str) -> None:
@@ -287,7 +288,7 @@ def _require(row: VendorKeyRow | None) -> VendorKeyRow:
 
 
 def _no_such_key() -> NotFound:
-    return NotFound("vendor_key_not_found", "There is no key for a vendor with this id.")
+    return NotFound("vendor_key_not_found", "There is no vendor key with this id.")
 
 
 def _exists(vendor: str) -> Conflict:

@@ -210,7 +210,9 @@ class Webhooks:
         await insert_audit(connection, audit)
         await insert_webhook(connection, row)
         if len(await select_webhooks(connection, row.owner)) > MAX_WEBHOOKS:
-            raise Conflict("too_many_webhooks", f"There can be {MAX_WEBHOOKS} webhooks. Delete one first.")
+            raise Conflict(
+                "too_many_webhooks", f"At most {MAX_WEBHOOKS} webhooks are allowed. Delete one first."
+            )
 
     async def _edit(
         self,

@@ -21,7 +21,15 @@ from bluesminds.gateway.traffic import TrafficMonitor
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.http.server.limits import ListenerStats
 from bluesminds.web import app
-from bluesminds.web.api import GatewayControls, api_routes, build_guard, monitor, ops, public_models
+from bluesminds.web.api import (
+    GatewayControls,
+    api_routes,
+    build_guard,
+    build_handlers,
+    monitor,
+    ops,
+    public_models,
+)
 from bluesminds.web.docs.guide import Guide, packaged_site
 from bluesminds.web.docs.reference import Reference
 from bluesminds.web.pages import account_pages
@@ -79,16 +87,14 @@ def build_control_plane(
         reload=reloader.reload,
         replay=replayer.replay,
     )
+    handlers = build_handlers(
+        services.accounts, controls, services.clock, expose_server=services.settings.server.expose_server
+    )
     routes = [
         *ops.routes(ops.OpsHandlers(readiness.check, routing.states, reloader.state, registry)),
         *monitor.routes(_build_monitor(services, runtime, authentication, routing, traffic)),
         *public_models.routes(_build_public_models(services, routing)),
-        *api_routes(
-            services.accounts,
-            controls,
-            services.clock,
-            expose_server=services.settings.server.expose_server,
-        ),
+        *api_routes(services.accounts, controls, handlers, services.clock),
         *sign_in_routes(services.accounts, services.settings),
     ]
     public_url = services.settings.server.public_url
@@ -104,7 +110,7 @@ def build_control_plane(
         readiness.check,
         lambda: {
             "Requests in progress": limiter.running,
-            "Requests that wait for servers": sum(count for count, _ in queue.waiting().values()),
+            "Requests waiting for a server": sum(count for count, _ in queue.waiting().values()),
             "Connections of clients": stats.open,
             "Usage rows in the queue": recorder.held,
             "Mails in the queue": services.outbox.waiting,
@@ -113,7 +119,7 @@ def build_control_plane(
         partial(database_files, services.settings),
         source.origins,
     )
-    dashboard = build_dashboard(services, routing, controls, state)
+    dashboard = build_dashboard(services, routing, controls, handlers, state)
     if dashboard is not None:
         mounted += dashboard.routes
     guard = build_guard(

@@ -28,13 +28,7 @@ from bluesminds.dashboard.admin import routes as model_routes
 from bluesminds.dashboard.assets import PageAssets
 from bluesminds.dashboard.frame import HOME, Frame
 from bluesminds.gateway.supervision import TaskSupervisor
-from bluesminds.web.api import GatewayControls
-from bluesminds.web.api.explain import ExplainHandlers
-from bluesminds.web.api.model_routes import RouteHandlers
-from bluesminds.web.api.models import ModelHandlers
-from bluesminds.web.api.prices import PriceHandlers
-from bluesminds.web.api.requests import RequestHandlers
-from bluesminds.web.api.servers import ServerHandlers
+from bluesminds.web.api import GatewayControls, SharedHandlers
 from bluesminds.web.app import BrowserPages
 from bluesminds.web.routes import Route
 
@@ -60,7 +54,11 @@ class SystemState(Struct, frozen=True):
 
 
 def build_dashboard(
-    services: Services, routing: Routing, controls: GatewayControls, state: SystemState
+    services: Services,
+    routing: Routing,
+    controls: GatewayControls,
+    handlers: SharedHandlers,
+    state: SystemState,
 ) -> Dashboard | None:
     """None if the settings turn it off."""
     if not services.settings.dashboard.enabled:
@@ -76,7 +74,9 @@ def build_dashboard(
     )
     routes = [
         *assets.routes(),
-        *_user_pages(services, frame, routing, controls),
+        *_activity_pages(services, frame, routing, controls, handlers),
+        *_account_pages(services, frame, routing, controls),
+        *_server_pages(services, frame, controls, handlers),
         *_admin_pages(services, frame, controls, state),
         *_webhook_pages(services, frame),
         *([] if services.accounts.alerts is None else alerts.routes(frame, services.accounts.alerts)),
@@ -110,7 +110,14 @@ def _left_out(services: Services) -> frozenset[str]:
     return frozenset(icon for icon, is_enabled in enabled.items() if not is_enabled)
 
 
-def _user_pages(services: Services, frame: Frame, routing: Routing, controls: GatewayControls) -> list[Route]:
+def _activity_pages(
+    services: Services,
+    frame: Frame,
+    routing: Routing,
+    controls: GatewayControls,
+    handlers: SharedHandlers,
+) -> list[Route]:
+    """What a user does with models."""
     accounts = services.accounts
     return [
         *overview.routes(
@@ -141,23 +148,32 @@ def _user_pages(services: Services, frame: Frame, routing: Routing, controls: Ga
                 frame,
                 accounts.usage,
                 accounts.users,
-                RequestHandlers(accounts.usage, services.settings.server.expose_server),
+                handlers.requests,
                 accounts.prompts if services.settings.prompt_log.retention_days else None,
             )
         ),
         *models.routes(
             models.OwnModelsPage(
                 frame=frame,
-                models=ModelHandlers(controls.catalog),
+                models=handlers.models,
                 usage=accounts.usage,
                 clock=services.clock,
                 example_model=routing.example_model,
             )
         ),
         *usage.routes(usage.UsagePages(frame, accounts.usage, accounts.users, services.clock)),
+        *_prompt_pages(services, frame),
+    ]
+
+
+def _account_pages(
+    services: Services, frame: Frame, routing: Routing, controls: GatewayControls
+) -> list[Route]:
+    """The money, the settings and the keys of a user."""
+    accounts = services.accounts
+    return [
         *credit.routes(credit.CreditPages(frame, accounts.ledger, accounts.users, accounts.redeem_codes)),
         *statements.routes(statements.StatementPages(frame, accounts.statements, accounts.users)),
-        *_prompt_pages(services, frame),
         *settings.routes(
             settings.SettingsPage(
                 frame,
@@ -204,23 +220,17 @@ def _prompt_pages(services: Services, frame: Frame) -> list[Route]:
     )
 
 
-def _admin_pages(
-    services: Services, frame: Frame, controls: GatewayControls, state: SystemState
+def _server_pages(
+    services: Services, frame: Frame, controls: GatewayControls, handlers: SharedHandlers
 ) -> list[Route]:
+    """Servers, routes and prices, for administrators."""
     accounts = services.accounts
     return [
         *servers.routes(
             servers.ServersPages(
                 frame=frame,
-                servers=ServerHandlers(
-                    accounts.servers,
-                    controls.list_servers,
-                    controls.servers_changed,
-                    controls.test_server,
-                    controls.server_status,
-                    controls.key_status,
-                ),
-                models=ModelHandlers(controls.catalog),
+                servers=handlers.servers,
+                models=handlers.models,
                 usage=accounts.usage,
                 clock=services.clock,
                 health=controls.fleet_health,
@@ -229,36 +239,31 @@ def _admin_pages(
         *model_routes.routes(
             model_routes.RoutesPages(
                 frame=frame,
-                routes=RouteHandlers(
-                    accounts.routes,
-                    controls.list_routes,
-                    controls.routes_changed,
-                    controls.list_servers,
-                    lambda: accounts.servers.locked,
-                ),
-                explain=ExplainHandlers(
-                    accounts.keys, accounts.users, accounts.vendor_keys, controls.explain, controls.key_status
-                ),
+                routes=handlers.routes,
+                explain=handlers.explain,
                 list_servers=controls.list_servers,
             )
         ),
         *prices.routes(
             prices.ModelPricesPages(
                 frame=frame,
-                models=ModelHandlers(controls.catalog),
-                handlers=PriceHandlers(
-                    accounts.prices,
-                    controls.price_book,
-                    controls.prices_changed,
-                    controls.list_servers,
-                    services.clock,
-                ),
+                models=handlers.models,
+                handlers=handlers.prices,
                 prices=accounts.prices,
                 usage=accounts.usage,
                 clock=services.clock,
                 list_servers=controls.list_servers,
             )
         ),
+    ]
+
+
+def _admin_pages(
+    services: Services, frame: Frame, controls: GatewayControls, state: SystemState
+) -> list[Route]:
+    """Users, mail, credit codes and the system."""
+    accounts = services.accounts
+    return [
         *users.routes(
             users.UsersPages(
                 frame=frame,

@@ -173,7 +173,7 @@ def _certificate(loaded: Loaded) -> Diagnosis:
     if server.tls_cert is None:
         local = server.host in ("127.0.0.1", "::1", "localhost")
         if local or server.public_url is not None:
-            return Diagnosis("tls", "skipped", "the gateway has no certificate of its own")
+            return Diagnosis("tls", "skipped", "no certificate is configured")
         fix = "set tls_cert and tls_key, or use a proxy with TLS and set public_url"
         return Diagnosis("tls", "warning", f"clients connect to {server.host} without TLS", fix)
     try:
@@ -183,9 +183,9 @@ def _certificate(loaded: Loaded) -> Diagnosis:
     ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(decoded["notAfter"]), UTC)
     days = (ends - datetime.now(UTC)).days
     text = f"the certificate is valid until {ends:%Y-%m-%d} ({days} days)"
-    fix = "renew the certificate, and restart the gateway"
+    fix = "renew the certificate, then: bluesminds reload"
     if days < 0:
-        return Diagnosis("tls", "failed", f"the certificate ended on {ends:%Y-%m-%d}", fix)
+        return Diagnosis("tls", "failed", f"the certificate expired on {ends:%Y-%m-%d}", fix)
     return Diagnosis("tls", "warning", text, fix) if days < CERTIFICATE_DAYS else Diagnosis("tls", "ok", text)
 
 
@@ -197,7 +197,7 @@ def _sign_in(loaded: Loaded) -> Diagnosis:
         text = "sign-up is open, but no mail is sent: [mail] has no host"
         return Diagnosis("sign-in", "warning", text, "set host and sender in [mail]")
     if settings.server.public_url is None:
-        text = "sign-up is open, and links in mail lead to the address that the gateway listens on"
+        text = "sign-up is open, but links in mail contain the listening address"
         return Diagnosis("sign-in", "warning", text, "set public_url in [server]")
     return Diagnosis("sign-in", "ok", "sign-up is open, with mail")
 
@@ -227,7 +227,7 @@ async def _database(settings: Settings) -> Diagnosis:
         if path is None:
             await ping(database_url(settings), seconds=settings.storage.settle_timeout)
         elif not path.exists():
-            return Diagnosis("database", "skipped", "there is none yet; `bluesminds serve` creates it")
+            return Diagnosis("database", "skipped", "there is no database yet; `bluesminds serve` creates it")
         else:
             await trio.to_thread.run_sync(check_sqlite, path)
     except (BadDatabaseURL, ConfigError, StorageError) as exc:
@@ -242,7 +242,7 @@ async def _database(settings: Settings) -> Diagnosis:
 _READY_FIXES: Final = {
     "store": "check that the database runs and that its disk has space",
     "limits": "stop the other gateway on this database, and restart this one",
-    "tasks": "see its log, and restart it",
+    "tasks": "read the gateway's log, and restart the gateway",
     "servers": "bluesminds servers list; add one with bluesminds servers add NAME",
 }
 
@@ -306,7 +306,7 @@ async def _servers(client: httpx.AsyncClient) -> list[Diagnosis]:
             if row["mode"] != "off":
                 nursery.start_soon(test, row["name"])
     if not found:
-        return [Diagnosis("servers", "warning", "there is no server", "bluesminds servers add --help")]
+        return [Diagnosis("servers", "warning", "no server is configured", "bluesminds servers add --help")]
     return [found[row["name"]] for row in rows if row["name"] in found]
 
 
@@ -341,7 +341,7 @@ def _service(found: ServiceCheck) -> Diagnosis:
         return Diagnosis(found.name, "failed", found.problem, found.fix)
     if found.warning:
         return Diagnosis(found.name, "warning", found.warning, found.fix)
-    return Diagnosis(found.name, "ok", "responds as it should")
+    return Diagnosis(found.name, "ok", "works")
 
 
 async def _alert_channels(settings: Settings) -> list[Diagnosis]:
@@ -371,11 +371,11 @@ def _backup(settings: Settings, clock: Clock) -> Diagnosis:
     if backup.directory is None:
         return Diagnosis("backup", "skipped", "none are scheduled", "set directory in [backup]")
     newest = newest_backup_ms(backup.directory)
-    fix = "see the log for backup_failed"
+    fix = "look for backup_failed in the log"
     if newest is None:
-        return Diagnosis("backup", "warning", f"there is none in {backup.directory}", fix)
+        return Diagnosis("backup", "warning", f"no backup in {backup.directory}", fix)
     days = (clock.now_ms() - newest) / _DAY_MS
-    text = f"the newest is {days:.1f} days old"
+    text = f"the newest backup is {days:.1f} days old"
     late = clock.now_ms() - newest > 2 * backup.every * 1000
     return Diagnosis("backup", "warning", text, fix) if late else Diagnosis("backup", "ok", text)
 

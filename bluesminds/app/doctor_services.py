@@ -1,4 +1,4 @@
-"""Checks of `bluesminds doctor` that ask services: payment providers, and services to sign in with."""
+"""Checks of `bluesminds doctor` for payment providers and sign-in services."""
 
 from typing import Final
 
@@ -14,7 +14,7 @@ from bluesminds.identity.external import ProviderUnavailable, SignInAttempt, Sig
 from bluesminds.payments.port import PaymentFailed, PaymentProvider
 
 SECONDS: Final = 10.0
-_SLOW: Final = f"no answer within {SECONDS:g} s"
+_SLOW: Final = f"no response within {SECONDS:g} s"
 
 
 class ServiceCheck(Struct, frozen=True):

@@ -30,7 +30,7 @@ from bluesminds.gateway.server_test import test_server
 from bluesminds.gateway.upstream.entra import EntraTokens
 from bluesminds.http.asgi import ASGIApp
 from bluesminds.providers.vendors import from_environment
-from bluesminds.web.api import GatewayControls, api_routes, build_guard
+from bluesminds.web.api import GatewayControls, api_routes, build_guard, build_handlers
 from bluesminds.web.api.doctor import DoctorReport
 from bluesminds.web.api.reload import ReloadReport
 from bluesminds.web.app import create_app
@@ -80,7 +80,8 @@ def _build_control(services: Services) -> ASGIApp:
         replay=_refuse_replay,
     )
     guard = build_guard(services.accounts, public_url=services.settings.server.public_url)
-    routes = api_routes(services.accounts, controls, services.clock)
+    handlers = build_handlers(services.accounts, controls, services.clock)
+    routes = api_routes(services.accounts, controls, handlers, services.clock)
     return create_app(routes, guard, clock=services.clock, log=services.log)
 
 
@@ -117,7 +118,7 @@ async def _explain(services: Services, question: RouteQuestion) -> Explanation:
 
 
 async def _load_routing(services: Services) -> Routing:
-    """Asks the servers for their models. The demo server only runs inside a gateway."""
+    """Reads the models of the servers. The demo server only runs inside a gateway."""
     problems: dict[str, str] = {}
     configured = [one for one in _configured(services, problems) if one.url and one.name not in problems]
     if not services.settings.servers:
@@ -144,7 +145,7 @@ async def _refuse_doctor() -> DoctorReport:
 
 async def _refuse_reload(actor: Actor) -> ReloadReport:
     raise Unavailable(
-        "gateway_not_running", "No gateway is running. The next start reads the configuration.", retry=False
+        "gateway_not_running", "No gateway is running. Its next start reads the configuration.", retry=False
     )
 
 

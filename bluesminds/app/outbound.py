@@ -30,9 +30,9 @@ def outbound(settings: Settings) -> Iterator[str]:
     for name, url in servers or [(one.name, one.url) for one in from_environment(os.environ)]:
         yield from _host(url, f"server {name}")
     yield from _token_services(settings)
-    yield "servers that were added with commands, if there are any"
+    yield "servers in the database, if any"
     if settings.vendor_keys.enabled:
-        yield "vendors for which users have stored keys, if there are any"
+        yield "vendors of stored user keys, if any"
     if settings.mail.host is not None:
         yield f"{settings.mail.host}:{settings.mail.port} (mail)"
     elif settings.mail.configured:

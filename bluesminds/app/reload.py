@@ -139,7 +139,7 @@ class ConfigReloader:
         # No await follows, so that a request sees servers, routes and prices of one configuration.
         self._prices.configured = lines
         self._routing.prices.book = book
-        self._routing.registry.prices_changed()
+        self._routing.registry.rebuild()
         self._use_tiers(tier_limits(settings), tier_markups(settings))
         if (alerts := self._services.accounts.alerts) is not None:
             alerts.configure(alert_rules(settings), alert_channels(settings))

@@ -104,21 +104,21 @@ class Routing(Struct, frozen=True):
     async def renew_tokens(self) -> None:
         """Get the tokens of new servers."""
         if await self.tokens.renew():
-            self.registry.tokens_changed()
+            self.registry.rebuild()
 
     async def run_tokens(self) -> None:
         """Renew tokens until cancelled."""
-        await self.tokens.run(self.registry.tokens_changed)
+        await self.tokens.run(self.registry.rebuild)
 
     async def price_book(self) -> PriceBook:
         return self.prices.book
 
     async def prices_changed(self) -> None:
         self.prices.book = await self.price_loader.load()
-        self.registry.prices_changed()
+        self.registry.rebuild()
 
     async def discover_models(self, seconds: float) -> None:
-        """Load the prices and the servers, and ask each server for its models, for at most `seconds`."""
+        """Load the prices and the servers, and read the models of each server, for at most `seconds`."""
         await self.prices_changed()
         await self.registry.reload()
         with trio.move_on_after(seconds):

@@ -13,10 +13,12 @@ from bluesminds.common.alerts import AlertKind
 _COLUMNS: Final = ("name", "kind", "above", "state", "value", "channels", "origin")
 _WEEK: Final = 604_800
 _FIGURES: Final = (
-    click.option("--window", type=DurationType(_WEEK), help="Time over which the figure is taken."),
+    click.option("--window", type=DurationType(_WEEK), help="Time over which the figure is measured."),
     click.option("--hold", type=DurationType(_WEEK), help="How long the figure must be too high."),
-    click.option("--quiet", type=DurationType(_WEEK), help="The least time between two alerts."),
-    click.option("--channel", "channels", multiple=True, help="mail, or one of [alerts]. Repeatable."),
+    click.option("--quiet", type=DurationType(_WEEK), help="Minimum time between two messages."),
+    click.option(
+        "--channel", "channels", multiple=True, help="mail, or the name of a channel in [alerts]. Repeatable."
+    ),
     click.option("--server", help='Only this server. Empty ("") for all.'),
 )
 
@@ -25,7 +27,7 @@ _FIGURES: Final = (
 def alerts_group() -> None:
     """Manage alerts about figures of the gateway.
 
-    Those of the configuration are listed and tested here, and changed in the file.
+    Alerts of the configuration can be listed and tested here. Change them in the file.
     """
 
 
@@ -40,7 +42,7 @@ def list_(config: Path | None, as_json: bool) -> None:
 @alerts_group.command()
 @click.argument("name")
 @click.option("--kind", type=click.Choice(get_args(AlertKind)), required=True, help="The figure.")
-@click.option("--above", type=float, required=True, help="It fires if the figure is above this.")
+@click.option("--above", type=float, required=True, help="The alert fires if the figure is above this.")
 @config_option
 @json_option
 def add(name: str, config: Path | None, as_json: bool, **given: Any) -> None:  # noqa: ANN401
@@ -52,11 +54,11 @@ def add(name: str, config: Path | None, as_json: bool, **given: Any) -> None:  #
 @alerts_group.command()
 @click.argument("name")
 @click.option("--kind", type=click.Choice(get_args(AlertKind)), help="The figure.")
-@click.option("--above", type=float, help="It fires if the figure is above this.")
+@click.option("--above", type=float, help="The alert fires if the figure is above this.")
 @config_option
 @json_option
 def change(name: str, config: Path | None, as_json: bool, **given: Any) -> None:  # noqa: ANN401
-    """Change the alert NAME. What is not given stays the same."""
+    """Change the alert NAME. Only the given options change."""
     body = _sent(given)
     if not body:
         raise exits.Failure("nothing to change", exits.USAGE, "bluesminds alerts change --help")

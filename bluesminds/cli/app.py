@@ -54,7 +54,9 @@ COMMANDS: Final = {
     "prompt-log": LazyCommand(
         "bluesminds.cli.prompt_log:prompt_log_group", "Manage the prompt log: requests and responses in full."
     ),
-    "replay": LazyCommand("bluesminds.cli.replay:replay", "Send a request again, and compare both answers."),
+    "replay": LazyCommand(
+        "bluesminds.cli.replay:replay", "Send a request again, and compare both responses."
+    ),
     "audit": LazyCommand("bluesminds.cli.audit:audit_group", "Show and verify the audit log."),
     "mail": LazyCommand(
         "bluesminds.cli.mail:mail_group", "Preview the mails of the gateway, and test its settings."
@@ -62,9 +64,7 @@ COMMANDS: Final = {
     "master-key": LazyCommand(
         "bluesminds.cli.master_key:master_key_group", "Manage the key that encrypts secrets in the database."
     ),
-    "reload": LazyCommand(
-        "bluesminds.cli.reload:reload", "Let the running gateway read its configuration again."
-    ),
+    "reload": LazyCommand("bluesminds.cli.reload:reload", "Reload the configuration of the running gateway."),
     "restart": LazyCommand(
         "bluesminds.cli.restart:restart", "Restart the running gateway without refusing a connection."
     ),
@@ -72,15 +72,15 @@ COMMANDS: Final = {
     "restore": LazyCommand("bluesminds.cli.backup:restore", "Restore the backup FILE."),
     "migrate": LazyCommand("bluesminds.cli.migrate:migrate", "Create the database, or upgrade its schema."),
     "rollback": LazyCommand(
-        "bluesminds.cli.migrate:rollback", "Go back to the database as it was before the last upgrade."
+        "bluesminds.cli.migrate:rollback", "Restore the database from before the last upgrade."
     ),
-    "health": LazyCommand("bluesminds.cli.health:health", "Ask the running gateway whether it works."),
+    "health": LazyCommand("bluesminds.cli.health:health", "Check whether the running gateway works."),
     "doctor": LazyCommand("bluesminds.cli.doctor:doctor", "Check everything that the gateway needs."),
     "support-bundle": LazyCommand(
         "bluesminds.cli.doctor:support_bundle", "Write a report for support, without secrets."
     ),
     "import": LazyCommand(
-        "bluesminds.cli.imports:import_group", "Take over servers and users from another gateway."
+        "bluesminds.cli.imports:import_group", "Import servers and users from another gateway."
     ),
     "completion": LazyCommand("bluesminds.cli.shell:completion", "Print the completions for a shell."),
     "man-pages": LazyCommand(

@@ -47,7 +47,7 @@ def list_(config: Path | None, as_json: bool, **filters: str | int | None) -> No
 @click.option(
     "--noted",
     metavar="SEQ:HASH",
-    help="Also check that the log still has this entry, which an earlier run printed as the end.",
+    help="Also check that the log still contains this entry: the end that an earlier run printed.",
 )
 @config_option
 @json_option

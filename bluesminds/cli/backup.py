@@ -31,7 +31,7 @@ _passphrase_option = click.option(
 def backup(file: Path, passphrase_file: Path | None, without_secrets: bool, config: Path | None) -> None:
     """Write a backup of the database to FILE. A running gateway continues to serve.
 
-    The backup also has the pepper and the master key, encrypted with a passphrase. It does not have the
+    The backup also contains the pepper and the master key, encrypted with a passphrase, but not the
     configuration file.
     """
     settings = operator_settings(config).settings

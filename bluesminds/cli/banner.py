@@ -151,7 +151,7 @@ def _dashboard_lines(running: Running, loaded: Loaded, target: str, format_secre
         return ["", f"Dashboard: {target}/dashboard"]
     link = format_secret("sign-in-link", f"{target}/account/enter#token={token}")
     if link.is_in_file:
-        return ["", f"Dashboard (a link that signs you in once is {link.text}): {target}/dashboard"]
+        return ["", f"Dashboard (the sign-in link, valid once, is {link.text}): {target}/dashboard"]
     return ["", "Dashboard (this link signs you in once, as an administrator):", f"  {link.text}"]
 
 

@@ -117,7 +117,7 @@ def payments(user: str, config: Path | None, as_json: bool) -> None:
 @click.argument("payment")
 @config_option
 def refund(payment: str, config: Path | None) -> None:
-    """Refund a payment in full. Credit that it bought is taken back."""
+    """Refund a payment in full. The credit bought with it is removed."""
     made = call(config, "POST", f"/payments/{payment}/refund")
     click.echo(f"refunded {made['refunded']} {made['currency']}")
 

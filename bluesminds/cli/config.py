@@ -42,7 +42,7 @@ level = "info"
 # name = "demo"
 # dialect = "demo"
 
-# A hosted vendor of `bluesminds vendors`; the key is read from the environment.
+# A hosted vendor from `bluesminds vendors`. The key is read from the environment.
 # [[servers]]
 # name = "openai"
 # vendor = "openai"
@@ -95,7 +95,7 @@ def check(config: Path | None, connect: bool) -> None:
         raise InvalidConfig(ConfigError(problems))
     if connect and (silent := run(loaded, preflight.connectivity_checks, loaded)):
         raise InvalidConfig(ConfigError(silent), exits.UNAVAILABLE)
-    click.echo(f"{loaded.path or 'no configuration file, defaults'}: ok")
+    click.echo(f"{loaded.path or 'no configuration file (defaults)'}: ok")
     click.echo(_summary(loaded.settings))
 
 

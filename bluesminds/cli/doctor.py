@@ -64,9 +64,9 @@ def doctor(offline: bool, config: Path | None, as_json: bool) -> None:
 def support_bundle(file: Path, offline: bool, config: Path | None) -> None:
     """Write a report for support, without secrets.
 
-    The archive has the checks of `doctor`, the versions, the machine, the settings with masked secrets, and
-    the metrics and the state of a running gateway. Prompts, keys and accounts are not in it. It has the names
-    of servers and models: read it before you pass it on.
+    The archive contains the checks of `doctor`, the versions, the machine, the settings with masked secrets,
+    and the metrics and the state of a running gateway. It contains no prompts, keys and accounts, but names
+    of servers and models: read it before you share it.
     """
     loaded = operator_settings(config)
     parts = run(loaded, _collect, loaded, offline)

@@ -22,9 +22,9 @@ _REASONS: Final[Mapping[str, str]] = {
     "no_endpoint": "the server does not have this endpoint",
     "not_listed": "the server does not list this model, and another target does",
     "duplicate": "an earlier model has the same target",
-    "other_server": "the request refers to something at another server",
+    "other_server": "an object or response in the request is stored at another server",
     "unsupported": "the server does not support a field of the request",
-    "own_key_only": "the account uses its own key for a vendor",
+    "own_key_only": "the account only uses its own vendor key",
 }
 
 
@@ -52,7 +52,9 @@ _REASONS: Final[Mapping[str, str]] = {
     type=click.Choice(get_args(Need)),
     help="What the request needs, for the conditions of routes. Repeatable.",
 )
-@click.option("--prompt-tokens", type=int, help="The tokens of the prompt, for the conditions of routes.")
+@click.option(
+    "--prompt-tokens", type=int, help="Number of tokens in the prompt, for the conditions of routes."
+)
 @config_option
 @json_option
 def explain(
@@ -106,7 +108,7 @@ def _extra_lines(found: Mapping[str, Any]) -> Iterator[str]:
     """What is sent in addition to the request."""
     if (hedge := found["hedge"]) is not None:
         bounds = f"at most {hedge['share']:.0%} of the streams and {hedge['daily_usd']} USD a day"
-        server = hedge["server"] or "no server: none of the other targets can be used"
+        server = hedge["server"] or "no server: no other target can be used"
         yield f"hedged after {hedge['after']:g} s without content: {server} ({bounds})"
     if (shadow := found["shadow"]) is not None:
         bounds = f"at most {shadow['share']:.0%} of the requests and {shadow['daily_usd']} USD a day"

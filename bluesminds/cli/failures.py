@@ -135,7 +135,7 @@ def failure(exc: BaseException, loaded: Loaded) -> exits.Failure:
             remedy = "check storage.url of the other gateways"
             return exits.Failure(str(exc), exits.CONFLICT, remedy)
         case BadCertificate():
-            return exits.Failure(str(exc), exits.CONFIG_INVALID, "see details: bluesminds check")
+            return exits.Failure(str(exc), exits.CONFIG_INVALID, "for details: bluesminds check")
         case UnusableDescriptor():
             remedy = "the .socket unit needs ListenStream= and Accept=no"
             return exits.Failure(str(exc), exits.CONFIG_INVALID, remedy)

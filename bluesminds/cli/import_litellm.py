@@ -31,7 +31,7 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 def import_litellm(file: Path, apply_plan: bool, output: Path, as_json: bool) -> None:
     """Import the configuration of a LiteLLM proxy.
 
-    FILE is its config.yaml. Prints the plan, and what cannot be carried over. With --apply, it writes
+    FILE is its config.yaml. Prints the plan, and what cannot be imported. With --apply, it writes
     a new gateway.toml: servers, routes, prices, timeouts and limits. Keys stay references to variables of the
     environment.
     """
@@ -101,7 +101,7 @@ def _lines(root: Any) -> Iterator[tuple[tuple[str | int, ...], int]]:  # noqa: A
 def configuration_text(plan: LitellmPlan, origin: str) -> str:
     """The plan as TOML."""
     lines = [f"# Imported from {exits.printable(origin)} of LiteLLM."]
-    lines += [exits.printable(f"# Not carried over: {text}") for text in plan.left_out]
+    lines += [exits.printable(f"# Not imported: {text}") for text in plan.left_out]
     for name, section in plan.sections.items():
         lines += ["", f"[{name}]", *_settings(section)]
     for name, rows in (("servers", plan.servers), ("routes", plan.routes), ("prices", plan.prices)):
@@ -144,7 +144,7 @@ def plan_lines(plan: LitellmPlan) -> Iterator[str]:
         for key, value in section.items():
             yield f"setting {name}.{key} = {toml_value(value)}"
     for text in plan.left_out:
-        yield f"not carried over: {text}"
+        yield f"not imported: {text}"
 
 
 def _key_text(key: Any) -> str:  # noqa: ANN401

@@ -40,7 +40,7 @@ _FILE: Final = click.Path(path_type=Path, dir_okay=False)
 
 
 class ImportPlan(Struct, frozen=True):
-    """The bodies of requests to the API, and what is not carried over. `credit` is by e-mail address."""
+    """The bodies of requests to the API, and what is not imported. `credit` is by e-mail address."""
 
     servers: list[dict[str, Any]]
     users: list[dict[str, Any]]
@@ -50,7 +50,7 @@ class ImportPlan(Struct, frozen=True):
 
 @click.group("import")
 def import_group() -> None:
-    """Take over servers and users from another gateway."""
+    """Import servers and users from another gateway."""
 
 
 def _command(product: str) -> click.Command:
@@ -69,7 +69,7 @@ def _command(product: str) -> click.Command:
 
     run.__doc__ = f"""Import the SQLite database of {product}.
 
-    FILE has channels, users and quotas. Prints the plan, and what cannot be carried over. With --apply,
+    FILE has channels, users and quotas. Prints the plan, and what cannot be imported. With --apply,
     servers and users are created, and what is left of each quota becomes prepaid credit. What exists already
     is left as it is, so the command can be repeated. Users get a random password; they choose their own with
     a link.
@@ -186,11 +186,11 @@ def show_plan(plan: ImportPlan, *, as_json: bool) -> None:
         amount = f", {plan.credit[one['email']][0]} USD" if one["email"] in plan.credit else ""
         click.echo(exits.printable(f"user {one['email']}: {one['role']}{amount}"))
     for text in plan.left_out:
-        click.echo(exits.printable(f"not carried over: {text}"))
+        click.echo(exits.printable(f"not imported: {text}"))
 
 
 def apply(plan: ImportPlan, config: Path | None) -> Iterator[str]:
-    """What was done, line by line. Raises exits.Failure, but not for what exists already."""
+    """Apply the plan: a line for each change. Existing objects are skipped. Raises exits.Failure."""
     for server in plan.servers:
         yield _create(config, "/servers", server, f"server {server['name']}")
     for user in plan.users:

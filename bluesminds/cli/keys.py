@@ -64,7 +64,7 @@ def rule_options(*, is_new: bool) -> Callable[[Command], Command]:
         command = click.option(
             "--prompt-log",
             type=click.Choice(["on", "off", _AS_ACCOUNT]),
-            help="Keep its requests and responses in full. Default: as its account says.",
+            help="Store its requests and responses in full. Default: the setting of its account.",
         )(command)
         command = click.option(
             "--expires", help=f"When it expires: 7d, 12h, 2030-01-31T12:00:00Z, or `{_NEVER}`{default}."

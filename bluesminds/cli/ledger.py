@@ -13,8 +13,8 @@ from bluesminds.cli.users import find_user
 
 _MEANINGS: Final = {
     "topup": "Add credit that the user has paid for.",
-    "grant": "Give credit to a user. It is used before other credit.",
-    "refund": "Give back what a user was charged.",
+    "grant": "Grant credit to a user. Granted credit is used before other credit.",
+    "refund": "Refund a charge to a user.",
     "adjustment": "Correct the credit of a user. AMOUNT may be negative; write it after `--`.",
 }
 
@@ -46,12 +46,14 @@ def _post_command(kind: str) -> click.Command:
         params=[
             click.Argument(["user"]),
             click.Argument(["amount"]),
-            click.Option(["--reference"], help="What the entry is about, such as the number of an invoice."),
-            click.Option(["--key"], help="A key that makes a repetition of the command harmless."),
+            click.Option(["--reference"], help="Reference of the entry, such as the number of an invoice."),
+            click.Option(
+                ["--key"], help="Idempotency key. A repeated command with the same key adds no entry."
+            ),
         ],
     )
     if kind == "grant":
-        ends = "When what is left of it ends, such as 2026-12-31T00:00:00Z."
+        ends = "When unused credit expires, such as 2026-12-31T00:00:00Z."
         command.params.append(click.Option(["--ends-at"], help=ends))
     return json_option(config_option(command))
 
@@ -116,12 +118,12 @@ def export(user: str | None, config: Path | None, **filters: str | None) -> None
 
 @ledger_group.command()
 @click.argument("user")
-@click.option("--month", help="A month in UTC, such as 2026-11. Without it, the current one.")
+@click.option("--month", help="A month in UTC, such as 2026-11. Default: the current month.")
 @click.option("--csv", "as_csv", is_flag=True, help="Write all entries of the month as CSV.")
 @config_option
 @json_option
 def statement(user: str, month: str | None, config: Path | None, as_csv: bool, as_json: bool) -> None:
-    """Show what has changed the credit of USER in a month."""
+    """Show the changes of the credit of USER in a month."""
     path = f"/users/{find_user(config, user)['id']}/statement"
     query = f"?{urlencode({'month': month})}" if month else ""
     if as_csv:
@@ -142,7 +144,11 @@ def statement(user: str, month: str | None, config: Path | None, as_csv: bool, a
 
 
 @ledger_group.command()
-@click.option("--noted", metavar="SEQ:HASH", help="Also check that this earlier end is still there.")
+@click.option(
+    "--noted",
+    metavar="SEQ:HASH",
+    help="Also check that the ledger still contains this entry: the end that an earlier run printed.",
+)
 @config_option
 @json_option
 def verify(noted: str | None, config: Path | None, as_json: bool) -> None:

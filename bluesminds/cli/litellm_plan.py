@@ -151,7 +151,7 @@ class _Planner:
     def _server(
         self, title: str, where: tuple[str, int], vendor: str, variable: str, params: Mapping[str, Any]
     ) -> dict[str, Any] | None:
-        """The server of a deployment, without its name and models. None: it cannot be carried over."""
+        """The server of a deployment, without its name and models. None: it cannot be imported."""
         given = params.get("api_base") or params.get("base_url")
         url = self._value(given)
         if url is None or (vendor == "azure" and not url):
@@ -267,7 +267,7 @@ class _Planner:
                 continue
             elif model in self._reachable(other):
                 if not default:
-                    self._leave_out(f'{key}: "{model}" to "{other}" would be a circle', section, key)
+                    self._leave_out(f'{key}: "{model}" to "{other}" would be a loop', section, key)
                 continue
             else:
                 models.append(other)

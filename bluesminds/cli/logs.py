@@ -16,7 +16,7 @@ from bluesminds.common.log import LEVELS
 
 
 @click.command("logs")
-@click.option("--follow", "-f", "follows", is_flag=True, help="Go on with new events, until Ctrl-C.")
+@click.option("--follow", "-f", "follows", is_flag=True, help="Continue with new events until Ctrl-C.")
 @click.option(
     "--limit",
     type=click.IntRange(0, 1000),
@@ -27,15 +27,15 @@ from bluesminds.common.log import LEVELS
 @click.option("--level", type=click.Choice(tuple(LEVELS)), help="Only events of at least this level.")
 @click.option("--event", help="Only events with this name, such as request.")
 @click.option("--request-id", help="Only events of the request with this id.")
-@click.option("--key", help="Only events of this key: an id.")
+@click.option("--key", help="Only events of the key with this id.")
 @click.option("--model", help="Only events of this model.")
 @config_option
 @json_option
 def logs(config: Path | None, follows: bool, limit: int, as_json: bool, **filters: str | None) -> None:
     """Show what the running gateway logs.
 
-    Events below `level` in [log] are not there, and no requests if `requests` in [log] is false. For requests
-    of the past, see `bluesminds usage logs`.
+    Events below `level` in [log] are missing, and so are requests if `requests` in [log] is false. For past
+    requests, see `bluesminds usage logs`.
     """
     given = {name: value for name, value in filters.items() if value is not None}
     if not follows:

@@ -23,7 +23,7 @@ def mail_group() -> None:
 @click.option("--html", "as_html", is_flag=True, help="Print the HTML instead of the text.")
 @config_option
 def preview(name: str | None, as_html: bool, config: Path | None) -> None:
-    """Print the mail NAME with made-up values. Without NAME: list the names."""
+    """Print the mail NAME with sample values. Without NAME: list the names."""
     if name is None:
         for known in SAMPLES:
             click.echo(known)
@@ -44,7 +44,7 @@ def preview(name: str | None, as_html: bool, config: Path | None) -> None:
 def test(address: str, config: Path | None, as_json: bool) -> None:
     """Send a test mail to ADDRESS.
 
-    Waits for the answer of the mail server.
+    Waits for the response of the mail server.
     """
     call(config, "POST", "/mail/test", {"email": address})
     if as_json:

@@ -37,7 +37,7 @@ def rotate(config: Path | None, as_json: bool) -> None:
     click.echo(f"encrypted {exits.counted(done.changed, 'value')} with the new master key")
     if done.unreadable:
         message = f"{exits.counted(done.unreadable, 'value')} could not be decrypted with the old key"
-        remedy = "they stay as they are; bluesminds servers list shows servers that are affected"
+        remedy = "they were not changed; bluesminds servers list shows the affected servers"
         exits.print_diagnostics([("warning", message, remedy)])
 
 

@@ -23,7 +23,9 @@ from storage.store import plan_schema
 
 
 @click.command()
-@click.option("--plan", "plan_only", is_flag=True, help="Only print what would be done. The gateway may run.")
+@click.option(
+    "--plan", "plan_only", is_flag=True, help="Only print what would be done. The gateway can keep running."
+)
 @config_option
 @json_option
 def migrate(plan_only: bool, config: Path | None, as_json: bool) -> None:
@@ -49,15 +51,15 @@ def migrate(plan_only: bool, config: Path | None, as_json: bool) -> None:
     if not plan.pending:
         click.echo(f"the database has schema {plan.schema}; nothing to do")
     elif plan.engine == "postgres" and plan_only and plan.schema:
-        click.echo("make a dump with pg_dump first: PostgreSQL has no snapshot to go back to", err=True)
+        click.echo("make a dump with pg_dump first: with PostgreSQL there is no snapshot", err=True)
 
 
 @click.command()
-@click.option("--discard", is_flag=True, help="Lose what was written since the upgrade.")
+@click.option("--discard", is_flag=True, help="Discard everything written since the upgrade.")
 @config_option
 @json_option
 def rollback(discard: bool, config: Path | None, as_json: bool) -> None:
-    """Go back to the database as it was before the last upgrade. Stop the gateway first.
+    """Restore the database from before the last upgrade. Stop the gateway first.
 
     Only SQLite has such snapshots. If requests, credit or changes were recorded since the upgrade, the
     command refuses, because they would be lost. The replaced file is kept. Install the earlier version before
@@ -89,7 +91,7 @@ async def _roll_back(settings: Settings, discard: bool) -> RolledBack:
     path = sqlite_path(database_url(settings))
     if path is None:
         remedy = "restore the dump made before the upgrade: bluesminds restore FILE, or pg_restore"
-        raise exits.Failure("PostgreSQL has no snapshot to go back to", exits.USAGE, remedy)
+        raise exits.Failure("with PostgreSQL there is no snapshot", exits.USAGE, remedy)
     if not path.exists():
         raise exits.Failure(f"there is no database in {path}", exits.NOT_FOUND)
     state = StateDir(settings.state_dir)

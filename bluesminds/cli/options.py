@@ -85,7 +85,7 @@ class DurationType(click.ParamType[int]):
         except ValueError as exc:
             self.fail(f"{exc}.", param, ctx)
         if seconds > self._maximum:
-            self.fail(f"it must be at most {self._maximum // 86_400}d.", param, ctx)
+            self.fail(f"the duration must be at most {self._maximum // 86_400}d.", param, ctx)
         return seconds
 
 

@@ -11,20 +11,20 @@ from bluesminds.cli.api_client import call, echo_json, json_option, show
 from bluesminds.cli.options import config_option
 
 _RATES: Final = (
-    ("input", "USD for a million input tokens."),
-    ("cached-input", "USD for a million input tokens from a cache."),
-    ("cache-write", "USD for a million input tokens that are written to a cache."),
-    ("cache-write-hour", "USD for those that the cache keeps for an hour."),
-    ("output", "USD for a million output tokens."),
-    ("reasoning", "USD for a million output tokens of reasoning."),
-    ("audio-input", "USD for a million input tokens of audio."),
-    ("audio-output", "USD for a million output tokens of audio."),
-    ("image-input", "USD for a million input tokens of images."),
-    ("image-output", "USD for a million output tokens of images."),
-    ("image", "USD for a generated image."),
-    ("second", "USD for a second of audio that is read."),
-    ("character", "USD for a million characters of text that is spoken."),
-    ("request", "USD for a request."),
+    ("input", "USD per million input tokens."),
+    ("cached-input", "USD per million input tokens read from a cache."),
+    ("cache-write", "USD per million input tokens written to a cache."),
+    ("cache-write-hour", "USD per million input tokens written to a cache for an hour."),
+    ("output", "USD per million output tokens."),
+    ("reasoning", "USD per million output tokens of reasoning."),
+    ("audio-input", "USD per million input tokens of audio."),
+    ("audio-output", "USD per million output tokens of audio."),
+    ("image-input", "USD per million input tokens of images."),
+    ("image-output", "USD per million output tokens of images."),
+    ("image", "USD per generated image."),
+    ("second", "USD per second of input audio."),
+    ("character", "USD per million characters of text converted to speech."),
+    ("request", "USD per request."),
 )
 
 
@@ -44,10 +44,13 @@ def _rate_options(command: Any) -> Any:  # noqa: ANN401 - a decorator of click
 def _line_options(command: Any) -> Any:  # noqa: ANN401
     for option in (
         click.option(
-            "--from-tokens", type=click.IntRange(0), default=0, help="From this many input tokens on."
+            "--from-tokens",
+            type=click.IntRange(0),
+            default=0,
+            help="Only for requests with at least this many input tokens.",
         ),
         click.option("--service-tier", help="Only for this service tier, such as flex."),
-        click.option("--since", metavar="DAY", help="From this day on (UTC), such as 2026-02-28."),
+        click.option("--since", metavar="DAY", help="First day (UTC), such as 2026-02-28."),
         click.option("--server", help="Only for this server."),
     ):
         command = option(command)
@@ -56,7 +59,7 @@ def _line_options(command: Any) -> Any:  # noqa: ANN401
 
 @prices_group.command("list")
 @click.argument("model", required=False)
-@click.option("--server", help="With MODEL: at this server.")
+@click.option("--server", help="With MODEL: the price at this server.")
 @config_option
 @json_option
 def list_(model: str | None, server: str | None, config: Path | None, as_json: bool) -> None:
@@ -85,8 +88,8 @@ def list_(model: str | None, server: str | None, config: Path | None, as_json: b
 @click.argument("model")
 @_line_options
 @_rate_options
-@click.option("--until", metavar="DAY", help="Only before this day (UTC), such as 2026-12-31.")
-@click.option("--max-output-tokens", type=click.IntRange(1), help="The maximum that the model writes.")
+@click.option("--until", metavar="DAY", help="Day after the last one (UTC), such as 2026-12-31.")
+@click.option("--max-output-tokens", type=click.IntRange(1), help="Maximum output tokens of the model.")
 @config_option
 @json_option
 def set_(model: str, config: Path | None, as_json: bool, **given: str | int | None) -> None:

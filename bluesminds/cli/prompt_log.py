@@ -22,19 +22,19 @@ _COLUMNS: Final = (
 def prompt_log_group() -> None:
     """Manage the prompt log: requests and responses in full. ID is the id of a request.
 
-    Texts of other accounts can be read only if `administrators` in [prompt_log] allows it. The audit log has
-    an entry for each access.
+    Texts of other accounts can be read only if `administrators` in [prompt_log] allows it. The audit log
+    records each access.
     """
 
 
 @prompt_log_group.command("list")
 @click.option("--user", help="Only requests of this user, by e-mail address or id.")
-@click.option("--key", help="Only requests with this key: an id.")
+@click.option("--key", help="Only requests of the key with this id.")
 @click.option("--model", help="Only requests to this model.")
 @config_option
 @json_option
 def list_(user: str | None, key: str | None, model: str | None, config: Path | None, as_json: bool) -> None:
-    """List the requests that are kept, newest first, without their texts."""
+    """List the stored requests, newest first, without their texts."""
     given = {"key": key, "model": model}
     filters = {name: value for name, value in given.items() if value is not None}
     if user is not None:
@@ -51,7 +51,7 @@ def list_(user: str | None, key: str | None, model: str | None, config: Path | N
 @config_option
 @json_option
 def show_(request_id: str, config: Path | None, as_json: bool) -> None:
-    """Print a request and its answer."""
+    """Print a request and its response."""
     found = call(config, "GET", f"/prompt-log/{request_path(request_id)}")
     if as_json:
         echo_json(found)
@@ -66,17 +66,17 @@ def show_(request_id: str, config: Path | None, as_json: bool) -> None:
 @click.argument("user")
 @config_option
 def export(user: str, config: Path | None) -> None:
-    """Write everything that is kept for a user as JSON lines."""
+    """Write all stored requests of a user as JSON lines."""
     download(config, f"/users/{find_user(config, user)['id']}/prompt-log")
 
 
 @prompt_log_group.command("delete")
 @click.argument("request_id", metavar="ID", required=False)
-@click.option("--user", help="Delete everything of this user, by e-mail address or id.")
+@click.option("--user", help="Delete all requests of this user, by e-mail address or id.")
 @config_option
 @json_option
 def delete(request_id: str | None, user: str | None, config: Path | None, as_json: bool) -> None:
-    """Delete one request, or everything that is kept for a user."""
+    """Delete one request, or all stored requests of a user."""
     if (request_id is None) == (user is None):
         raise exits.Failure("give either ID or --user", exits.USAGE, "bluesminds prompt-log delete --help")
     if user is not None:
@@ -93,7 +93,9 @@ def delete(request_id: str | None, user: str | None, config: Path | None, as_jso
 def request_path(request_id: str) -> str:
     """The id of a request, quoted. Raises exits.Failure for an invalid id."""
     if not is_uuid(request_id):
-        raise exits.Failure(f"{request_id!r} is no id of a request", exits.USAGE, "bluesminds usage logs")
+        raise exits.Failure(
+            f"{request_id!r} is not the id of a request", exits.USAGE, "bluesminds usage logs"
+        )
     return quote(request_id, safe="")
 
 

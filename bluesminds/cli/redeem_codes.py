@@ -17,12 +17,12 @@ def redeem_codes_group() -> None:
 @click.argument("name")
 @click.argument("amount")
 @click.option("--count", type=click.IntRange(1, 1000), default=1, show_default=True, help="Number of codes.")
-@click.option("--expires-at", help="Until when codes can be redeemed, such as 2026-12-31T00:00:00Z.")
-@click.option("--ends-at", help="When what is left of the credit ends.")
+@click.option("--expires-at", help="When the codes expire, such as 2026-12-31T00:00:00Z.")
+@click.option("--ends-at", help="When unused credit expires.")
 @config_option
 @json_option
 def create(name: str, amount: str, config: Path | None, as_json: bool, **given: str | int | None) -> None:
-    """Make redeem codes of AMOUNT USD each. They are printed once and cannot be shown again.
+    """Create redeem codes of AMOUNT USD each. They are printed once and cannot be shown again.
 
     NAME is a label. It is the reference of the entries in the ledger.
     """
@@ -31,7 +31,7 @@ def create(name: str, amount: str, config: Path | None, as_json: bool, **given: 
     if as_json:
         echo_json(made)
         return
-    click.echo(f"made the batch {made['batch']['id']}", err=True)
+    click.echo(f"created the batch {made['batch']['id']}", err=True)
     for code in made["codes"]:
         click.echo(code)
 
@@ -60,6 +60,6 @@ def redeemed(batch: str, config: Path | None, as_json: bool) -> None:
 @click.argument("batch")
 @config_option
 def revoke(batch: str, config: Path | None) -> None:
-    """Revoke the codes of a batch that are left. Credit that was redeemed stays."""
+    """Revoke the unused codes of a batch. Redeemed credit stays."""
     call(config, "DELETE", f"/redeem-codes/{batch}")
     click.echo(f"revoked the codes of {batch}")

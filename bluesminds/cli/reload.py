@@ -21,7 +21,7 @@ class RejectedConfig(exits.Failure):
 @config_option
 @json_option
 def reload(config: Path | None, as_json: bool) -> None:
-    """Let the running gateway read its configuration again.
+    """Reload the configuration of the running gateway.
 
     The gateway uses the new servers, routes, prices, limits of tiers and log level. Running requests
     continue. Other changed settings are listed: they need a restart. If the configuration is not valid, the

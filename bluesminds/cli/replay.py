@@ -20,14 +20,14 @@ _SIDES: Final = ("original", "replay")
 
 @click.command("replay")
 @click.argument("request_id", metavar="ID")
-@click.option("--model", help="Another model, instead of that of the request.")
+@click.option("--model", help="Use another model.")
 @config_option
 @json_option
 def replay(request_id: str, model: str | None, config: Path | None, as_json: bool) -> None:
-    """Send a request again, and compare both answers.
+    """Send a request again, and compare both responses.
 
     ID is the id of a request in the prompt log. It is sent with its API key, and charged to its account.
-    This needs `administrators` in [prompt_log]. The audit log has an entry.
+    This needs `administrators` in [prompt_log]. The audit log records it.
     """
     body = {} if model is None else {"model": model}
     found = call(config, "POST", f"/requests/{request_path(request_id)}/replay", body, seconds=None)
@@ -47,7 +47,7 @@ def _answers(found: Mapping[str, Any]) -> Iterator[str]:
     for side in _SIDES:
         answer = found[side]["answer"] or found[side]["response"] or "(no text)"
         yield ""
-        yield f"Answer of the {side}:"
+        yield f"Response of the {side}:"
         yield from answer.split("\n")
 
 
@@ -59,4 +59,4 @@ def _notes(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"{found['redacted']} places of the request were replaced by patterns when it was stored."
     for side in _SIDES:
         if found[side]["cut"]:
-            yield f"The answer of the {side} is not complete: it is longer than max_bytes in [prompt_log]."
+            yield f"The response of the {side} is not complete: it is longer than max_bytes in [prompt_log]."

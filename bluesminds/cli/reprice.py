@@ -14,8 +14,8 @@ _SUMS = ("before_usd", "after_usd", "difference_usd", "credit_usd")
 
 
 @click.command()
-@click.option("--since", required=True, help="From this day or time on (UTC), such as 2026-11-01.")
-@click.option("--until", help="Before this day or time. Without it, until now.")
+@click.option("--since", required=True, help="First day or time (UTC), such as 2026-11-01.")
+@click.option("--until", help="Only before this day or time. Default: now.")
 @click.option("--model", help="Only requests to this model.")
 @click.option("--dry-run", is_flag=True, help="Only show what would change.")
 @config_option
@@ -25,10 +25,10 @@ def reprice(
 ) -> None:
     """Compute the costs of past requests again.
 
-    The prices are those that are now in force for the times of the requests.
+    Each request gets the price that is now in force for its time.
 
-    The differences are posted: costs, statistics and prepaid credit change, usage records do not. A second
-    run changes nothing.
+    Costs, statistics and prepaid credit change by the difference; usage records do not change. A second run
+    changes nothing.
     """
     body: dict[str, Any] = {"since": _time(since), "dry_run": dry_run}
     if until is not None:

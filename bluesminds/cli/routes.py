@@ -48,28 +48,36 @@ def _route_options(command: Command) -> Command:
             help="tier, key_tag, region, tag or needs=NAME,NAME, or prompt_tokens_over=N. Repeatable: all"
             " must hold. `none` removes all.",
         ),
-        click.option("--first-token-timeout", type=float, help="Seconds until the first content."),
-        click.option("--chunk-timeout", type=float, help="Seconds between two parts of a stream."),
+        click.option(
+            "--first-token-timeout", type=float, help="Maximum time until the first content, in seconds."
+        ),
+        click.option("--chunk-timeout", type=float, help="Maximum pause within a stream, in seconds."),
         click.option(
             "--recovery",
             type=click.Choice(get_args(Recovery)),
-            help="What happens if a server fails within a stream.",
+            help="What happens if a server fails during a stream.",
         ),
         click.option(
-            "--queue-timeout", type=float, help="Seconds that a request waits for servers at their caps."
+            "--queue-timeout",
+            type=float,
+            help="Maximum time that a request waits for servers at their caps, in seconds.",
         ),
-        click.option("--queue-size", type=int, help="Requests of the route that wait at once."),
+        click.option("--queue-size", type=int, help="Maximum number of waiting requests of the route."),
         click.option(
             "--hedge-after",
             type=float,
             help="Seconds without content after which a stream is also requested from the next target.",
         ),
-        click.option("--hedge-share", type=float, help="Share of requests for this, such as 0.05."),
-        click.option("--hedge-daily-usd", help="Estimated cost of this in each day, in USD."),
+        click.option(
+            "--hedge-share", type=float, help="Maximum share of streams that are hedged, such as 0.05."
+        ),
+        click.option("--hedge-daily-usd", help="Maximum estimated cost of hedged requests per day, in USD."),
         click.option("--shadow", help="A server that gets copies of requests. `none`: no server."),
-        click.option("--shadow-model", help="The server's name of the model for copies."),
-        click.option("--shadow-share", type=float, help="Share of requests that are copied, such as 0.05."),
-        click.option("--shadow-daily-usd", help="Estimated cost of copies in each day, in USD."),
+        click.option("--shadow-model", help="Name of the model for copies, at the server that gets them."),
+        click.option(
+            "--shadow-share", type=float, help="Maximum share of requests that are copied, such as 0.05."
+        ),
+        click.option("--shadow-daily-usd", help="Maximum estimated cost of copies per day, in USD."),
         click.option(
             "--fallback-on",
             multiple=True,
@@ -177,7 +185,7 @@ def _find(config: Path | None, route: str) -> str:
     if not found and not _ID.fullmatch(route):
         raise exits.Failure(f"there is no route for {route!r}", exits.NOT_FOUND, "bluesminds routes list")
     if len(found) > 1:
-        message = f"{exits.counted(len(found), 'route')} are for {route!r}"
+        message = f"{exits.counted(len(found), 'route')} match {route!r}"
         raise exits.Failure(message, exits.USAGE, "give the id of one: bluesminds routes list")
     return str(found[0]) if found else route
 

@@ -33,7 +33,7 @@ def add(name: str, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def list_(name: str, config: Path | None, as_json: bool) -> None:
-    """List the API keys of a server. Only their last four characters are shown."""
+    """List the API keys of a server. Only the last four characters of each key are shown."""
     found = call(config, "GET", f"/servers/{checked_name(name)}/keys")
     show(found, as_json=as_json, columns=("last_four", "state", "seconds", "reason"))
 

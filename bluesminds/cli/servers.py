@@ -31,9 +31,11 @@ _NAME: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,63}")
 
 
 def _option_flags(unset: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The options for timeouts and for clients that leave. `unset` is added to the help of each."""
+    """The options for timeouts and client disconnects. `unset` is added to the help of each."""
     flags = [
-        click.option("--connect-timeout", type=click.FloatRange(0), help=f"Seconds to connect.{unset}"),
+        click.option(
+            "--connect-timeout", type=click.FloatRange(0), help=f"Maximum seconds to connect.{unset}"
+        ),
         click.option(
             "--first-token-timeout",
             type=click.FloatRange(0),
@@ -45,19 +47,27 @@ def _option_flags(unset: str = "") -> Callable[[Callable[..., None]], Callable[.
             help=f"Seconds until the first content of a stream, if no other server is left.{unset}",
         ),
         click.option(
-            "--chunk-timeout", type=click.FloatRange(0), help=f"Seconds of silence in a stream.{unset}"
+            "--chunk-timeout",
+            type=click.FloatRange(0),
+            help=f"Maximum pause within a stream, in seconds.{unset}",
         ),
-        click.option("--total-timeout", type=click.FloatRange(0), help=f"Seconds of one attempt.{unset}"),
+        click.option(
+            "--total-timeout", type=click.FloatRange(0), help=f"Maximum seconds of one attempt.{unset}"
+        ),
         click.option(
             "--on-disconnect",
             type=click.Choice(get_args(OnDisconnect)),
-            help="Streams of clients that leave: cancel, or read on to learn the usage.",
+            help="If a client disconnects from a stream: cancel it, or read the rest to learn its usage.",
         ),
         click.option(
-            "--drain-seconds", type=click.FloatRange(0), help=f"Seconds to read on, with drain.{unset}"
+            "--drain-seconds",
+            type=click.FloatRange(0),
+            help=f"With drain: maximum seconds to read the rest.{unset}",
         ),
         click.option(
-            "--drain-tokens", type=click.IntRange(0), help=f"Tokens of output to read on, with drain.{unset}"
+            "--drain-tokens",
+            type=click.IntRange(0),
+            help=f"With drain: maximum output tokens to read.{unset}",
         ),
     ]
 
@@ -127,8 +137,12 @@ def servers_group() -> None:
     type=click.Choice(get_args(ServerMode)),
     help="draining: no new requests; off: not used and not checked.",
 )
-@click.option("--max-concurrency", type=click.IntRange(0), help="Requests at once. 0: no cap.")
-@click.option("--rpm", type=click.IntRange(0), help="Requests in any 60 seconds. 0: no cap.")
+@click.option(
+    "--max-concurrency", type=click.IntRange(0), help="Maximum number of concurrent requests. 0: no cap."
+)
+@click.option(
+    "--rpm", type=click.IntRange(0), help="Maximum number of requests in any 60 seconds. 0: no cap."
+)
 @_option_flags()
 @click.option("--api-key-stdin", is_flag=True, help="Read the API key of the server from standard input.")
 @config_option
@@ -252,9 +266,13 @@ def _parse_headers(headers: tuple[str, ...]) -> dict[str, str]:
     type=click.Choice(get_args(ServerMode)),
     help="draining: no new requests; off: not used and not checked.",
 )
-@click.option("--max-concurrency", type=click.IntRange(0), help="Requests at once. 0: no cap.")
-@click.option("--rpm", type=click.IntRange(0), help="Requests in any 60 seconds. 0: no cap.")
-@_option_flags(" 0: that of the settings.")
+@click.option(
+    "--max-concurrency", type=click.IntRange(0), help="Maximum number of concurrent requests. 0: no cap."
+)
+@click.option(
+    "--rpm", type=click.IntRange(0), help="Maximum number of requests in any 60 seconds. 0: no cap."
+)
+@_option_flags(" 0: as in the settings.")
 @click.option("--api-key-stdin", is_flag=True, help="Read a new API key from standard input.")
 @config_option
 @json_option

@@ -55,8 +55,8 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
 _filters = _options(
     click.option("--since", type=_Time(), help="From this time or date in UTC, such as 2026-02-28."),
     click.option("--until", type=_Time(), help="Before this time or date in UTC."),
-    click.option("--user", help="Only this user: an id."),
-    click.option("--key", help="Only this key: an id."),
+    click.option("--user", help="Only the user with this id."),
+    click.option("--key", help="Only the key with this id."),
     click.option("--model", help="Only this model."),
     click.option("--server", help="Only requests that this server answered."),
 )
@@ -90,7 +90,7 @@ def usage_group() -> None:
     multiple=True,
     default=("model",),
     show_default=True,
-    help="Group the totals by this; twice for two groups.",
+    help="Group the totals by this. Can be given twice.",
 )
 @click.option("--tag", help="The field in the metadata of keys that --by tag uses.")
 @_filters
@@ -99,7 +99,7 @@ def usage_group() -> None:
     "format_",
     type=click.Choice(["table", "csv", "json"]),
     default="table",
-    help="Form of the output.",
+    help="Format of the output.",
 )
 @config_option
 @json_option
@@ -113,7 +113,7 @@ def show_(
 ) -> None:
     """Show usage totals of the last days.
 
-    Today is included. With --since and --until, another time is chosen.
+    Today is included. --since and --until select another period.
     """
     query = _given(filters) | {"days": str(days), "group": ",".join(groups)}
     found = call(config, "GET", f"/usage/stats?{urlencode(query)}")
@@ -166,7 +166,7 @@ def logs(config: Path | None, as_json: bool, limit: int, **filters: str | bool |
 @usage_group.command("export")
 @_log_filters
 @click.option(
-    "--format", "format_", type=click.Choice(["csv", "jsonl"]), default="csv", help="Form of the output."
+    "--format", "format_", type=click.Choice(["csv", "jsonl"]), default="csv", help="Format of the output."
 )
 @config_option
 def export(config: Path | None, format_: str, **filters: str | bool | None) -> None:
@@ -175,7 +175,7 @@ def export(config: Path | None, format_: str, **filters: str | bool | None) -> N
 
 
 @usage_group.command("costs")
-@click.option("--key", help="Only this key: an id.")
+@click.option("--key", help="Only the key with this id.")
 @config_option
 @json_option
 def costs(config: Path | None, as_json: bool, key: str | None) -> None:
@@ -205,9 +205,9 @@ def costs(config: Path | None, as_json: bool, key: str | None) -> None:
 @config_option
 @json_option
 def drift(days: int, config: Path | None, as_json: bool, **filters: str | None) -> None:
-    """Compare the own count and price with what servers report.
+    """Compare counts and costs with the servers' reports.
 
-    A ratio is what the server reports, divided by the own sum.
+    A ratio is the sum that the server reports, divided by the gateway's sum.
     """
     found = call(config, "GET", f"/drift?{urlencode(_given(filters) | {'days': str(days)})}")
     columns = (

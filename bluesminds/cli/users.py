@@ -104,7 +104,7 @@ def show_(user: str, config: Path | None, as_json: bool) -> None:
 @click.option(
     "--prompt-log",
     type=click.Choice(["on", "off", _AS_SETTINGS]),
-    help="Keep its requests and responses in full; a key may say otherwise.",
+    help="Store its requests and responses in full. A key can override this.",
 )
 @config_option
 @json_option

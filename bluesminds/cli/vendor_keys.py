@@ -33,7 +33,9 @@ def vendor_keys_group() -> None:
 @click.option(
     "--mode", type=click.Choice(get_args(OwnKeyMode)), default="first", show_default=True, help=_MODE_HELP
 )
-@click.option("--model", "models", multiple=True, help="A model. Repeatable. Default: those of the vendor.")
+@click.option(
+    "--model", "models", multiple=True, help="A model. Repeatable. Default: all models of the vendor."
+)
 @config_option
 @json_option
 def add(
@@ -58,7 +60,7 @@ def add(
 @config_option
 @json_option
 def list_(user: str, config: Path | None, as_json: bool) -> None:
-    """List the keys of a user. Only their last four characters are shown."""
+    """List the keys of a user. Only the last four characters of each key are shown."""
     show(call(config, "GET", _path(config, user)), as_json=as_json, columns=_COLUMNS)
 
 
@@ -67,7 +69,7 @@ def list_(user: str, config: Path | None, as_json: bool) -> None:
 @click.argument("vendor")
 @click.option("--mode", type=click.Choice(get_args(OwnKeyMode)), help=_MODE_HELP)
 @click.option(
-    "--model", "models", multiple=True, help="A model. Repeatable. `any`: those that the vendor lists."
+    "--model", "models", multiple=True, help="A model. Repeatable. `any`: all models that the vendor lists."
 )
 @click.option("--api-key-stdin", is_flag=True, help="Read another key from standard input.")
 @config_option
@@ -154,7 +156,7 @@ def _checked_vendor(name: str) -> str:
         return name
     close = nearest(name, OWN_KEY_VENDORS)
     remedy = f'did you mean "{close}"?' if close else f"use one of {', '.join(OWN_KEY_VENDORS)}"
-    raise exits.Failure(f"{name!r} is not a vendor with keys of users", exits.USAGE, remedy)
+    raise exits.Failure(f"users cannot store keys for the vendor {name!r}", exits.USAGE, remedy)
 
 
 def _read_key(vendor: str) -> str:

@@ -67,7 +67,11 @@ def deliveries(webhook: str, config: Path | None, as_json: bool) -> None:
 @webhooks_group.command()
 @click.argument("webhook")
 @click.option(
-    "--overlap", type=int, default=86_400, show_default=True, help="Seconds for which the old one signs too."
+    "--overlap",
+    type=int,
+    default=86_400,
+    show_default=True,
+    help="Seconds during which deliveries are also signed with the old secret.",
 )
 @config_option
 @json_option
@@ -191,5 +195,5 @@ def _show_secret(made: Any, *, as_json: bool) -> None:  # noqa: ANN401
     if as_json:
         echo_json(made)
         return
-    click.echo(f"webhook {made['webhook']['id']}; its secret is shown only now:", err=True)
+    click.echo(f"webhook {made['webhook']['id']}; save its secret now; it cannot be shown again:", err=True)
     click.echo(made["secret"])

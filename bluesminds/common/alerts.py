@@ -7,14 +7,14 @@ from msgspec import Struct
 AlertKind = Literal["budget", "error_share", "latency", "server", "drift", "queue"]
 AlertPhase = Literal["ok", "pending", "firing"]
 ChannelKind = Literal["slack", "discord", "webhook"]
-MAIL: Final = "mail"  # the channel that needs no configuration of its own
+MAIL: Final = "mail"  # the channel that needs no configuration
 
 UNITS: Final[dict[AlertKind, str]] = {
-    "budget": "% of a shared budget are used",
+    "budget": "% of a shared budget is used",
     "error_share": "% of the requests fail",
-    "latency": " seconds is the average duration of requests",
+    "latency": " s average duration of requests",
     "server": " server(s) down",
-    "drift": "% is the difference between reported and own costs",
+    "drift": "% difference between reported and computed costs",
     "queue": " requests wait for a server",
 }
 

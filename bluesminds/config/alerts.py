@@ -19,7 +19,7 @@ def check_alerts(settings: Settings) -> Iterator[Finding]:
         for name, count in Counter(names).items():
             if count > 1:
                 message = f"{key} in [alerts]: two are named {display(name)}"
-                yield Finding((("alerts", key),), message, "give each a unique name; mail is one already")
+                yield Finding((("alerts", key),), message, "give each a unique name other than mail")
     known = {MAIL, *(channel.name for channel in alerts.channels)}
     for rule in alerts.rules:
         for name in rule.channels:

@@ -57,7 +57,7 @@ def _check_provider(
         yield Finding(
             (key, secret),
             f"webhook_secret in [{section}] is not set, so the provider cannot report payments",
-            "set it; until then payments are only found when the provider is asked",
+            "set it; without it, payments are only found by the regular reconciliation",
             warning=True,
         )
     if found.webhook_secret is not None and found.api_key is None:

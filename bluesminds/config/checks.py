@@ -84,7 +84,7 @@ def _check_prompt_log(settings: PromptLogSettings) -> Iterator[Finding]:
         except re.error as exc:
             yield Finding(
                 (("prompt_log", "redact_patterns"),),
-                f"redact_patterns in [prompt_log]: {pattern!r} is no regular expression: {exc}",
+                f"redact_patterns in [prompt_log]: {pattern!r} is not a regular expression: {exc}",
                 'write it like redact_patterns = ["EMP-[0-9]{6}"]',
             )
 
@@ -154,7 +154,7 @@ def _check_limits(settings: Settings) -> Iterator[Finding]:
             yield Finding(
                 (("prices", index, "until"), ("prices", index, "since")),
                 f"[[prices]] {display(row.model)} ends before it begins",
-                "set until to a day after since; the price does not count on this day any more",
+                "set until to a day after since; the price ends before this day",
             )
         if not any(getattr(row, name) is not None for name in RATE_FIELDS):
             yield Finding(
@@ -186,6 +186,6 @@ def _check_keyless(settings: Settings) -> Iterator[Finding]:
                 yield Finding(
                     ((SERVERS, index, "keyless"), ("keyless", "enabled")),
                     f'keyless in [[servers]] "{server.name}" has no effect while [keyless] is not enabled',
-                    "set enabled = true in [keyless], or remove it",
+                    "set enabled = true in [keyless], or remove keyless",
                     warning=True,
                 )

@@ -89,7 +89,7 @@ def check_routes(settings: Settings) -> Iterator[Finding]:
     yield from _check_empty(settings)
     if (found := find_cycle(routes)) is not None:
         route, cycle = found
-        message = f"fallback in {_title(route.model)} leads back to itself: {' -> '.join(cycle)}"
+        message = f"fallback in {_title(route.model)} is a loop: {' -> '.join(cycle)}"
         remedy = "remove one of these models from a fallback, or give it a route without this fallback"
         yield Finding(((*sources[routes.index(route)], "fallback"),), message, remedy)
 
@@ -124,16 +124,18 @@ def _check_targets(source: Source, route: ModelRoute, servers: set[str]) -> Iter
         if servers and target.server not in servers:  # without [[servers]], the environment may have them
             close = nearest(target.server, servers)
             remedy = f'did you mean "{close}"?' if close else f"add a [[servers]] entry named {name}"
-            yield Finding(about, f"{title} has the server {name}, which is not configured", remedy)
+            yield Finding(about, f"{title} names the server {name}, which is not configured", remedy)
         if (target.server, target.model) in seen:
-            remedy = "keep one of them, or give each a model of its own"
-            yield Finding(about, f"{title} has the server {name} twice", remedy)
+            remedy = "keep one of them, or set a different model in each"
+            yield Finding(about, f"{title} names the server {name} twice", remedy)
         seen.add((target.server, target.model))
     shadow = route.options.shadow
     if servers and shadow is not None and shadow not in servers:
         close = nearest(shadow, servers)
         remedy = f'did you mean "{close}"?' if close else f"add a [[servers]] entry named {display(shadow)}"
-        message = f"shadow in {_title(route.model)} has the server {display(shadow)}, which is not configured"
+        message = (
+            f"shadow in {_title(route.model)} names the server {display(shadow)}, which is not configured"
+        )
         yield Finding(((*source, "shadow"), source), message, remedy)
 
 
@@ -143,7 +145,7 @@ def _check_fallback(source: Source, route: ModelRoute) -> Iterator[Finding]:
     for at, name in enumerate(route.fallback):
         if WILDCARD in name:
             yield Finding(
-                about, f"{title} has {display(name)}, which is not the name of a model", "name one model"
+                about, f"{title} contains {display(name)}, which is not the name of a model", "name one model"
             )
         elif name in route.fallback[:at]:
-            yield Finding(about, f"{title} has {display(name)} twice", "keep one of them")
+            yield Finding(about, f"{title} contains {display(name)} twice", "keep one of them")

@@ -55,7 +55,7 @@ def _check_server(path: Source, server: ServerSettings) -> Iterator[Finding]:
         remedy = 'add url = "http://127.0.0.1:4000/v1" or a vendor, or correct the name'
         yield Finding(((*path, "name"), (*path, "vendor"), url, dialect), message, remedy)
     if server.vendor is not None and server.dialect == "demo":
-        message = f"vendor {title} does not fit the demo server, which is built in"
+        message = f"vendor {title} cannot be used with the demo server, which is built in"
         yield Finding(((*path, "vendor"), dialect), message, "remove vendor or dialect")
     if not (text_of(server.api_key) or "").isascii():
         yield Finding(
@@ -83,7 +83,7 @@ def _check_keys(source: Source, single: Source, title: str, server: ServerSettin
             EntraApp.read(text or "")
     except ValueError as exc:
         yield Finding(
-            (single, source), f"the key {title} names no application of Microsoft Entra ID", str(exc)
+            (single, source), f"the key {title} is not an application of Microsoft Entra ID", str(exc)
         )
     if len(set(keys)) < len(keys):
         message = f"api_keys {title} has the same key twice"

@@ -64,7 +64,7 @@ def _check_provider(path: Source, row: IdentityProviderSettings) -> Iterator[Fin
     for kind in ("google", "github", "privy"):
         if (row.name == kind) != (row.kind == kind):
             about = ((*path, "name"), (*path, "kind"))
-            message = f'name {title}: "{kind}" is the name of the one provider of this kind'
+            message = f'name {title}: "{kind}" is reserved for the provider of this kind'
             yield Finding(about, message, f'set name and kind to "{kind}", or neither')
     if row.key_file is not None and not is_readable(row.key_file):
         message = f"key_file {title} cannot be read: {row.key_file}"

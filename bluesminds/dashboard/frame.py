@@ -30,7 +30,7 @@ _HEADERS: Final = (
     ("referrer-policy", "same-origin"),
 )
 _TITLES: Final = {
-    400: "This address is not right",
+    400: "Invalid address",
     403: "This page is for administrators",
     404: "Not found",
     429: "Too many requests",
@@ -75,7 +75,7 @@ ADMIN_PAGES: Final = (
 
 
 class PageAccount(Struct, frozen=True):
-    """The reader, as the menu shows it. `label` is never empty."""
+    """The signed-in user, as the menu shows it. `label` is never empty."""
 
     label: str
     email: str
@@ -155,7 +155,7 @@ class Frame:
         if exc.status == 401:
             next_ = quote(browser.path + (f"?{browser.query}" if browser.query else ""), safe="/")
             return HandlerResponse(RawBody(b"", HTML), 303, (("location", f"{LOGIN}?next={next_}"),))
-        title = _TITLES.get(exc.status, "This did not work")
+        title = _TITLES.get(exc.status, "The request failed")
         known = principal is not None and principal.kind != "anonymous"
         found = self.page(
             "error.html" if known else "error_alone.html",

@@ -130,7 +130,7 @@ class OverviewPage(Struct, frozen=True):
                 warning = f"{title}: {used} is used." if found.used * 10 >= found.limit * 8 else ""
                 if name == "usd_per_month" and left and now + _lasts_ms(left, pace) < month:
                     day = words.utc_day(now + _lasts_ms(left, pace))
-                    warning = f"{title}: {used} is used. At the pace of the last days it ends on {day}."
+                    warning = f"{title}: {used} is used. At the current rate, it is used up on {day}."
                 note = f"{used}; starts again on {ends}" if ends else used
                 return BudgetTile(title, write(left), note, found.used, found.limit, warning)
         return None
@@ -163,8 +163,8 @@ def _balance(nano: int, pace: int) -> BudgetTile:
         return BudgetTile(title, left, "prepaid")
     days = round(_lasts_ms(nano, pace) / DAY)
     lasts = f"about {days:,} {'day' if days == 1 else 'days'}" if days else "less than a day"
-    warning = f"The credit of {left} lasts {lasts} at the pace of the last days." if days < LOW_DAYS else ""
-    return BudgetTile(title, left, f"lasts {lasts} at the pace of the last days", warning=warning)
+    warning = f"The credit of {left} lasts {lasts} at the current rate." if days < LOW_DAYS else ""
+    return BudgetTile(title, left, f"lasts {lasts} at the current rate", warning=warning)
 
 
 def _lasts_ms(nano: int, pace: int) -> int:

@@ -11,7 +11,6 @@ NO_VALUE: Final = "\N{EN DASH}"
 _SECOND: Final = 1000
 _MINUTE: Final = 60 * _SECOND
 _HOUR: Final = 60 * _MINUTE
-_DAY: Final = 24 * _HOUR
 
 
 def count(value: int | None) -> str:

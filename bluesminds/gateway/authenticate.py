@@ -92,7 +92,7 @@ class KeyAuthenticator:
         self._changed = trio.Event()
 
     def cached_until(self, context: RequestContext) -> float:
-        """When the store is asked for this key again, on Trio's clock. It must have been authenticated."""
+        """When the key is read from the store again, on Trio's clock. It must have been authenticated."""
         if self._keyless is not None and keyless_caller(context, self._keyless) is not None:
             return math.inf
         cached = self._callers.get(self._digest(context))
@@ -138,7 +138,8 @@ class KeyAuthenticator:
         if found.expires_at is not None and found.expires_at <= context.at_ms:
             raise Unauthenticated(
                 "api_key_expired",
-                "This API key has expired. If it was rotated, use its current secret; else create a new key.",
+                "This API key has expired. If it was rotated, use its "
+                "current secret. Otherwise create a new key.",
             )
         return found
 

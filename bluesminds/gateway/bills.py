@@ -13,7 +13,7 @@ from bluesminds.gateway.routing.plans import Target
 from bluesminds.wire.usage import add_usage
 
 Attempt = tuple[Target | None, Usage]
-"""A target, and what it has used."""
+"""A target, and its usage."""
 
 
 class Bill(Struct, frozen=True):

@@ -165,13 +165,29 @@ class Metrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         yield InfoMetricFamily("bluesminds_build", "The version.", value={"version": __version__})
-        yield _counter(
-            "bluesminds_requests",
-            "Finished requests.",
-            ("endpoint", "model", "server", "status"),
-            self.requests,
-        )
+        yield from self._requests()
+        yield from self._costs()
+        yield from self._drift()
+        yield from self._attempts()
+        yield from self._times()
+        yield from self._recording()
+        yield from self._added()
+
+    def _requests(self) -> Iterable[Metric]:
+        labels = ("endpoint", "model", "server", "status")
+        yield _counter("bluesminds_requests", "Finished requests.", labels, self.requests)
         yield _counter("bluesminds_tokens", "Tokens of settled requests.", ("model", "kind"), self.tokens)
+        yield _counter(
+            "bluesminds_errors",
+            "Requests that ended with an error, by its code or outcome.",
+            ("code",),
+            self.errors,
+        )
+        yield _counter(
+            "bluesminds_cache_requests", "Requests, by the result of the cache.", ("result",), self.cache
+        )
+
+    def _costs(self) -> Iterable[Metric]:
         yield _counter(
             "bluesminds_cost_usd",
             "Cost of settled requests, with the markup.",
@@ -191,32 +207,17 @@ class Metrics(Collector):
             {labels: nano / NANO for labels, nano in self.uncharged.items()},
         )
         yield _counter(
-            "bluesminds_shadow_requests",
-            "Copies of requests to shadow targets.",
-            ("server", "outcome"),
-            self.shadow,
-        )
-        yield _counter(
             "bluesminds_usage_quarantined",
             "Requests whose reported usage or cost was not used, by the reason.",
             ("server", "reason"),
             self.quarantined,
         )
-        yield from self._drift()
+
+    def _attempts(self) -> Iterable[Metric]:
+        labels = ("server", "outcome")
+        yield _counter("bluesminds_upstream_attempts", "Attempts sent to servers.", labels, self.attempts)
         yield _counter(
-            "bluesminds_upstream_attempts",
-            "Attempts sent to servers.",
-            ("server", "outcome"),
-            self.attempts,
-        )
-        yield _counter(
-            "bluesminds_errors",
-            "Requests that ended with an error, by its code or outcome.",
-            ("code",),
-            self.errors,
-        )
-        yield _counter(
-            "bluesminds_cache_requests", "Requests, by the result of the cache.", ("result",), self.cache
+            "bluesminds_shadow_requests", "Copies of requests to shadow targets.", labels, self.shadow
         )
         yield _counter(
             "bluesminds_queue_refused",
@@ -224,42 +225,43 @@ class Metrics(Collector):
             ("reason",),
             self.queue_refused,
         )
+
+    def _times(self) -> Iterable[Metric]:
         yield _histogram(
             "bluesminds_queue_seconds",
             "Waits for servers that are at their caps.",
             self.queue_seconds,
             label="outcome",
         )
+        yield _histogram("bluesminds_request_seconds", "From request head to last byte.", self.seconds)
         yield _histogram(
-            "bluesminds_request_seconds",
-            "From request head to last byte.",
-            self.seconds,
-        )
-        yield _histogram(
-            "bluesminds_first_byte_seconds",
-            "From request head to first streamed byte.",
-            self.first_byte,
+            "bluesminds_first_byte_seconds", "From request head to first streamed byte.", self.first_byte
         )
         yield _histogram(
             "bluesminds_output_tokens_per_second",
             "Output tokens of a stream by the seconds from its first byte to its end.",
             self.token_rate,
         )
-        for name, value, help_text in (
-            ("bluesminds_usage_rows_committed", self.rows_committed, "Usage rows committed."),
-            ("bluesminds_usage_commits", self.commits, "Group commits of usage rows."),
+
+    def _recording(self) -> Iterable[Metric]:
+        for name, help_text, value in (
+            ("bluesminds_usage_rows_committed", "Usage rows committed.", self.rows_committed),
+            ("bluesminds_usage_commits", "Group commits of usage rows.", self.commits),
             (
                 "bluesminds_usage_commit_failures",
-                self.commit_failures,
                 "Group commits retried after a failure.",
+                self.commit_failures,
             ),
             (
                 "bluesminds_usage_rows_rejected",
-                self.rows_rejected,
                 "Usage rows the database rejected; see the log.",
+                self.rows_rejected,
             ),
         ):
             yield CounterMetricFamily(name, help_text, value=value)
+
+    def _added(self) -> Iterable[Metric]:
+        """Those of other parts."""
         for name, (help_text, read) in self._counters.items():
             yield CounterMetricFamily(name, help_text, value=read())
         for name, (help_text, read) in self._gauges.items():

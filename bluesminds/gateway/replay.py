@@ -34,7 +34,7 @@ MODEL: Final = "model"
 
 
 class ReplayResult(Struct, frozen=True):
-    """`row`: the usage row of the replay. `response`: the JSON of an answer that was no stream, else "".
+    """`row`: the usage row of the replay. `response`: the JSON of a response that was not streamed, else "".
     `is_cut`: the answer is longer. `error` is None if a server answered.
     """
 
@@ -167,7 +167,7 @@ class Replayer:
         )
 
     def _subscribe(self, request_id: str) -> Subscription[UsageRow]:
-        """To the usage row. It is the only value, so that nothing is dropped."""
+        """Subscribe to the usage row of the replay. There is only one, so the queue cannot overflow."""
         try:
             return self._settled.subscribe(request_id, lambda row: row.id == request_id)
         except TooManyReaders:
@@ -226,16 +226,16 @@ def _with_model(data: bytes, model: str) -> bytes:
 def _not_complete() -> Conflict:
     return Conflict(
         "replay_impossible",
-        "The prompt log does not have this request completely, because it was too long. max_bytes in"
-        " [prompt_log] sets how much is kept of later requests.",
+        "This request was too long to be stored completely, so it cannot be sent again. For later "
+        "requests, raise max_bytes in [prompt_log].",
     )
 
 
 def _key_unusable() -> Conflict:
     return Conflict(
         "replay_key_unusable",
-        "The API key of this request is revoked, expired or disabled. A replay is charged to the key, so that"
-        " it needs one that can be used.",
+        "The API key of this request is revoked, expired or disabled. A replay needs it, because the "
+        "key is charged.",
     )
 
 

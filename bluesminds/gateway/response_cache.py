@@ -21,7 +21,8 @@ from msgspec import Struct
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import Caller, Requirement, Usage, join_requirements
 from bluesminds.gateway.accounting import UsageEntry
-from bluesminds.gateway.call import Call, CallBody, JsonBody
+from bluesminds.gateway.call import Call, CallBody
+from bluesminds.gateway.json_body import JsonBody
 from bluesminds.gateway.limits.headers import Headers
 from bluesminds.gateway.response_writer import ForwardingWriter, ResponseWriter
 
@@ -160,7 +161,7 @@ class CacheLookup:
         return self._recorder
 
     def close(self, *, complete: bool) -> None:
-        """`complete`: the response is complete and no error."""
+        """`complete`: the response is complete and not an error."""
         response = None if self._recorder is None or not complete else self._recorder.response()
         if self._digest and response is not None:
             self._cache.store(self._digest, response)

@@ -91,8 +91,8 @@ class ServerObjects:
             if not servers:
                 raise InvalidRequest(
                     "different_servers",
-                    f"`{object_id}` is at another server than the other objects of the request. Create all of"
-                    " them at one server; the header x-bluesminds-server chooses it.",
+                    f"`{object_id}` is at another server than the other objects in the request. Create "
+                    f"all of them at one server: name it in the header x-bluesminds-server.",
                 )
         return FoundObjects(
             None if servers is None else frozenset(servers),

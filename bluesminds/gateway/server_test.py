@@ -143,7 +143,7 @@ async def _complete(pool: Pool, clock: Clock, server: Server, model: str, second
     if plan is None or not model:
         return step(True, "skipped: the server has no model for conversations")
     if server.api_key is None and server.keyless:
-        return step(True, "skipped: the server only takes keys of clients")
+        return step(True, "skipped: the server only accepts keys of clients")
     try:
         with trio.fail_after(seconds):
             status, body = await _send(pool, server, plan, model, clock.now_ms() // 1000, seconds)

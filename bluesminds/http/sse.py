@@ -14,7 +14,6 @@ _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r(?=[^\n]))")
 _LINE_END = re.compile(rb"\r\n|\n|\r(?=[^\n])")
 _ANY_LINE_END = re.compile(rb"\r\n|\n|\r")
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
-_EVENT_FIELD = re.compile(rb"(?:\A(?:\xef\xbb\xbf)?|[\r\n])event:")
 _DATA_FIELD = re.compile(rb"(?:\xef\xbb\xbf)?data(?=[:\r\n]|\Z)")
 _LONGEST_BLANK_LINE = 4  # bytes
 _BOM = b"\xef\xbb\xbf"
@@ -45,7 +44,7 @@ class EventSplitter:
         return not self._pending
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The events that data completes, each with its blank line. A lone blank line is an event of its own.
+        """The events that data completes, each with its blank line. A lone blank line is a separate event.
 
         Raises EventTooLarge, after every event before the large one has been returned.
         """
@@ -100,11 +99,6 @@ def event_data(event: bytes) -> bytes:
         if field == b"data":
             lines.append(value.removeprefix(b" "))
     return b"\n".join(lines)
-
-
-def is_named(event: bytes) -> bool:
-    """Whether the event has an `event:` field."""
-    return b"event:" in event and _EVENT_FIELD.search(event) is not None
 
 
 def with_data(event: bytes, data: bytes | None) -> bytes:

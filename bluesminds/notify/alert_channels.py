@@ -62,8 +62,8 @@ class AlertSender:
             except UpstreamError as exc:
                 return str(exc)
             response.close()
-            return "" if 200 <= response.status < 300 else f"it answered with status {response.status}"
-        return f"no answer within {SECONDS:.0f} seconds"
+            return "" if 200 <= response.status < 300 else f"it responded with status {response.status}"
+        return f"no response within {SECONDS:.0f} seconds"
 
 
 def write_message(kind: ChannelKind, message: AlertMessage) -> Mapping[str, Any]:

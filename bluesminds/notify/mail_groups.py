@@ -15,7 +15,7 @@ MAIL_GROUP_TITLES: Final = MappingProxyType(
         "weekly_summary": "A summary of your usage each week",
         "keys": "New keys, and keys that expire soon",
         "sign_ins": "Sign-ins from a new browser or address",
-        "usage": "Budgets, limits and credit that are almost used",
+        "usage": "Budgets, limits and credit that are almost used up",
         "servers": "Servers that are down, and alerts (administrators)",
     }
 )

@@ -142,7 +142,7 @@ class MailOutbox:
         if await self._store.read(is_suppressed, mail.to):
             self._log_dropped(mail, "the address bounced or complained")
         elif row.expires_at <= now:
-            self._log_dropped(mail, "it is too old")
+            self._log_dropped(mail, "it expired before it could be sent")
         elif row.attempts > len(PAUSES):
             self._log_dropped(mail, "the last attempt was interrupted")
         else:

@@ -13,7 +13,7 @@ from bluesminds.notify.mail import NAME, Mail, MailFailed, MailRefused, opt_out_
 
 LIMIT: Final = 65_536  # bytes of an answer
 MAX_WAIT: Final = 3600.0  # seconds that an answer may ask to wait
-# The errors of a mail that will not be accepted later. All others depend on the account, the key, the domain
+# Errors for which a retry cannot succeed. All others depend on the account, the key, the domain
 # or the load, and are tried again.
 _PERMANENT: Final = frozenset(
     ("validation_error", "missing_required_field", "missing_required_fields", "invalid_parameter")
@@ -82,7 +82,7 @@ class ResendMailer:
         try:
             found = msgspec.json.decode(content, type=_Domains).data
         except msgspec.MsgspecError:
-            raise MailFailed(f"the answer of Resend ({status}) was not understood") from None
+            raise MailFailed(f"invalid response of Resend (status {status})") from None
         if not any(domain == one.name.lower() and one.status == "verified" for one in found):
             raise MailFailed(f"the domain {domain} of the sender is not verified at Resend")
 
@@ -143,7 +143,7 @@ class _Failure(Struct, frozen=True):
         name = name if name in _KNOWN else ""
         # 403 validation_error: the domain of the sender is not verified yet.
         permanent = status in (400, 422) and name in _PERMANENT
-        reason = f"Resend answered with {status}" + (f" {name}" if name else "")
+        reason = f"Resend responded with status {status}" + (f" {name}" if name else "")
         return cls(name, reason, permanent, _seconds(response))
 
 

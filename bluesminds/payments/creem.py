@@ -190,7 +190,7 @@ class CreemProvider:
             payment = id_of(about.get("transaction"))
             return ProviderEvent(str(event["id"]), str(event["eventType"]), customer, str(order), payment)
         except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as exc:
-            raise SignatureInvalid("the event has an unknown form") from exc
+            raise SignatureInvalid("the event has an unknown format") from exc
 
     def _verify(self, headers: Mapping[str, str], body: bytes, now: int) -> None:
         """Raises SignatureInvalid."""
@@ -237,7 +237,7 @@ def _ms(value: object) -> int:
     try:
         return int(datetime.fromisoformat(value).timestamp() * 1000)
     except ValueError as exc:
-        raise PaymentFailed("the answer of Creem has a wrong time") from exc
+        raise PaymentFailed("the response of Creem contains an invalid time") from exc
 
 
 def _payment(found: Json, orders: Mapping[str, str]) -> PaymentState:

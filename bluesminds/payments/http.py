@@ -58,12 +58,12 @@ class ProviderApi(Struct, frozen=True):
         except UpstreamError as exc:
             raise PaymentFailed(f"{self.origin.host}: {type(exc).__name__}") from exc
         if response.status >= 300:
-            message = f"{self.origin.host} answered {response.status} to {method} {_plain(path)}"
+            message = f"{self.origin.host} responded with {response.status} to {method} {_plain(path)}"
             raise _failure(response.status, content)(message)
         try:
             return msgspec.json.decode(content, type=Json)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise PaymentFailed(f"{self.origin.host} did not answer with a JSON object") from exc
+            raise PaymentFailed(f"{self.origin.host} did not respond with a JSON object") from exc
 
 
 class _StripeError(Struct):
@@ -101,5 +101,5 @@ def text_of(found: Json, name: str) -> str:
     """Raises PaymentFailed if the answer has no such text."""
     value = found.get(name)
     if not isinstance(value, str):
-        raise PaymentFailed(f"the answer of the payment provider has no {name}")
+        raise PaymentFailed(f"the response of the payment provider has no {name}")
     return value

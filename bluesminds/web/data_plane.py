@@ -310,7 +310,8 @@ class DataPlane:
             if not await self._origins.allows_preflight(origin):
                 raise Forbidden(
                     "origin_not_allowed",
-                    "Pages of this origin may not use the gateway. Add the origin to allowed_origins of an"
+                    "Web pages of this origin may not call the gateway. "
+                    "Add the origin to allowed_origins of an"
                     " API key, or to cors_origins in the configuration.",
                 )
         except GatewayError as exc:

@@ -363,23 +363,18 @@ class StreamOpening:
 
     def __init__(self) -> None:
         self._splitter = EventSplitter()
-        self._lead = bytearray()
+        self._size = 0
         self.error: ErrorDetail | None = None
-
-    @property
-    def lead(self) -> bytes:
-        """All bytes so far."""
-        return bytes(self._lead)
 
     def feed(self, piece: bytes) -> Verdict | None:
         """None: more bytes are needed. "error": see `error`. "empty": the stream ends without an answer.
         Raises sse.EventTooLarge.
         """
-        self._lead += piece
+        self._size += len(piece)
         for event in self._splitter.feed(piece):
             if (verdict := self._judge(event)) is not None:
                 return verdict
-        return "answer" if len(self._lead) > MAX_LEAD else None
+        return "answer" if self._size > MAX_LEAD else None
 
     def finish(self) -> Verdict:
         """The stream has ended."""

@@ -246,7 +246,7 @@ async def test_test_of_an_alert_says_what_is_wrong_with_each_channel(site: Site)
     assert len(site.chats.got) == 3
     site.chats.failing = True
     found = await site.alerts.test("errors")
-    assert found["s"] == "it answered with status 503"
+    assert found["s"] == "it responded with status 503"
     assert [data["test"] for _, data in await site.events()] == [True, True]
     with pytest.raises(NotFound):
         await site.alerts.test("unknown")

@@ -6,9 +6,9 @@ from bluesminds.accounts import cleanup
 from bluesminds.accounts.cleanup import ExpiredDataCleanup, PromptRetention, UsageRetention
 from bluesminds.accounts.sessions import Sessions
 from storage import Connection, Store
-from storage.usage import DAY, LATEST, insert_batch, select_page
+from storage.usage import DAY, insert_batch
 from tests.storage.conftest import postgres, postgres_url, sqlite_path, sqlite_url, store, url
-from tests.storage.samples import NOON, usage
+from tests.storage.samples import NOON, all_usage, usage
 
 __all__ = ["postgres", "postgres_url", "sqlite_path", "sqlite_url", "store", "url"]
 
@@ -20,7 +20,7 @@ class Noon:
 
 async def counts(connection: Connection) -> list[object]:
     return [
-        len(await select_page(connection, LATEST, 100)),
+        len(await all_usage(connection)),
         await connection.value("SELECT count(*) FROM usage_hourly"),
         await connection.value("SELECT count(*) FROM usage_daily"),
         await connection.value("SELECT count(*) FROM usage_site_hourly"),

@@ -31,13 +31,13 @@ from storage.base import Connection
 from storage.leases import take_lease
 from storage.settings import select_setting
 from storage.store import open_store
-from storage.usage import LATEST, select_page
 from tests import gateways
 from tests.fakes import model_server
 from tests.fakes.model_server import ModelServer, completion, whole
 from tests.gateways import Gateway, entry, eventually
 from tests.storage.conftest import postgres, postgres_url
 from tests.storage.postgres_server import PostgresServer
+from tests.storage.samples import all_usage
 
 __all__ = ["postgres", "postgres_url"]
 CLOCK = SystemClock()
@@ -472,7 +472,7 @@ async def test_backup_under_load_of_prepaid_requests_has_sums_that_agree(
     async with running(settings) as services:
         proof = await services.accounts.ledger.verify()
         assert proof.problem is None, proof
-        rows = await services.store.read(select_page, LATEST, 10_000)
+        rows = await services.store.read(all_usage)
         wallet = await services.accounts.ledger.balance(user_id)
         (total,) = await services.store.read(_totals)
     assert {row.id for row in rows} >= set(before)

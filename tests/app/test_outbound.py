@@ -58,7 +58,7 @@ def test_outbound_names_every_host_of_the_configuration(tmp_path: Path) -> None:
         "x.openai.azure.com:443 (server cloud)",
         "127.0.0.1:9 (server one)",
         "login.microsoftonline.com:443 (tokens for server cloud)",
-        "servers that were added with commands, if there are any",
+        "servers in the database, if any",
         "smtp.example.com:587 (mail)",
         "collector.example.com:4318 (tracing)",
         "errors.example.com:443 (error reports)",

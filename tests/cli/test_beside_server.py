@@ -143,7 +143,7 @@ def test_replay_prints_both_sides(home: Path) -> None:
         assert rows["figure"] == "original\treplay"
         assert rows["model"] == "demo/echo\tdemo/echo"
         assert rows["input_tokens"] == "6\t6"
-        answers = shown.stdout.partition("Answer of the original:")[2].partition("Answer of the replay:")
+        answers = shown.stdout.partition("Response of the original:")[2].partition("Response of the replay:")
         assert answers[0].strip() == answers[2].strip() != ""
         other = user.call("replay", first, "--model", "no-such-model")
         assert other.returncode == exits.NOT_FOUND and "no-such-model" in other.stderr

@@ -61,8 +61,8 @@ def test_doctor_reports_server_with_command_that_shows_more(home: Path) -> None:
     assert code == 0
     assert "server one" not in found and "mail" not in found
     assert found["outbound"]["message"] == (
-        "connects to 127.0.0.1:9 (server one), servers that were added with commands, if there are any,"
-        " vendors for which users have stored keys, if there are any"
+        "connects to 127.0.0.1:9 (server one), servers in the database, if any,"
+        " vendors of stored user keys, if any"
     )
     assert {found[name]["verdict"] for name in ("database", "audit log", "ledger", "clock")} == {"ok"}
 
@@ -132,7 +132,7 @@ def test_doctor_reports_services_that_cannot_be_reached(home: Path) -> None:
     assert "canary" not in str(found)
 
 
-@pytest.mark.parametrize(("key", "problem"), [(KEY, ""), ("sk_test_other", "answered 401")])
+@pytest.mark.parametrize(("key", "problem"), [(KEY, ""), ("sk_test_other", "responded with 401")])
 async def test_doctor_asks_the_payment_provider_with_its_key(
     nursery: trio.Nursery, home: Path, key: str, problem: str
 ) -> None:
@@ -188,7 +188,7 @@ def test_doctor_reports_certificate_and_public_address(home: Path) -> None:
 
 @pytest.mark.parametrize(
     ("days", "verdict", "text"),
-    [(-1, "failed", "ended on"), (5, "warning", "valid until"), (90, "ok", "valid until")],
+    [(-1, "failed", "expired on"), (5, "warning", "valid until"), (90, "ok", "valid until")],
 )
 def test_doctor_reports_end_of_certificate(home: Path, days: int, verdict: str, text: str) -> None:
     ends = datetime.now(UTC) + timedelta(days=days, hours=1)

@@ -49,12 +49,12 @@ def test_import_prints_the_plan_and_changes_nothing(home: Path, database: Path) 
         "server claude: anthropic, 1 key, 1 model",
         "user root@example.com: admin",
         "user ada@example.com: user, 2.5 USD",
-        "not carried over: channel 2 (Main): its model_mapping; see `bluesminds routes add --help`",
-        "not carried over: channel 3 (Baidu): its type 15 has no vendor here; add it by hand",
-        "not carried over: user 3 (bob): without an e-mail address",
-        "not carried over: user 4 (eve): disabled",
-        "not carried over: 1 token: their users create new API keys here",
-        "not carried over: groups, ratios, redemption codes, and the log",
+        "not imported: channel 2 (Main): its model_mapping; see `bluesminds routes add --help`",
+        "not imported: channel 3 (Baidu): its type 15 has no vendor here; add it by hand",
+        "not imported: user 3 (bob): without an e-mail address",
+        "not imported: user 4 (eve): disabled",
+        "not imported: 1 token: their users create new API keys here",
+        "not imported: groups, ratios, redemption codes, and the log",
         "nothing has changed; apply this with --apply",
     ]
     assert json.loads(user.call("servers", "list", "--json").stdout)["data"] == []

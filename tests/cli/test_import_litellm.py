@@ -120,29 +120,29 @@ def test_import_litellm_prints_the_plan_and_writes_nothing(home: Path, config: P
         "setting tiers.free.rpm = 20",
         "setting cache.enabled = true",
         "setting cache.ttl = 600.0",
-        'not carried over: line 9: model "gpt-5": temperature',
-        'not carried over: line 31: model "nova": its provider "bedrock" has no vendor here',
-        "not carried over: line 33: model \"groq/*\": clients use the names without 'groq/'",
-        'not carried over: line 51: alias "old": there is no model "missing"',
-        'not carried over: line 43: fallbacks: "claude-sonnet-5" to "gpt-5" would be a circle',
-        'not carried over: line 43: fallbacks: "local" to "gone": there is no such model',
-        'not carried over: line 50: routing_strategy "usage-based-routing-v2": "weighted" is used',
-        "not carried over: line 46: the cache is in memory, not in redis",
+        'not imported: line 9: model "gpt-5": temperature',
+        'not imported: line 31: model "nova": its provider "bedrock" has no vendor here',
+        "not imported: line 33: model \"groq/*\": clients use the names without 'groq/'",
+        'not imported: line 51: alias "old": there is no model "missing"',
+        'not imported: line 43: fallbacks: "claude-sonnet-5" to "gpt-5" would be a loop',
+        'not imported: line 43: fallbacks: "local" to "gone": there is no such model',
+        'not imported: line 50: routing_strategy "usage-based-routing-v2": "weighted" is used',
+        "not imported: line 46: the cache is in memory, not in redis",
         (
-            "not carried over: line 39: litellm_settings.drop_params: fields that a vendor does not support"
+            "not imported: line 39: litellm_settings.drop_params: fields that a vendor does not support"
             " are removed anyway"
         ),
-        "not carried over: line 42: litellm_settings.success_callback",
-        "not carried over: line 52: router_settings.redis_host",
+        "not imported: line 42: litellm_settings.success_callback",
+        "not imported: line 52: router_settings.redis_host",
         (
-            "not carried over: line 57: general_settings.master_key: create an administrator with"
+            "not imported: line 57: general_settings.master_key: create an administrator with"
             " `bluesminds users create --role admin`"
         ),
         (
-            "not carried over: line 58: environment_variables: set these in the environment of the gateway:"
+            "not imported: line 58: environment_variables: set these in the environment of the gateway:"
             " REDIS_HOST"
         ),
-        "not carried over: line 60: guardrails",
+        "not imported: line 60: guardrails",
         "nothing has been written; write gateway.toml with --apply",
     ]
     assert "canary" not in done.stdout + done.stderr
@@ -209,9 +209,9 @@ def test_import_litellm_of_capacities_makes_weights_and_merges_equal_deployments
     assert [line for line in plan_lines(plan) if line.startswith(("route", "not"))] == [
         "route a: openai (weight=5), groq; weighted",
         "route b: openai (weight=2), groq; weighted",
-        'not carried over: line 2: model "a": tpm',
-        'not carried over: line 3: model "a": tpm',
-        'not carried over: line 7: model "c": set its address, NOT_SET, and import again',
+        'not imported: line 2: model "a": tpm',
+        'not imported: line 3: model "a": tpm',
+        'not imported: line 7: model "c": set its address, NOT_SET, and import again',
     ]
 
 

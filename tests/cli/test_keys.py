@@ -128,7 +128,10 @@ def test_keys_create_expires_duration_counts_from_now(home: Path) -> None:
 
 
 def test_keys_rotate_wrong_overlap_is_refused(home: Path) -> None:
-    for text, error in (("soon", "a duration is written like 30s"), ("8d", "it must be at most 7d")):
+    for text, error in (
+        ("soon", "a duration is written like 30s"),
+        ("8d", "the duration must be at most 7d"),
+    ):
         done = User(home).call("keys", "rotate", NOWHERE, "--overlap", text)
         assert done.returncode == exits.USAGE
         assert error in done.stderr

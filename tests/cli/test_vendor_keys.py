@@ -58,8 +58,8 @@ def test_vendor_keys_are_stored_changed_tested_and_removed(user: User) -> None:
 
 
 MISTAKES: list[tuple[tuple[str, ...], str, int, str]] = [
-    (("add", ADA, "grok"), KEY, exits.USAGE, "'grok' is not a vendor with keys of users"),
-    (("add", ADA, "ollama"), KEY, exits.USAGE, "'ollama' is not a vendor with keys of users"),
+    (("add", ADA, "grok"), KEY, exits.USAGE, "users cannot store keys for the vendor 'grok'"),
+    (("add", ADA, "ollama"), KEY, exits.USAGE, "users cannot store keys for the vendor 'ollama'"),
     (("add", ADA, "openai"), "", exits.USAGE, "standard input contains no key"),
     (("add", "bob@example.com", "openai"), KEY, exits.NOT_FOUND, "No user has this e-mail address."),
     (("set", ADA, "openai"), "", exits.USAGE, "no option was given"),
@@ -80,4 +80,4 @@ def test_vendor_keys_are_refused_when_the_settings_say_so(user: User) -> None:
     (user.home / "gateway.toml").write_text("[vendor_keys]\nenabled = false\n")
     done = user.call("vendor-keys", "add", ADA, "openai", stdin=KEY + "\n")
     assert done.returncode != 0
-    assert "may not use keys of its own" in done.stderr
+    assert "may not store its own vendor keys" in done.stderr

@@ -72,7 +72,7 @@ ONE_PROBLEM = [
         '[[prices]]\nmodel = "m"\ninput_usd = 1\nsince = "2026-12-01"\nuntil = "2026-12-01"\n',
         '[[prices]] "m" ends before it begins',
         5,
-        "set until to a day after since; the price does not count on this day any more",
+        "set until to a day after since; the price ends before this day",
     ),
     (
         '[[prices]]\nmodel = "m"\ninput_usd = 1\noutput_us = 1\n',
@@ -192,7 +192,10 @@ ONE_PROBLEM = [
     ("\n[[servers]]\n", "a server has no name", 2, 'add a line like name = "main" under [[servers]]'),
     (
         '[[servers]]\nname = "Main"\n',
-        'name in [[servers]] "Main" must be 1 to 64 of a-z, 0-9, "-", "_" and ".", not "." first, not "Main"',
+        (
+            'name in [[servers]] "Main" must be 1 to 64 of a-z, 0-9, "-", "_" and ".", not starting with ".",'
+            ' not "Main"'
+        ),
         2,
         'write it like name = "main"',
     ),

@@ -76,19 +76,19 @@ def test_environment_of_servers_allows_any_server_name(tmp_path: Path) -> None:
 ONE_PROBLEM = [
     (
         '[[routes]]\nmodel = "m"\ntargets = [\n  "main",\n  "mian",\n]\n',
-        'targets in [[routes]] "m" has the server "mian", which is not configured',
+        'targets in [[routes]] "m" names the server "mian", which is not configured',
         5,
         'did you mean "main"?',
     ),
     (
         '[[routes]]\nmodel = "m"\ntargets = [{server = "xyz"}]\n',
-        'targets in [[routes]] "m" has the server "xyz", which is not configured',
+        'targets in [[routes]] "m" names the server "xyz", which is not configured',
         3,
         'add a [[servers]] entry named "xyz"',
     ),
     (
         '[routes_short]\na = "main"\n"b*" = ["main", "xyz"]\n',
-        '"b*" in [routes_short] has the server "xyz", which is not configured',
+        '"b*" in [routes_short] names the server "xyz", which is not configured',
         3,
         'add a [[servers]] entry named "xyz"',
     ),
@@ -106,9 +106,9 @@ ONE_PROBLEM = [
     ),
     (
         '[[routes]]\nmodel = "m"\ntargets = ["main", {server = "main", weight = 2}]\n',
-        'targets in [[routes]] "m" has the server "main" twice',
+        'targets in [[routes]] "m" names the server "main" twice',
         3,
-        "keep one of them, or give each a model of its own",
+        "keep one of them, or set a different model in each",
     ),
     (
         '[[routes]]\nmodel = "m"\n\ntargets = []\n',
@@ -124,7 +124,7 @@ ONE_PROBLEM = [
     ),
     (
         '[[routes]]\nmodel = "m"\nshadow = "mian"\n',
-        'shadow in [[routes]] "m" has the server "mian", which is not configured',
+        'shadow in [[routes]] "m" names the server "mian", which is not configured',
         3,
         'did you mean "main"?',
     ),
@@ -136,25 +136,25 @@ ONE_PROBLEM = [
     ),
     (
         '[[routes]]\nmodel = "a"\nfallback = ["b"]\n[[routes]]\nmodel = "b"\nfallback = ["a"]\n',
-        'fallback in [[routes]] "a" leads back to itself: a -> b -> a',
+        'fallback in [[routes]] "a" is a loop: a -> b -> a',
         3,
         "remove one of these models from a fallback, or give it a route without this fallback",
     ),
     (
         '[[routes]]\nmodel = "gpt-5*"\nfallback = ["gpt-5-mini"]\n',
-        'fallback in [[routes]] "gpt-5*" leads back to itself: gpt-5-mini -> gpt-5-mini',
+        'fallback in [[routes]] "gpt-5*" is a loop: gpt-5-mini -> gpt-5-mini',
         3,
         "remove one of these models from a fallback, or give it a route without this fallback",
     ),
     (
         '[[routes]]\nmodel = "a"\nfallback = ["b*"]\n',
-        'fallback in [[routes]] "a" has "b*", which is not the name of a model',
+        'fallback in [[routes]] "a" contains "b*", which is not the name of a model',
         3,
         "name one model",
     ),
     (
         '[[routes]]\nmodel = "a"\nfallback = ["b", "c", "b"]\n',
-        'fallback in [[routes]] "a" has "b" twice',
+        'fallback in [[routes]] "a" contains "b" twice',
         3,
         "keep one of them",
     ),

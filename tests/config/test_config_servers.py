@@ -80,12 +80,12 @@ def test_server_of_a_vendor_has_its_url_and_dialect(tmp_path: Path) -> None:
                 'api_key = "entra:t"',
                 'models = ["m"]',
             ),
-            'the key in [[servers]] "one" names no application of Microsoft Entra ID',
+            'the key in [[servers]] "one" is not an application of Microsoft Entra ID',
             "write it like entra:TENANT_ID:CLIENT_ID:CLIENT_SECRET",
         ),
         (
             ('vendor = "openai"', 'dialect = "demo"'),
-            'vendor in [[servers]] "one" does not fit the demo server, which is built in',
+            'vendor in [[servers]] "one" cannot be used with the demo server, which is built in',
             "remove vendor or dialect",
         ),
         (

@@ -95,7 +95,7 @@ async def test_administrator_posts_an_entry_after_a_second_look(
         page.get_by_role("link", name="Ledger", exact=True).last.press("Enter")
         expect(page.get_by_role("cell", name=HOSTILE)).to_be_visible()
         page.get_by_role("button", name="Verify").press("Enter")
-        expect(page.get_by_text("The ledger is proven. Entries: 1. Balances: 1.")).to_be_visible()
+        expect(page.get_by_text("The ledger is correct. Entries: 1. Balances: 1.")).to_be_visible()
         assert violations(page) == []
         assert page.evaluate("window.pwned") is None
 

@@ -77,7 +77,7 @@ async def test_redeem_codes_are_made_shown_once_and_downloaded(
         download.value.save_as(tmp_path / "codes.txt")
         page.get_by_role("button", name="Done").press("Enter")
         page.get_by_role("link", name=HOSTILE).press("Enter")
-        expect(page.get_by_text("No code is redeemed yet")).to_be_visible()
+        expect(page.get_by_text("No redeemed codes yet")).to_be_visible()
         assert codes[0] not in page.content()
         page.get_by_role("button", name="Revoke").press("Enter")
         expect(page.get_by_role("button", name="Cancel")).to_be_focused()

@@ -52,7 +52,7 @@ class _NoParts:
 
 
 def routes_of(site: DashboardSite) -> list[Route]:
-    built = build_dashboard(site.gateway.services, *(cast("Any", _NoParts()) for _ in range(3)))
+    built = build_dashboard(site.gateway.services, *(cast("Any", _NoParts()) for _ in range(4)))
     assert built is not None
     return built.routes
 
@@ -182,7 +182,7 @@ async def test_page_with_a_wrong_query_says_what_is_wrong(
             async with site.visitor("user") as client:
                 answer = await client.get(path)
             assert answer.status_code == 400
-            assert "This address is not right" in answer.text
+            assert "Invalid address" in answer.text
             assert answer.headers["content-security-policy"] == POLICY
 
 
@@ -547,10 +547,10 @@ async def test_receipt_page_says_why_a_request_failed(
     [
         (
             ("total_timeout", "shadow"),
-            "The only attempt failed. The last one: the time for the whole",
+            "The only attempt failed. The last one: the total timeout",
         ),
         (("503", "hedge_lost", "error_in_stream"), "All 2 attempts failed. The last one: the server sent an"),
-        (("shadow",), "The server answered with an error."),
+        (("shadow",), "The server responded with an error."),
     ],
 )
 def test_reason_of_a_failure_is_that_of_an_attempt_that_failed(reasons: tuple[str, ...], text: str) -> None:
@@ -565,7 +565,7 @@ async def test_overview_says_how_long_the_credit_lasts(site: DashboardSite) -> N
         assert "prepaid" in (await client.get("/dashboard?range=24h")).text
         await site.add_usage("user", 4, model="a", cost_nano=1_000_000_000)
         text = (await client.get("/dashboard?range=24h")).text
-    assert "The credit of $20.00 lasts about 5 days at the pace of the last days." in text
+    assert "The credit of $20.00 lasts about 5 days at the current rate." in text
 
 
 async def test_models_page_has_prices_and_examples(site: DashboardSite) -> None:
@@ -573,7 +573,7 @@ async def test_models_page_has_prices_and_examples(site: DashboardSite) -> None:
         text = (await client.get("/dashboard/models?q=m")).text
         assert 'href="/dashboard/playground?model=m"' in text
         assert "no price for tokens" in text and "ANTHROPIC_BASE_URL" in text
-        assert "No model has this in its name." in (await client.get("/dashboard/models?q=zz")).text
+        assert "No model has this text in its name." in (await client.get("/dashboard/models?q=zz")).text
 
 
 async def test_users_page_finds_a_part_of_an_address(site: DashboardSite) -> None:

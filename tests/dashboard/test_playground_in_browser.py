@@ -163,7 +163,7 @@ async def test_answer_is_stopped_with_escape_and_keeps_what_came(
         expect(page.get_by_role("button", name="Stop")).to_be_visible()
         page.keyboard.type("typed meanwhile")
         press(page, "Enter", "Escape")
-        expect(page.locator("#said")).to_have_text("Stopped. What came was counted.")
+        expect(page.locator("#said")).to_have_text("Stopped. The text so far was counted.")
         wait_until_stored(page)
         expect(page.locator(".facts").first).to_contain_text("stopped · ")
         expect(prompt_of(page)).to_have_value("typed meanwhile")

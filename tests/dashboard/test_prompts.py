@@ -101,9 +101,9 @@ async def test_prompt_is_read_and_deleted_by_keyboard(start: Start, chromium: Ch
         expect(page.get_by_role("button", name="Cancel")).to_be_focused()
         page.get_by_role("dialog").get_by_role("button", name="Delete").press("Enter")
         expect(page.get_by_text("No requests are kept")).to_be_visible()
-        page.get_by_label("Keep the requests of your keys").select_option("off")
+        page.get_by_label("Store the requests of your keys").select_option("off")
         page.get_by_role("button", name="Save").press("Enter")
-        expect(page.get_by_label("Keep the requests of your keys")).to_have_value("off")
+        expect(page.get_by_label("Store the requests of your keys")).to_have_value("off")
 
     await site.look(chromium, "user", work, bypass_csp=True)
 
@@ -115,7 +115,7 @@ async def test_replay_of_a_request_shows_both_answers(start: Start, chromium: Ch
     def work(page: Page) -> None:
         page.goto(f"{site.gateway.url}/dashboard/requests/{request_id}")
         page.get_by_role("link", name="Replay").press("Enter")
-        expect(page.get_by_text("The request was not sent again yet.")).to_be_visible()
+        expect(page.get_by_text("The request has not been sent again yet.")).to_be_visible()
         page.get_by_label("Model").fill("unknown-model")
         page.get_by_role("button", name="Send again").press("Enter")
         expect(page.get_by_role("alert").or_(page.locator(".wrong")).first).to_contain_text("unknown-model")

@@ -89,7 +89,7 @@ async def test_costs_are_computed_again_after_a_second_look(site: DashboardSite,
         page.get_by_role("button", name="Show what would change").press("Enter")
         expect(page.get_by_text("The costs of 2 of 2 requests would change by 0.001998 USD")).to_be_visible()
         page.get_by_role("button", name="Change the costs").press("Enter")
-        expect(page.get_by_text("The costs of 2 requests are changed.")).to_be_visible()
+        expect(page.get_by_text("The costs of 2 requests were changed.")).to_be_visible()
 
     await site.look(chromium, "admin", work)
 
@@ -120,7 +120,7 @@ async def test_route_is_made_changed_and_removed_by_keyboard(site: DashboardSite
         page.get_by_label("the servers are at a limit").uncheck()
         page.get_by_label("Requests that wait at once").fill("5")
         page.get_by_text("Hedged requests and shadow traffic").click()
-        page.get_by_label("Also ask the next server").fill("2.5")
+        page.get_by_label("Seconds without content before the next server gets the request too").fill("2.5")
         page.get_by_label("Server that gets copies").select_option("one")
         page.get_by_label("USD a day for copies").fill("0.5")
         assert violations(page) == []

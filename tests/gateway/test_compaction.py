@@ -100,12 +100,18 @@ async def test_compaction_of_a_stored_response_has_its_conversation(
     assert "My name is Ada." in asked and "Hello world" in asked
 
 
-@pytest.mark.parametrize(
-    ("body", "param"), [({"input": "Hello."}, "model"), ({"model": "m"}, "input"), ({"model": 1}, "model")]
-)
+WRONG_REQUESTS: list[tuple[dict[str, Any], str]] = [
+    ({"input": "Hello."}, "model"),
+    ({"model": "m"}, "input"),
+    ({"model": 1}, "model"),
+]
+
+
 async def test_compaction_of_a_wrong_request_is_refused(
-    nursery: trio.Nursery, home: Path, body: Any, param: str
+    nursery: trio.Nursery, home: Path, subtests: pytest.Subtests
 ) -> None:
     gateway, _ = await start(nursery, home, "chat")
-    status, made = await post(gateway, COMPACT, body)
-    assert (status, made["error"]["param"]) == (400, param)
+    for body, param in WRONG_REQUESTS:
+        with subtests.test(str(body)):
+            status, made = await post(gateway, COMPACT, body)
+            assert (status, made["error"]["param"]) == (400, param)

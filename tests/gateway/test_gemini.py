@@ -12,6 +12,7 @@ from tests import gateways
 from tests.fakes import gemini_server
 from tests.fakes.gemini_server import COUNT, content, end, error, event
 from tests.fakes.model_server import DONE, Cut, ModelServer, chunk, completion, refusal, streamed, whole
+from tests.gateway.cases import Since, own_servers
 from tests.gateways import Gateway, entry, eventually
 from tests.wire.conversations import check_messages_order, events_in
 
@@ -118,23 +119,27 @@ async def test_error_of_a_native_server_passes_byte_for_byte(native: Gateway, go
     assert (answer.status_code, answer.content) == (400, body)
 
 
-@pytest.mark.parametrize(
-    ("status", "body"),
-    [
-        (400, error(400, "INVALID_ARGUMENT", "API key not valid.", "API_KEY_INVALID")),
-        (403, error(403, "PERMISSION_DENIED", "Your API key was reported as leaked.")),
-        (403, error(403, "PERMISSION_DENIED", "Not enabled.", "SERVICE_DISABLED")),
-        (401, error(401, "UNAUTHENTICATED", "No credentials.")),
-    ],
-)
+REJECTED_KEYS = [
+    (400, error(400, "INVALID_ARGUMENT", "API key not valid.", "API_KEY_INVALID")),
+    (403, error(403, "PERMISSION_DENIED", "Your API key was reported as leaked.")),
+    (403, error(403, "PERMISSION_DENIED", "Not enabled.", "SERVICE_DISABLED")),
+    (401, error(401, "UNAUTHENTICATED", "No credentials.")),
+]
+
+
 async def test_key_that_google_rejects_is_the_gateways_failure(
-    native: Gateway, google: ModelServer, status: int, body: bytes
+    nursery: trio.Nursery, home: Path, google: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    google.plan(refusal(status, body))
-    answer = await post(native, PLAIN)
-    failure = answer.json()["error"]
-    assert (answer.status_code, failure["code"]) == (502, 502)
-    assert failure["details"][0]["metadata"]["code"] == "upstream_credentials_refused"
+    servers = own_servers(len(REJECTED_KEYS), google.url, dialect="gemini", api_key="upstream-google-key")
+    gateway = await gateways.start(nursery, home, servers=servers)
+    for number, (status, body) in enumerate(REJECTED_KEYS):
+        with subtests.test(str(body)):
+            google.plan(refusal(status, body))
+            answer = await post(gateway, PLAIN.replace("/m:", f"/m{number}:"))
+            failure = answer.json()["error"]
+            assert (answer.status_code, failure["code"]) == (502, 502)
+            assert failure["details"][0]["metadata"]["code"] == "upstream_credentials_refused"
+            assert len(google.asked) == number + 1
 
 
 async def test_refusal_of_a_file_is_the_clients_error(native: Gateway, google: ModelServer) -> None:
@@ -245,20 +250,21 @@ async def test_field_that_cannot_be_translated_is_refused(gateway: Gateway, mode
 # Clients of other formats on a Gemini server
 
 
-@pytest.mark.parametrize(
-    "path, body, field",
-    [
-        (PLAIN, {"contents": [{"parts": []}]}, "contents"),
-        ("/v1/responses", {"model": "m", "input": []}, "input"),
-        ("/v1/messages", {"model": "m", "max_tokens": 9, "messages": []}, "messages"),
-    ],
-)
+EMPTY_CONVERSATIONS: list[tuple[str, dict[str, Any], str]] = [
+    (PLAIN, {"contents": [{"parts": []}]}, "contents"),
+    ("/v1/responses", {"model": "m", "input": []}, "input"),
+    ("/v1/messages", {"model": "m", "max_tokens": 9, "messages": []}, "messages"),
+]
+
+
 async def test_empty_conversation_is_refused_in_the_words_of_the_client(
-    gateway: Gateway, models: ModelServer, path: str, body: dict[str, Any], field: str
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    answer = await post(gateway, path, body)
-    assert (answer.status_code, models.asked) == (400, [])
-    assert f"`{field}` is empty." in answer.text
+    for path, body, field in EMPTY_CONVERSATIONS:
+        with subtests.test(path):
+            answer = await post(gateway, path, body)
+            assert (answer.status_code, models.asked) == (400, [])
+            assert f"`{field}` is empty." in answer.text
 
 
 async def test_chat_client_gets_a_whole_answer_of_a_gemini_server(
@@ -318,8 +324,8 @@ async def test_error_in_a_gemini_stream_reaches_other_clients(
 # Keys, models and errors
 
 
-@pytest.mark.parametrize("place", ["x-goog-api-key", "query", "authorization"])
-async def test_key_is_accepted_where_googles_clients_send_it(gateway: Gateway, place: str) -> None:
+async def use_key(gateway: Gateway, place: str) -> None:
+    since = Since(gateway)
     async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
         query = f"?key={gateway.key}&alt=sse" if place == "query" else ""
         value = f"Bearer {gateway.key}" if place == "authorization" else gateway.key
@@ -327,8 +333,16 @@ async def test_key_is_accepted_where_googles_clients_send_it(gateway: Gateway, p
         answer = await client.post(PLAIN + query, json=ASK, headers=headers)
         assert answer.status_code == 200
         assert (await client.get("/v1beta/models" + query, headers=headers)).status_code == 200
-    await eventually(lambda: len(gateway.events("request")) >= 2)
+    await eventually(lambda: len(since.events("request")) >= 2)
     assert gateway.key not in gateway.log
+
+
+async def test_key_is_accepted_where_googles_clients_send_it(
+    gateway: Gateway, subtests: pytest.Subtests
+) -> None:
+    for place in ("x-goog-api-key", "query", "authorization"):
+        with subtests.test(place):
+            await use_key(gateway, place)
 
 
 @pytest.mark.parametrize("place", ["x-goog-api-key", "query"])
@@ -398,32 +412,31 @@ async def test_models_of_a_gemini_server_are_discovered(
     assert [row["id"] for row in found] == ["m"]
 
 
-@pytest.mark.parametrize(
-    ("method", "path", "status", "code"),
-    [
-        ("POST", "/v1beta/models/m:asyncBatchEmbedContent", 404, "unsupported_endpoint"),
-        ("POST", "/v1beta/models/m:predict", 404, "unsupported_endpoint"),
-        ("GET", "/v1beta/models/m:generateContent", 405, "method_not_allowed"),
-        ("POST", "/v1beta/models/m", 405, "method_not_allowed"),
-        ("POST", "/v1beta/models/m:unknownMethod", 404, "unsupported_endpoint"),
-        ("GET", "/v1beta/cachedContents", 404, "unknown_url"),
-        ("POST", "/v1beta/openai/chat/completions", 404, "unknown_url"),
-        ("POST", "/v1beta/models/other:generateContent", 404, "model_not_found"),
-        ("GET", "/v1beta", 404, "unknown_url"),
-    ],
-)
-async def test_unknown_path_is_refused_in_googles_shape(
-    gateway: Gateway, method: str, path: str, status: int, code: str
-) -> None:
-    async with gateway.client() as client:
-        answer = await client.request(method, path, json=ASK if method == "POST" else None)
-    failure = answer.json()["error"]
-    assert (answer.status_code, failure["code"]) == (status, status)
-    assert failure["details"][0]["metadata"]["code"] == code
-    if code == "unsupported_endpoint":
-        assert "generateContent, streamGenerateContent, countTokens" in failure["message"]
-    if "openai" in path:
-        assert "/v1/chat/completions" in failure["message"]
+UNKNOWN_PATHS = [
+    ("POST", "/v1beta/models/m:asyncBatchEmbedContent", 404, "unsupported_endpoint"),
+    ("POST", "/v1beta/models/m:predict", 404, "unsupported_endpoint"),
+    ("GET", "/v1beta/models/m:generateContent", 405, "method_not_allowed"),
+    ("POST", "/v1beta/models/m", 405, "method_not_allowed"),
+    ("POST", "/v1beta/models/m:unknownMethod", 404, "unsupported_endpoint"),
+    ("GET", "/v1beta/cachedContents", 404, "unknown_url"),
+    ("POST", "/v1beta/openai/chat/completions", 404, "unknown_url"),
+    ("POST", "/v1beta/models/other:generateContent", 404, "model_not_found"),
+    ("GET", "/v1beta", 404, "unknown_url"),
+]
+
+
+async def test_unknown_path_is_refused_in_googles_shape(gateway: Gateway, subtests: pytest.Subtests) -> None:
+    for method, path, status, code in UNKNOWN_PATHS:
+        with subtests.test(f"{path}"):
+            async with gateway.client() as client:
+                answer = await client.request(method, path, json=ASK if method == "POST" else None)
+            failure = answer.json()["error"]
+            assert (answer.status_code, failure["code"]) == (status, status)
+            assert failure["details"][0]["metadata"]["code"] == code
+            if code == "unsupported_endpoint":
+                assert "generateContent, streamGenerateContent, countTokens" in failure["message"]
+            if "openai" in path:
+                assert "/v1/chat/completions" in failure["message"]
 
 
 async def test_limit_of_a_key_is_reported_in_googles_shape(gateway: Gateway, models: ModelServer) -> None:

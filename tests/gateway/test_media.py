@@ -22,6 +22,7 @@ from tests.fakes.model_server import (
     whole,
 )
 from tests.fakes.raw_upstream import Peer
+from tests.gateway.cases import own_servers
 from tests.gateways import Gateway, entry, eventually
 
 MPEG = b"Content-Type: audio/mpeg"
@@ -134,27 +135,31 @@ async def nothing(server: ModelServer, peer: Peer, asked: Any) -> None:
     await peer.answer(b"", MPEG)
 
 
-@pytest.mark.parametrize(
-    "failure",
-    [
-        drop_twice,
-        page,
-        nothing,
-        sound(Cut),
-        refusal(500),
-        whole(error("overloaded", code=503)),
-        whole(b"not JSON"),
-        streamed(b": ping\n\n", Fin),
-        streamed(b"data: " + error("overloaded") + b"\n\n"),
-    ],
-)
+FAILURES: list[Plan] = [
+    drop_twice,
+    page,
+    nothing,
+    sound(Cut),
+    refusal(500),
+    whole(error("overloaded", code=503)),
+    whole(b"not JSON"),
+    streamed(b": ping\n\n", Fin),
+    streamed(b"data: " + error("overloaded") + b"\n\n"),
+]
+
+
 async def test_failure_before_the_first_byte_of_speech_goes_to_the_next_server(
-    pair: Gateway, models: ModelServer, second: ModelServer, failure: Plan
+    nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    models.plan(failure)
-    second.plan(sound(b"sound"))
-    answer = await post(pair, "/audio/speech", SPEAK)
-    assert (answer.content, answer.headers["x-bluesminds-server"]) == (b"sound", "second")
+    servers = own_servers(len(FAILURES), models.url, second.url)
+    gateway = await gateways.start(nursery, home, servers=servers)
+    for number, failure in enumerate(FAILURES):
+        with subtests.test(str(number)):
+            models.plan(failure)
+            second.plan(sound(b"sound"))
+            answer = await post(gateway, "/audio/speech", SPEAK | {"model": f"m{number}"})
+            assert (answer.content, answer.headers["x-bluesminds-server"]) == (b"sound", f"m{number}-1")
+            assert models.asked[-1].body["model"] == f"m{number}"
 
 
 async def untyped(server: ModelServer, peer: Peer, asked: Any) -> None:

@@ -8,6 +8,7 @@ import trio
 
 from tests import gateways
 from tests.fakes.model_server import DONE, ModelServer, chunk, completion, streamed, whole
+from tests.gateway.cases import Since, own_servers
 from tests.gateways import ASK, STREAM, Gateway, entry
 
 REPORT = {"prompt_tokens": 11, "completion_tokens": 2, "total_tokens": 13}
@@ -53,58 +54,65 @@ async def test_both_meters_and_the_cost_are_in_the_record(
     assert await gateway.metric("bluesminds_drift_cost_usd_total", meter="upstream", **place) == 0.0000155
 
 
-@pytest.mark.parametrize(
-    ("vendor", "value", "nano", "quarantine"),
-    [
-        ("litellm", b"2.85e-05", 28_500, ""),
-        ("litellm", b"0.0", 0, ""),
-        ("litellm", b"-1", None, "cost"),
-        ("litellm", b"None", None, ""),
-        ("", b"2.85e-05", None, ""),
-    ],
-)
+HEADERS = [
+    ("litellm", b"2.85e-05", 28_500, ""),
+    ("litellm", b"0.0", 0, ""),
+    ("litellm", b"-1", None, "cost"),
+    ("litellm", b"None", None, ""),
+    ("other", b"2.85e-05", None, ""),
+]
+
+
 async def test_cost_header_counts_from_litellm_only(
-    nursery: trio.Nursery,
-    home: Path,
-    models: ModelServer,
-    vendor: str,
-    value: bytes,
-    nano: Any,
-    quarantine: str,
+    nursery: trio.Nursery, home: Path, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    gateway = await start(nursery, home, models, **({"vendor": vendor} if vendor else {}))
-    models.plan(whole(completion(usage=REPORT), b"x-litellm-response-cost: " + value))
-    assert (await gateway.chat()).status_code == 200
-    (row,) = gateway.rows()
-    assert (row["reported_cost_nano"], row["quarantine"]) == (nano, quarantine)
-    assert (row["usage_source"], row["cost_nano"]) == ("upstream", 15_000)
+    servers = [
+        entry("litellm", models.url, models=["litellm"], vendor="litellm"),
+        entry("other", models.url, models=["other"]),
+    ]
+    prices = [PRICE | {"model": model} for model in ("litellm", "other")]
+    gateway = await gateways.start(nursery, home, servers=servers, prices=prices)
+    for model, value, nano, quarantine in HEADERS:
+        with subtests.test(f"{model} {value!r}"):
+            since = Since(gateway)
+            models.plan(whole(completion(usage=REPORT), b"x-litellm-response-cost: " + value))
+            assert (await gateway.chat(ASK | {"model": model})).status_code == 200
+            (row,) = since.rows()
+            assert (row["reported_cost_nano"], row["quarantine"]) == (nano, quarantine)
+            assert (row["usage_source"], row["cost_nano"]) == ("upstream", 15_000)
 
 
-@pytest.mark.parametrize(
-    ("report", "reason"),
-    [
-        ({"prompt_tokens": -5, "completion_tokens": 2}, "implausible"),
-        ({"prompt_tokens": 1e30, "completion_tokens": 2}, "implausible"),
-        ({"prompt_tokens": 11, "completion_tokens": 40_000}, "too_large"),
-    ],
-)
-@pytest.mark.parametrize("stream", [False, True])
+USAGES = [
+    ({"prompt_tokens": -5, "completion_tokens": 2}, "implausible"),
+    ({"prompt_tokens": 1e30, "completion_tokens": 2}, "implausible"),
+    ({"prompt_tokens": 11, "completion_tokens": 40_000}, "too_large"),
+]
+
+
 async def test_absurd_usage_is_marked_and_the_estimate_charged(
-    nursery: trio.Nursery, home: Path, models: ModelServer, report: Any, reason: str, stream: bool
+    nursery: trio.Nursery, home: Path, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    gateway = await start(nursery, home, models)
-    if stream:
-        models.plan(streamed(chunk("12345678"), chunk(finish="stop", usage=report), DONE))
-    else:
-        models.plan(whole(completion("12345678", usage=report)))
-    assert (await gateway.chat((STREAM if stream else ASK) | {"max_tokens": 50})).status_code == 200
-    (row,) = gateway.rows()
-    assert (row["quarantine"], row["usage_source"]) == (reason, "estimated")
-    assert (row["input_tokens"], row["output_tokens"]) == (row["own_input_tokens"], 2)
-    assert row["cost_nano"] == row["input_tokens"] * 1000 + 2 * 2000
-    assert await gateway.metric("bluesminds_usage_quarantined_total", reason=reason, server="one") == 1
-    (found,) = await drift(gateway)
-    assert (found["requests"], found["quarantined"]) == (0, 1)
+    cases = [(stream, *usage) for usage in USAGES for stream in (False, True)]
+    prices = [PRICE | {"model": f"m{number}"} for number in range(len(cases))]
+    servers = own_servers(len(cases), models.url)
+    gateway = await gateways.start(nursery, home, servers=servers, prices=prices)
+    for number, (stream, report, reason) in enumerate(cases):
+        with subtests.test(f"{'stream' if stream else 'whole'} {report}"):
+            since = Since(gateway)
+            if stream:
+                models.plan(streamed(chunk("12345678"), chunk(finish="stop", usage=report), DONE))
+            else:
+                models.plan(whole(completion("12345678", usage=report)))
+            body = (STREAM if stream else ASK) | {"max_tokens": 50, "model": f"m{number}"}
+            assert (await gateway.chat(body)).status_code == 200
+            (row,) = since.rows()
+            assert (row["quarantine"], row["usage_source"]) == (reason, "estimated")
+            assert (row["input_tokens"], row["output_tokens"]) == (row["own_input_tokens"], 2)
+            assert row["cost_nano"] == row["input_tokens"] * 1000 + 2 * 2000
+            labels = {"reason": reason, "server": f"m{number}-0"}
+            assert await gateway.metric("bluesminds_usage_quarantined_total", **labels) == 1
+            (found,) = [one for one in await drift(gateway) if one["model"] == f"m{number}"]
+            assert (found["requests"], found["quarantined"]) == (0, 1)
 
 
 async def test_answer_of_nothing_with_a_count_of_zero_stays_zero(

@@ -22,6 +22,7 @@ from bluesminds.web.docs.model_endpoints import DATA_PLANE
 from bluesminds.wire.formats import FORMATS
 from tests.fakes.model_server import ModelServer, completion, whole
 from tests.forms import CONTENT_TYPE, field, file, form
+from tests.gateway.cases import Since
 from tests.gateways import Gateway
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,15 +142,21 @@ def code_of(answer: httpx.Response) -> str:
     return str(error["code"] if "code" in error else details["error_code"])
 
 
-@pytest.mark.parametrize("operation", MODEL_OPERATIONS, ids=by_name)
-async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, operation: Operation) -> None:
+async def use_scope(gateway: Gateway, models: ModelServer, operation: Operation) -> None:
+    """Send the request with a key of all other scopes, and twice with a key of this scope for one request."""
+    since = Since(gateway)
+    models.asked.clear()
     others = [scope for scope in SCOPES if scope != operation.name]
     _, key = await gateway.new_key(scopes=others)
     refused = await post(gateway, operation, key)
     assert (refused.status_code, code_of(refused)) == (403, "scope_not_allowed")
     _, key = await gateway.new_key(scopes=[operation.name], limits={"rpm": 1})
-    vectors = {"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
-    models.plan(whole(json.dumps(vectors).encode() if operation.format in EMBEDDINGS else completion()))
+    server = "" if operation.estimated else "one"
+    labels = {"endpoint": operation.name, "model": "m", "server": server, "status": "200"}
+    counted = await gateway.metric("bluesminds_requests_total", **labels)
+    if not operation.estimated:
+        vectors = {"data": [{"embedding": [0.5]}], "usage": {"prompt_tokens": 3, "total_tokens": 3}}
+        models.plan(whole(json.dumps(vectors).encode() if operation.format in EMBEDDINGS else completion()))
     answer = await post(gateway, operation, key)
     assert answer.status_code == 200, answer.text
     is_translated = operation.format in ("messages", "responses", "compact", "gemini")
@@ -159,9 +166,15 @@ async def test_operation_needs_its_scope(gateway: Gateway, models: ModelServer, 
     asked = [] if operation.estimated else [f"POST {path} HTTP/1.1".encode()]
     assert [one.received.line for one in models.asked] == asked
     assert code_of(await post(gateway, operation, key)) == "rate_limit_exceeded"
-    (row,) = gateway.rows()
+    (row,) = since.rows()
     assert (row["endpoint"], row["model"], row["status"]) == (operation.name, "m", 200)
     assert (row["input_tokens"] > 0) is not operation.estimated
-    server = "" if operation.estimated else "one"
-    labels = {"endpoint": operation.name, "model": "m", "server": server, "status": "200"}
-    assert await gateway.metric("bluesminds_requests_total", **labels) == 1
+    assert await gateway.metric("bluesminds_requests_total", **labels) == counted + 1
+
+
+async def test_operation_needs_its_scope(
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
+) -> None:
+    for operation in MODEL_OPERATIONS:
+        with subtests.test(by_name(operation)):
+            await use_scope(gateway, models, operation)

@@ -113,7 +113,7 @@ async def test_key_for_only_its_vendor_never_uses_the_gateway(site: Site) -> Non
     site.vendor.plan(refusal(401))
     answer = await site.gateway.chat()
     assert (answer.status_code, code_of(answer)) == (502, "vendor_key_rejected")
-    assert "OpenAI rejected your own key" in answer.json()["error"]["message"]
+    assert "OpenAI rejected your API key" in answer.json()["error"]["message"]
     assert OWN not in answer.text
     assert site.ours.asked == []
     receipt = await receipt_of(site.gateway, (await site.last_row(1))["id"])

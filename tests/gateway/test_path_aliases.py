@@ -63,46 +63,49 @@ async def test_model_of_the_path_replaces_the_one_of_the_body(gateway: Gateway, 
     assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [
-        (file(b"x" * 5000),),
-        (file(b"x" * 5000), field("model", "other"), field("language", "de")),
-        (field("model", "other"), file(b"x" * 5000)),
-    ],
-)
+FORMS: list[tuple[bytes, ...]] = [
+    (file(b"x" * 5000),),
+    (file(b"x" * 5000), field("model", "other"), field("language", "de")),
+    (field("model", "other"), file(b"x" * 5000)),
+]
+
+
 async def test_model_of_the_path_is_in_the_form_of_an_upload(
-    gateway: Gateway, models: ModelServer, parts: tuple[bytes, ...]
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    models.plan(whole(b'{"text": "Hello"}'))
-    answer = await post(
-        gateway,
-        "/openai/deployments/m/audio/transcriptions",
-        content=form(*parts),
-        headers={"content-type": CONTENT_TYPE.decode()},
-    )
-    assert (answer.status_code, answer.json()) == (200, {"text": "Hello"})
-    named = [field("model", "m") if part == field("model", "other") else part for part in parts]
-    expected = form(*named) if len(parts) > 1 else form(field("model", "m"), *parts)
-    assert models.asked[0].received.body == expected
+    for number, parts in enumerate(FORMS):
+        with subtests.test(str(number)):
+            models.asked.clear()
+            models.plan(whole(b'{"text": "Hello"}'))
+            answer = await post(
+                gateway,
+                "/openai/deployments/m/audio/transcriptions",
+                content=form(*parts),
+                headers={"content-type": CONTENT_TYPE.decode()},
+            )
+            assert (answer.status_code, answer.json()) == (200, {"text": "Hello"})
+            named = [field("model", "m") if part == field("model", "other") else part for part in parts]
+            expected = form(*named) if len(parts) > 1 else form(field("model", "m"), *parts)
+            assert models.asked[0].received.body == expected
 
 
-@pytest.mark.parametrize(
-    ("path", "code", "advice"),
-    [
-        ("/v1/complete", "unsupported_endpoint", "Use /v1/messages."),
-        ("/v1/chat/completions/chatcmpl-0123456789", "unsupported_endpoint", "Use /v1/responses."),
-        ("/v1/chat/completions/chatcmpl-0123456789/messages", "unknown_url", "Did you mean /v1/messages?"),
-        ("/v1/chat/completions/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
-    ],
-)
+ADVICE = [
+    ("/v1/complete", "unsupported_endpoint", "Use /v1/messages."),
+    ("/v1/chat/completions/chatcmpl-0123456789", "unsupported_endpoint", "Use /v1/responses."),
+    ("/v1/chat/completions/chatcmpl-0123456789/messages", "unknown_url", "Did you mean /v1/messages?"),
+    ("/v1/chat/completions/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
+]
+
+
 async def test_endpoint_that_the_gateway_does_not_have_gets_advice(
-    gateway: Gateway, path: str, code: str, advice: str
+    gateway: Gateway, subtests: pytest.Subtests
 ) -> None:
-    answer = await post(gateway, path, json=ASK)
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (404, code)
-    assert advice in error["message"]
+    for path, code, advice in ADVICE:
+        with subtests.test(path):
+            answer = await post(gateway, path, json=ASK)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (404, code)
+            assert advice in error["message"]
 
 
 async def test_unknown_endpoint_of_a_deployment_is_refused_in_openais_format(gateway: Gateway) -> None:

@@ -1,9 +1,13 @@
 """A request from the client's socket to the server's and back, in one piece."""
 
+from pathlib import Path
+from typing import Any
+
 import msgspec
 import pytest
 import trio
 
+from tests import gateways
 from tests.fakes.model_server import (
     DONE,
     EVENT_STREAM,
@@ -18,6 +22,7 @@ from tests.fakes.model_server import (
     whole,
 )
 from tests.fakes.raw_upstream import Peer
+from tests.gateway.cases import Since, own_servers
 from tests.gateways import ASK, STREAM, Gateway
 
 
@@ -98,32 +103,33 @@ async def test_usage_row_is_written_before_response_is_complete(
     assert row["request_id"] == "mine-1"
 
 
-@pytest.mark.parametrize(
-    "usage",
-    [
-        ...,
-        None,
-        {},
-        {"prompt_tokens": -1, "completion_tokens": 2},
-        {"prompt_tokens": 1e30, "completion_tokens": 2},
-        {"prompt_tokens": 10**30, "completion_tokens": 2},
-        {"prompt_tokens": 11, "completion_tokens": "2"},
-        [1],
-        "many",
-    ],
-    ids=repr,
-)
+USAGES: list[Any] = [
+    ...,
+    None,
+    {},
+    {"prompt_tokens": -1, "completion_tokens": 2},
+    {"prompt_tokens": 1e30, "completion_tokens": 2},
+    {"prompt_tokens": 10**30, "completion_tokens": 2},
+    {"prompt_tokens": 11, "completion_tokens": "2"},
+    [1],
+    "many",
+]
+
+
 async def test_usage_that_cannot_be_true_is_estimated(
-    gateway: Gateway, models: ModelServer, usage: object
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    body = completion("x" * 400, usage=usage)
-    models.plan(whole(body))
-    assert (await gateway.chat()).content == body
-    (row,) = gateway.rows()
-    assert row["usage_source"] == "estimated"
-    assert 10 < row["input_tokens"] < 40
-    assert row["output_tokens"] == 100
-    assert bool(gateway.events("usage_implausible")) == (usage not in (..., None, {}))
+    for usage in USAGES:
+        with subtests.test(repr(usage)):
+            since = Since(gateway)
+            body = completion("x" * 400, usage=usage)
+            models.plan(whole(body))
+            assert (await gateway.chat()).content == body
+            (row,) = since.rows()
+            assert row["usage_source"] == "estimated"
+            assert 10 < row["input_tokens"] < 40
+            assert row["output_tokens"] == 100
+            assert bool(since.events("usage_implausible")) == (usage not in (..., None, {}))
 
 
 async def test_missing_count_is_estimated(gateway: Gateway, models: ModelServer) -> None:
@@ -177,68 +183,76 @@ async def test_usage_with_reported_cost_is_read(gateway: Gateway, models: ModelS
     assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (3, 4, "upstream")
 
 
-@pytest.mark.parametrize("status", [400, 409, 413, 422, 451])
 async def test_client_error_of_server_passes_unchanged(
-    gateway: Gateway, models: ModelServer, status: int
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
     body = error(
         "use fewer words", type="invalid_request_error", code="context_length_exceeded", extra={"a": 1}
     )
-    models.plan(refusal(status, body))
-    answer = await gateway.chat()
-    assert answer.status_code == status
-    assert answer.content == body
-    (row,) = gateway.rows()
-    assert (row["outcome"], row["status"], row["usage_source"]) == ("client_error", status, "none")
-    assert (row["input_tokens"], row["output_tokens"]) == (None, None)
+    for status in [400, 409, 413, 422, 451]:
+        with subtests.test(str(status)):
+            since = Since(gateway)
+            models.plan(refusal(status, body))
+            answer = await gateway.chat()
+            assert answer.status_code == status
+            assert answer.content == body
+            (row,) = since.rows()
+            assert (row["outcome"], row["status"], row["usage_source"]) == ("client_error", status, "none")
+            assert (row["input_tokens"], row["output_tokens"]) == (None, None)
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b'{"error":"too long"}', "too long"),
-        (b'{"message":"too long"}', "too long"),
-        (b'{"detail":"too long"}', "too long"),
-        (b'{"detail":[{"loc":["body"],"msg":"too long"}]}', "too long"),
-        (b"<html>too long</html>", "The server responded with 400 and no message."),
-        (b"", "The server responded with 400 and no message."),
-        (b'{"error":{"code":"x"}}', None),
-        (b'{"error":{"message":"\xff"}}', ""),
-        (b'{"\xff":1}', ""),
-    ],
-)
+ERRORS: list[tuple[bytes, str | None]] = [
+    (b'{"error":"too long"}', "too long"),
+    (b'{"message":"too long"}', "too long"),
+    (b'{"detail":"too long"}', "too long"),
+    (b'{"detail":[{"loc":["body"],"msg":"too long"}]}', "too long"),
+    (b"<html>too long</html>", "The server responded with 400 and no message."),
+    (b"", "The server responded with 400 and no message."),
+    (b'{"error":{"code":"x"}}', None),
+    (b'{"error":{"message":"\xff"}}', ""),
+    (b'{"\xff":1}', ""),
+]
+
+
 async def test_every_shape_of_error_becomes_openais(
-    gateway: Gateway, models: ModelServer, body: bytes, message: str | None
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    models.plan(refusal(400, body, b"Content-Type: text/html"))
-    answer = await gateway.chat()
-    assert answer.status_code == 400
-    told = msgspec.json.decode(answer.content.decode("utf-8", "replace"))["error"]
-    assert "message" in told
-    if message is not None:
-        assert message in told["message"]
-    if "request_id" in told:
-        assert told["request_id"] == answer.headers["x-request-id"]
-        assert (told["type"], answer.headers["content-type"]) == ("invalid_request_error", "application/json")
-        assert told["code"] in ("invalid_request", "x")
-    else:
-        assert answer.content == body
+    for body, message in ERRORS:
+        with subtests.test(repr(body)):
+            models.plan(refusal(400, body, b"Content-Type: text/html"))
+            answer = await gateway.chat()
+            assert answer.status_code == 400
+            told = msgspec.json.decode(answer.content.decode("utf-8", "replace"))["error"]
+            assert "message" in told
+            if message is not None:
+                assert message in told["message"]
+            if "request_id" in told:
+                assert told["request_id"] == answer.headers["x-request-id"]
+                assert (told["type"], answer.headers["content-type"]) == (
+                    "invalid_request_error",
+                    "application/json",
+                )
+                assert told["code"] in ("invalid_request", "x")
+            else:
+                assert answer.content == body
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        (b"upstream connect error", "The server responded with 502: upstream connect error"),
-        (b"", "The server responded with 502 and no message."),
-        (b'{"error":{"message":"broken"}}', "The server responded with 502: broken"),
-    ],
-)
+BROKEN: list[tuple[bytes, str]] = [
+    (b"upstream connect error", "The server responded with 502: upstream connect error"),
+    (b"", "The server responded with 502 and no message."),
+    (b'{"error":{"message":"broken"}}', "The server responded with 502: broken"),
+]
+
+
 async def test_error_of_server_names_its_status_once(
-    gateway: Gateway, models: ModelServer, body: bytes, message: str
+    nursery: trio.Nursery, home: Path, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    models.plan(*[refusal(502, body)] * 3)
-    answer = await gateway.chat()
-    assert (answer.status_code, answer.json()["error"]["message"]) == (502, message)
+    gateway = await gateways.start(nursery, home, servers=own_servers(len(BROKEN), models.url))
+    for number, (body, message) in enumerate(BROKEN):
+        with subtests.test(repr(body)):
+            models.plan(*[refusal(502, body)] * 3)
+            answer = await gateway.chat(ASK | {"model": f"m{number}"})
+            assert (answer.status_code, answer.json()["error"]["message"]) == (502, message)
 
 
 async def test_response_headers_of_server_are_not_forwarded(gateway: Gateway, models: ModelServer) -> None:
@@ -256,12 +270,14 @@ async def test_response_headers_of_server_are_not_forwarded(gateway: Gateway, mo
     assert answer.headers.get_list("x-request-id") == ["mine"]
 
 
-@pytest.mark.parametrize("sent", ["a b", "x" * 65, "ünsane", "a/b", "a;b", "{}"])
-async def test_unsafe_request_id_is_replaced(gateway: Gateway, sent: str) -> None:
-    answer = await gateway.chat(headers={"x-request-id": sent.encode()})  # type: ignore[dict-item]
-    assert len(answer.headers["x-request-id"]) == 36
-    (row,) = gateway.rows()
-    assert row["request_id"] == answer.headers["x-request-id"] == row["id"]
+async def test_unsafe_request_id_is_replaced(gateway: Gateway, subtests: pytest.Subtests) -> None:
+    for sent in ["a b", "x" * 65, "ünsane", "a/b", "a;b", "{}"]:
+        with subtests.test(sent):
+            since = Since(gateway)
+            answer = await gateway.chat(headers={"x-request-id": sent.encode()})  # type: ignore[dict-item]
+            assert len(answer.headers["x-request-id"]) == 36
+            (row,) = since.rows()
+            assert row["request_id"] == answer.headers["x-request-id"] == row["id"]
 
 
 async def test_response_headers_name_server_and_attempts(gateway: Gateway) -> None:

@@ -118,39 +118,30 @@ async def test_text_of_a_stream_is_joined(site: Deployment, models: ModelServer)
     assert (found["answer"], found["streamed"], found["response"]) == (ANSWER, True, None)
 
 
-@pytest.mark.parametrize(
-    ("default", "account", "key", "kept"),
-    [
-        (False, None, None, False),
-        (False, None, "on", True),
-        (False, "on", None, True),
-        (False, "on", "off", False),
-        (True, None, None, True),
-        (True, "off", None, False),
-        (True, "off", "on", True),
-        (True, None, "off", False),
-    ],
-)
+# By `prompt_log` of the settings: those of the account and of the key, and whether requests are kept.
+DECISIONS: dict[bool, list[tuple[str | None, str | None, bool]]] = {
+    False: [(None, None, False), (None, "on", True), ("on", None, True), ("on", "off", False)],
+    True: [(None, None, True), ("off", None, False), ("off", "on", True), (None, "off", False)],
+}
+
+
+@pytest.mark.parametrize("default", [False, True])
 async def test_key_decides_before_account_before_settings(
-    nursery: trio.Nursery,
-    home: Path,
-    models: ModelServer,
-    default: bool,
-    account: str | None,
-    key: str | None,
-    kept: bool,
+    nursery: trio.Nursery, home: Path, models: ModelServer, default: bool, subtests: pytest.Subtests
 ) -> None:
     site = await site_with(nursery, home, models, default=default)
     async with contextlib.AsyncExitStack() as stack:
-        ada = await person(stack, site, prompt_log=key)
-        changed = await ada.browser.send("PATCH", "/api/auth/me", {"prompt_log": account})
-        assert changed.json()["prompt_log"] == account
-        await ada.chat()
-        # A key that certainly is kept shows when the queue has been stored.
-        made = await ada.browser.send("POST", "/api/keys", {"name": "other", "prompt_log": "on"})
-        await site.gateway.chat(ASK, key=made.json()["key"])
-        await ada.kept(1)
-        assert [row["key_id"] for row in await ada.entries()].count(ada.key["id"]) == kept
+        for number, (account, key, kept) in enumerate(DECISIONS[default]):
+            with subtests.test(f"account {account}, key {key}"):
+                ada = await person(stack, site, f"ada{number}", prompt_log=key)
+                changed = await ada.browser.send("PATCH", "/api/auth/me", {"prompt_log": account})
+                assert changed.json()["prompt_log"] == account
+                await ada.chat()
+                # A key that certainly is kept shows when the queue has been stored.
+                made = await ada.browser.send("POST", "/api/keys", {"name": "other", "prompt_log": "on"})
+                await site.gateway.chat(ASK, key=made.json()["key"])
+                await ada.kept(1)
+                assert [row["key_id"] for row in await ada.entries()].count(ada.key["id"]) == kept
 
 
 async def test_nothing_is_kept_without_retention(

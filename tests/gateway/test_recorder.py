@@ -17,9 +17,9 @@ from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.recorder import MAX_BATCH, Recorder
 from storage.base import BadValue, IntegrityError, StorageBroken, StorageError, StorageUnavailable, Store
 from storage.store import open_store
-from storage.usage import LATEST, UsageRow, select_page
+from storage.usage import UsageRow
 from tests.gateways import eventually
-from tests.storage.samples import NOON, usage
+from tests.storage.samples import NOON, all_usage, usage
 
 BAD_MODEL = "bad"
 
@@ -319,4 +319,4 @@ async def test_repeated_batch_is_stored_once(nursery: trio.Nursery, sqlite_url: 
             running.start_soon(harness.recorder.run)
             await eventually(lambda: bool(batch.durable))
             running.cancel_scope.cancel()
-        assert await real.read(select_page, LATEST, 10) == [usage(1, at=NOON)]
+        assert await real.read(all_usage) == [usage(1, at=NOON)]

@@ -24,6 +24,7 @@ from tests.fakes.model_server import (
     streamed,
     text_chunks,
 )
+from tests.gateway.cases import Since
 from tests.gateways import STREAM, Gateway, entry
 
 WORDS = ["One ", "two ", "three ", "four ", "five."]
@@ -56,29 +57,37 @@ def text_of(body: bytes) -> str:
     )
 
 
-@pytest.mark.parametrize(
-    "ending",
-    [[Cut], [Fin], [], [FAILED], [b"data: {\n\n", b"data: {\n\n", TOKENS[3]]],
-    ids=["reset", "closed", "ended", "error", "invalid"],
-)
+ENDINGS: dict[str, list[Any]] = {
+    "reset": [Cut],
+    "closed": [Fin],
+    "ended": [],
+    "error": [FAILED],
+    "invalid": [b"data: {\n\n", b"data: {\n\n", TOKENS[3]],
+}
+
+
 async def test_failed_stream_goes_on_at_the_next_server(
-    start: Start, models: ModelServer, second: ModelServer, ending: list[Any]
+    start: Start, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
     gateway = await start()
-    models.plan(streamed(*TOKENS[:3], *ending))
-    second.plan(WHOLE)
-    answer = await gateway.chat(STREAM)
-    assert text_of(answer.content) == "".join(WORDS)
-    assert answer.content.endswith(DONE) and answer.content.count(b'"role"') == 1
-    assert b'"error"' not in answer.content
-    assert second.asked[0].body["messages"] == models.asked[0].body["messages"]
-    (row,) = gateway.rows()
-    assert (row["outcome"], row["attempts"], row["server"]) == ("ok", 2, "second")
-    cut = 4  # estimated from the length of the text
-    assert row["output_tokens"] == cut + USAGE["completion_tokens"], "both servers charge for their answer"
-    assert row["cost_nano"] == (row["input_tokens"] + row["output_tokens"]) * 1000
-    assert len(gateway.events("stream_resumed")) == 1
-    assert await gateway.metric("bluesminds_requests_running") == 0
+    for name, ending in ENDINGS.items():
+        with subtests.test(name):
+            since = Since(gateway)
+            models.plan(streamed(*TOKENS[:3], *ending))
+            second.plan(WHOLE)
+            answer = await gateway.chat(STREAM)
+            assert text_of(answer.content) == "".join(WORDS)
+            assert answer.content.endswith(DONE) and answer.content.count(b'"role"') == 1
+            assert b'"error"' not in answer.content
+            assert second.asked.pop().body["messages"] == models.asked.pop().body["messages"]
+            (row,) = since.rows()
+            assert (row["outcome"], row["attempts"], row["server"]) == ("ok", 2, "second")
+            cut = 4  # estimated from the length of the text
+            charged = cut + USAGE["completion_tokens"]
+            assert row["output_tokens"] == charged, "both servers charge for their answer"
+            assert row["cost_nano"] == (row["input_tokens"] + row["output_tokens"]) * 1000
+            assert len(since.events("stream_resumed")) == 1
+            assert await gateway.metric("bluesminds_requests_running") == 0
 
 
 async def test_different_answer_ends_the_stream_with_an_error(
@@ -98,23 +107,23 @@ async def test_different_answer_ends_the_stream_with_an_error(
     assert b"upstream_cut" in shorter.content, "a shorter answer is another one"
 
 
-@pytest.mark.parametrize(
-    "sent",
-    [
-        [*call_chunks([CALL])],
-        [*TOKENS[:2], *call_chunks([CALL])],
-        [REASONING],
-    ],
-    ids=["call", "call after text", "reasoning"],
-)
+UNSAFE = {
+    "call": [*call_chunks([CALL])],
+    "call after text": [*TOKENS[:2], *call_chunks([CALL])],
+    "reasoning": [REASONING],
+}
+
+
 async def test_stream_within_a_call_or_reasoning_ends_with_an_error(
-    start: Start, models: ModelServer, second: ModelServer, sent: list[bytes]
+    start: Start, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
     gateway = await start()
-    models.plan(streamed(*sent, Cut))
-    answer = await gateway.chat(STREAM)
-    assert b"upstream_cut" in answer.content and b"[DONE]" not in answer.content
-    assert second.asked == []
+    for name, sent in UNSAFE.items():
+        with subtests.test(name):
+            models.plan(streamed(*sent, Cut))
+            answer = await gateway.chat(STREAM)
+            assert b"upstream_cut" in answer.content and b"[DONE]" not in answer.content
+            assert second.asked == []
 
 
 async def test_recovery_error_ends_the_stream_with_an_error(

@@ -1,6 +1,6 @@
 """Routes of a running gateway: names for servers, fallback models, limits and prices."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tests.fakes.model_server import (
     text_chunks,
     whole,
 )
+from tests.gateway.cases import Since
 from tests.gateways import ASK, STREAM, Gateway, entry
 
 TEXT = b"".join((*text_chunks(), chunk(finish="stop"), DONE))
@@ -53,6 +54,21 @@ def route(model: str, *targets: Any, **more: Any) -> dict[str, Any]:
 
 def asked_models(server: ModelServer) -> list[str]:
     return [asked.body["model"] for asked in server.asked]
+
+
+def own_routes(
+    models: ModelServer, second: ModelServer, settings: Sequence[dict[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Servers and routes: for case N with its settings, the model "mN" on a server of its own. All fall back
+    to "other", which the server "two" has as "real".
+    """
+    models.models, second.models = ("listed",), ("listed",)
+    servers = [entry("two", second.url, models=[])]
+    routes = [route("other", {"server": "two", "model": "real"})]
+    for number, more in enumerate(settings):
+        servers.append(entry(f"one-{number}", models.url, models=[]))
+        routes.append(route(f"m{number}", f"one-{number}", fallback=["other"], **more))
+    return servers, routes
 
 
 async def test_target_gets_its_own_name_of_the_model(start: Start, models: ModelServer) -> None:
@@ -161,36 +177,41 @@ async def test_least_busy_route_avoids_the_busy_server(
         assert (await gateway.chat()).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "failures",
-    [
-        [refusal(500), refusal(500)],
-        [refusal(429)],
-        [refusal(401)],
-        [drop_twice],
-        [hang],
-        [refusal(400, TOO_LONG)],
-        [streamed(b"data: " + TOO_LONG + b"\n\n")],
-        [streamed(b"data: " + error("no capacity") + b"\n\n", DONE)] * 2,
-    ],
-    ids=range(8),
-)
+FAILURES: list[list[Plan]] = [
+    [refusal(500), refusal(500)],
+    [refusal(429)],
+    [refusal(401)],
+    [drop_twice],
+    [hang],
+    [refusal(400, TOO_LONG)],
+    [streamed(b"data: " + TOO_LONG + b"\n\n")],
+    [streamed(b"data: " + error("no capacity") + b"\n\n", DONE)] * 2,
+]
+
+
 async def test_fallback_model_answers_before_the_first_event(
-    start: Start, models: ModelServer, second: ModelServer, failures: list[Plan]
+    nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    routes = route("m", "one", fallback=["other"]), route("other", {"server": "two", "model": "real"})
-    gateway = await start(*routes, upstream={"first_byte_timeout": 1.0})
-    models.plan(*failures)
-    answer = await gateway.chat(STREAM)
-    assert answer.content == TEXT.replace(b'"m"', b'"real"'), "the answer names the server's model"
-    assert answer.headers["x-bluesminds-model"] == "other"
-    assert answer.headers["x-bluesminds-server"] == "two"
-    assert (set(asked_models(models)), asked_models(second)) == ({"m"}, ["real"])
-    assert failures == [drop_twice] or len(models.asked) == len(failures)
-    (row,) = gateway.rows()
-    assert (row["model"], row["server"], row["outcome"]) == ("m", "two", "ok")
-    (event,) = gateway.events("model_replaced")
-    assert (event["model"], event["replacement"]) == ("m", "other")
+    servers, routes = own_routes(models, second, [{}] * len(FAILURES))
+    upstream = {"first_byte_timeout": 1.0}
+    gateway = await gateways.start(nursery, home, servers=servers, routes=routes, upstream=upstream)
+    for number, failures in enumerate(FAILURES):
+        with subtests.test(str(number)):
+            model = f"m{number}"
+            since = Since(gateway)
+            models.asked.clear()
+            second.asked.clear()
+            models.plan(*failures)
+            answer = await gateway.chat(STREAM | {"model": model})
+            assert answer.content == TEXT.replace(b'"m"', b'"real"'), "the answer names the server's model"
+            assert answer.headers["x-bluesminds-model"] == "other"
+            assert answer.headers["x-bluesminds-server"] == "two"
+            assert (set(asked_models(models)), asked_models(second)) == ({model}, ["real"])
+            assert failures == [drop_twice] or len(models.asked) == len(failures)
+            (row,) = since.rows()
+            assert (row["model"], row["server"], row["outcome"]) == (model, "two", "ok")
+            (event,) = since.events("model_replaced")
+            assert (event["model"], event["replacement"]) == (model, "other")
 
 
 async def test_only_server_is_tried_once_more_before_the_fallback(
@@ -214,24 +235,27 @@ async def test_every_server_of_the_model_comes_before_the_fallback(
     assert sorted(asked_models(models) + asked_models(second)) == ["m", "m", "real"]
 
 
-@pytest.mark.parametrize(
-    ("reasons", "failure", "status"),
-    [
-        (["limit"], refusal(500), 502),
-        (["error"], refusal(429), 429),
-        (["error", "limit", "timeout"], refusal(400, TOO_LONG), 400),
-        (["error", "limit", "timeout", "context_length"], refusal(400, FILTERED), 400),
-        (["error", "limit", "timeout", "context_length", "content_filter"], refusal(400), 400),
-    ],
-)
+OTHER_REASONS = [
+    (["limit"], refusal(500), 502),
+    (["error"], refusal(429), 429),
+    (["error", "limit", "timeout"], refusal(400, TOO_LONG), 400),
+    (["error", "limit", "timeout", "context_length"], refusal(400, FILTERED), 400),
+    (["error", "limit", "timeout", "context_length", "content_filter"], refusal(400), 400),
+]
+
+
 async def test_failure_for_another_reason_is_passed_on(
-    start: Start, models: ModelServer, second: ModelServer, reasons: list[str], failure: Plan, status: int
+    nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    routes = route("m", "one", fallback=["other"], fallback_on=reasons), route("other", "two")
-    gateway = await start(*routes)
-    models.default = failure
-    assert (await gateway.chat()).status_code == status
-    assert second.asked == []
+    settings = [{"fallback_on": reasons} for reasons, _, _ in OTHER_REASONS]
+    servers, routes = own_routes(models, second, settings)
+    gateway = await gateways.start(nursery, home, servers=servers, routes=routes)
+    for number, (reasons, failure, status) in enumerate(OTHER_REASONS):
+        with subtests.test(f"{reasons[-1]} {status}"):
+            models.default = failure
+            assert (await gateway.chat(ASK | {"model": f"m{number}"})).status_code == status
+            assert asked_models(models)[-1] == f"m{number}"
+            assert second.asked == []
 
 
 async def test_content_filter_leads_to_the_fallback_if_it_is_named(

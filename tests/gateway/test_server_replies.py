@@ -4,7 +4,7 @@ Prices: input 1, cached input 0.1, output 10 USD per million tokens, so 1000, 10
 """
 
 import copy
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -19,40 +19,67 @@ from bluesminds.wire.requests import read_body
 from tests import gateways
 from tests.fakes import scripted_upstream
 from tests.fakes.scripted_upstream import ScriptedUpstream
+from tests.gateway.cases import Since
 from tests.gateways import Gateway, eventually
 from tests.wire.replies import DONE, case, case_pieces, data_of
 
 Alter = Callable[[dict[str, Any]], None]
 Play = Callable[..., Awaitable[tuple[Gateway, ScriptedUpstream]]]
+PlayAll = Callable[..., Awaitable[tuple[Gateway, dict[str, ScriptedUpstream]]]]
+PRICE = {"input_usd": "1", "cached_input_usd": "0.1", "output_usd": "10"}
 
 
 @pytest.fixture
 def play(nursery: trio.Nursery, home: Path) -> Play:
     """Starts a gateway in front of the servers of a case. `eject_after`: failures that eject a server."""
 
-    async def start(
-        name: str,
-        *,
-        servers: tuple[str, ...] = ("only",),
-        alter: Alter | None = None,
-        eject_after: int = 1,
-    ) -> tuple[Gateway, ScriptedUpstream]:
-        played = copy.deepcopy(case(name))
-        if alter is not None:
-            alter(played)
-        upstream = await nursery.start(scripted_upstream.serve, played)
-        models = [] if "models_answer" in played else [name]
-        tables = [
-            {"name": server, "url": upstream.url(server), "models": models, "priority": number}
-            for number, server in enumerate(servers)
-        ]
-        price = {"model": name, "input_usd": "1", "cached_input_usd": "0.1", "output_usd": "10"}
+    async def start(name: str, *, eject_after: int = 1, **more: Any) -> tuple[Gateway, ScriptedUpstream]:
+        upstream, tables = await serve(nursery, name, **more)
         gateway = await gateways.start(
-            nursery, home, servers=tables, prices=[price], upstream={"eject_after": eject_after}
+            nursery,
+            home,
+            servers=tables,
+            prices=[PRICE | {"model": name}],
+            upstream={"eject_after": eject_after},
         )
         return gateway, upstream
 
     return start
+
+
+@pytest.fixture
+def play_all(nursery: trio.Nursery, home: Path) -> PlayAll:
+    """Starts one gateway in front of the servers of several cases. The name of a case is its model, and the
+    beginning of the names of its servers. One failure ejects a server.
+    """
+
+    async def start(names: Iterable[str], **more: Any) -> tuple[Gateway, dict[str, ScriptedUpstream]]:
+        upstreams, tables, prices = {}, [], []
+        for name in names:
+            upstreams[name], own = await serve(nursery, name, **more)
+            tables += [table | {"name": f"{name}-{table['name']}"} for table in own]
+            prices.append(PRICE | {"model": name})
+        upstream = {"eject_after": 1}
+        gateway = await gateways.start(nursery, home, servers=tables, prices=prices, upstream=upstream)
+        return gateway, upstreams
+
+    return start
+
+
+async def serve(
+    nursery: trio.Nursery, name: str, *, servers: tuple[str, ...] = ("only",), alter: Alter | None = None
+) -> tuple[ScriptedUpstream, list[dict[str, Any]]]:
+    """The upstream of a case, and the tables of its servers."""
+    played = copy.deepcopy(case(name))
+    if alter is not None:
+        alter(played)
+    upstream = await nursery.start(scripted_upstream.serve, played)
+    models = [] if "models_answer" in played else [name]
+    tables = [
+        {"name": server, "url": upstream.url(server), "models": models, "priority": number}
+        for number, server in enumerate(servers)
+    ]
+    return upstream, tables
 
 
 async def ask(gateway: Gateway, name: str, **more: Any) -> httpx.Response:
@@ -94,24 +121,25 @@ STREAMS: dict[str, tuple[int | None, int, int | None, int | None, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", STREAMS)
-async def test_stream_case_is_delivered_and_charged(play: Play, name: str) -> None:
-    gateway, _ = await play(name)
-    answer = await ask(gateway, name)
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
-    *events, done = data_of(answer.content)
-    assert done == "[DONE]"
-    assert all(one["choices"] and "usage" not in one for one in events), "the client did not ask for usage"
-    assert any(one["choices"][0].get("finish_reason") for one in events)
-    (row,) = gateway.rows()
-    input_, output, cached, reasoning, source = STREAMS[name]
-    input_ = prompt_of(name) if input_ is None else input_
-    assert counts(row) == (input_, output, cached, reasoning, source)
-    fresh = input_ - (cached or 0)
-    assert row["cost_nano"] == fresh * 1000 + (cached or 0) * 100 + output * 10_000
-    assert (row["status"], row["outcome"], row["attempts"], row["streamed"]) == (200, "ok", 1, 1)
-    assert bool(gateway.events("usage_implausible")) == name.startswith("acc-zero-usage")
-    assert await gateway.is_ready()
+async def test_stream_case_is_delivered_and_charged(play_all: PlayAll, subtests: pytest.Subtests) -> None:
+    gateway, _ = await play_all(STREAMS)
+    for name, (input_, output, cached, reasoning, source) in STREAMS.items():
+        with subtests.test(name):
+            since = Since(gateway)
+            answer = await ask(gateway, name)
+            assert (answer.status_code, answer.headers["content-type"]) == (200, "text/event-stream")
+            *events, done = data_of(answer.content)
+            assert done == "[DONE]"
+            assert all(one["choices"] and "usage" not in one for one in events), "nothing asked for usage"
+            assert any(one["choices"][0].get("finish_reason") for one in events)
+            (row,) = since.rows()
+            prompt = prompt_of(name) if input_ is None else input_
+            assert counts(row) == (prompt, output, cached, reasoning, source)
+            fresh = prompt - (cached or 0)
+            assert row["cost_nano"] == fresh * 1000 + (cached or 0) * 100 + output * 10_000
+            assert (row["status"], row["outcome"], row["attempts"], row["streamed"]) == (200, "ok", 1, 1)
+            assert bool(since.events("usage_implausible")) == name.startswith("acc-zero-usage")
+            assert await gateway.metric("bluesminds_server_ejected", server=f"{name}-only") == 0
 
 
 WHOLE: dict[str, tuple[int | None, int, int | None, int | None, str]] = {
@@ -122,22 +150,23 @@ WHOLE: dict[str, tuple[int | None, int, int | None, int | None, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", WHOLE)
-async def test_whole_case_is_delivered_and_charged(play: Play, name: str) -> None:
-    gateway, _ = await play(name)
-    answer = await ask(gateway, name)
-    assert (answer.status_code, answer.content) == (200, b"".join(case_pieces(name)))
-    (row,) = gateway.rows()
-    input_, output, cached, reasoning, source = WHOLE[name]
-    input_ = prompt_of(name) if input_ is None else input_
-    if name != "acc-zero-usage-plain":
-        assert counts(row) == (input_, output, cached, reasoning, source)
-        nano = (input_ - (cached or 0)) * 1000 + (cached or 0) * 100 + output * 10_000
-        assert row["cost_nano"] == nano == round(float(answer.headers["x-cost-usd"]) * 10**9)
-    else:
-        assert row["usage_source"] == "estimated" and row["output_tokens"] > 50
-    assert (row["outcome"], row["attempts"]) == ("ok", 1)
-    assert bool(gateway.events("usage_implausible")) == (source == "estimated")
+async def test_whole_case_is_delivered_and_charged(play_all: PlayAll, subtests: pytest.Subtests) -> None:
+    gateway, _ = await play_all(WHOLE)
+    for name, (input_, output, cached, reasoning, source) in WHOLE.items():
+        with subtests.test(name):
+            since = Since(gateway)
+            answer = await ask(gateway, name)
+            assert (answer.status_code, answer.content) == (200, b"".join(case_pieces(name)))
+            (row,) = since.rows()
+            prompt = prompt_of(name) if input_ is None else input_
+            if name != "acc-zero-usage-plain":
+                assert counts(row) == (prompt, output, cached, reasoning, source)
+                nano = (prompt - (cached or 0)) * 1000 + (cached or 0) * 100 + output * 10_000
+                assert row["cost_nano"] == nano == round(float(answer.headers["x-cost-usd"]) * 10**9)
+            else:
+                assert row["usage_source"] == "estimated" and row["output_tokens"] > 50
+            assert (row["outcome"], row["attempts"]) == ("ok", 1)
+            assert bool(since.events("usage_implausible")) == (source == "estimated")
 
 
 async def test_usage_of_zeros_uses_up_a_budget(play: Play) -> None:
@@ -190,38 +219,47 @@ async def test_large_deltas_without_usage_use_up_a_quota(play: Play) -> None:
 CUTS = ["end-eof-no-finish-close", "end-eof-no-finish-chunked", "end-half-event", "end-tool-mid"]
 
 
-@pytest.mark.parametrize("name", CUTS)
-async def test_stream_that_ends_in_mid_answer_is_a_cut(play: Play, name: str) -> None:
-    gateway, upstream = await play(name)
-    answer = await ask(gateway, name)
-    assert answer.status_code == 200
-    *events, last = data_of(answer.content)
-    assert events and all(one["choices"] for one in events)
-    assert last["error"]["code"] == "upstream_cut"
-    (row,) = gateway.rows()
-    assert (row["outcome"], row["attempts"], row["usage_source"]) == ("cut", 1, "estimated")
-    assert row["output_tokens"] > 0
-    assert len(upstream.asked) == 1, "what the client has seen cannot be taken back"
-    labels = {"server": "only", "outcome": "UpstreamCut"}
-    assert await gateway.metric("bluesminds_upstream_attempts_total", **labels) == 1
-    assert not await gateway.is_ready()
+async def test_stream_that_ends_in_mid_answer_is_a_cut(play_all: PlayAll, subtests: pytest.Subtests) -> None:
+    gateway, upstreams = await play_all(CUTS)
+    for name in CUTS:
+        with subtests.test(name):
+            since = Since(gateway)
+            answer = await ask(gateway, name)
+            assert answer.status_code == 200
+            *events, last = data_of(answer.content)
+            assert events and all(one["choices"] for one in events)
+            assert last["error"]["code"] == "upstream_cut"
+            (row,) = since.rows()
+            assert (row["outcome"], row["attempts"], row["usage_source"]) == ("cut", 1, "estimated")
+            assert row["output_tokens"] > 0
+            assert len(upstreams[name].asked) == 1, "what the client has seen cannot be taken back"
+            labels = {"server": f"{name}-only", "outcome": "UpstreamCut"}
+            assert await gateway.metric("bluesminds_upstream_attempts_total", **labels) == 1
+            assert await gateway.metric("bluesminds_server_ejected", server=f"{name}-only") == 1
 
 
-@pytest.mark.parametrize("name", ["end-only-done", "end-empty-body", "sse-comments-only"])
-async def test_stream_without_answer_goes_to_the_next_server(play: Play, name: str) -> None:
+NO_ANSWER = ["end-only-done", "end-empty-body", "sse-comments-only"]
+
+
+async def test_stream_without_answer_goes_to_the_next_server(
+    play_all: PlayAll, subtests: pytest.Subtests
+) -> None:
     def add_second(played: dict[str, Any]) -> None:
         played["upstreams"] = {"second": case("sse-ct-plain")["upstream"]}
 
-    gateway, _ = await play(name, servers=("only", "second"), alter=add_second)
-    answer = await ask(gateway, name)
-    assert (answer.status_code, answer.headers["x-bluesminds-server"]) == (200, "second")
-    assert answer.content.endswith(DONE)
-    (row,) = gateway.rows()
-    assert (row["server"], row["attempts"], row["outcome"]) == ("second", 2, "ok")
-    assert gateway.events("attempt_failed")[0]["reason"] == "UpstreamCut"
+    gateway, _ = await play_all(NO_ANSWER, servers=("only", "second"), alter=add_second)
+    for name in NO_ANSWER:
+        with subtests.test(name):
+            since = Since(gateway)
+            answer = await ask(gateway, name)
+            assert (answer.status_code, answer.headers["x-bluesminds-server"]) == (200, f"{name}-second")
+            assert answer.content.endswith(DONE)
+            (row,) = since.rows()
+            assert (row["server"], row["attempts"], row["outcome"]) == (f"{name}-second", 2, "ok")
+            assert since.events("attempt_failed")[0]["reason"] == "UpstreamCut"
 
 
-@pytest.mark.parametrize("name", ["end-only-done", "end-empty-body", "sse-comments-only"])
+@pytest.mark.parametrize("name", NO_ANSWER)
 async def test_stream_without_answer_of_every_server_is_an_error(play: Play, name: str) -> None:
     gateway, upstream = await play(name, eject_after=5)
     answer = await ask(gateway, name)
@@ -232,30 +270,30 @@ async def test_stream_without_answer_of_every_server_is_an_error(play: Play, nam
     assert len(upstream.asked) == 3
 
 
-@pytest.mark.parametrize(
-    ("name", "code", "param"),
-    [
-        ("err-first-400-int", 400, None),
-        ("err-first-named", 400, None),
-        ("err-first-strcode", "context_length_exceeded", "messages"),
-        ("err-plain-400", 400, None),
-        ("fo-400-in-200", 400, None),
-    ],
-)
-async def test_error_in_a_success_keeps_its_own_status(
-    play: Play, name: str, code: str | int, param: str | None
-) -> None:
-    servers = ("fo1", "fo2", "fo3") if name.startswith("fo-") else ("only",)
-    gateway, upstream = await play(name, servers=servers)
-    answer = await ask(gateway, name)
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
-    assert error["message"]
-    assert len(upstream.asked) == 1
-    (row,) = gateway.rows()
-    assert (row["status"], row["outcome"], row["attempts"]) == (400, "client_error", 1)
-    assert row["input_tokens"] is None and not row["cost_nano"]
-    assert await gateway.is_ready(), "the request was wrong, and not the server"
+ERRORS = [
+    ("err-first-400-int", 400, None),
+    ("err-first-named", 400, None),
+    ("err-first-strcode", "context_length_exceeded", "messages"),
+    ("err-plain-400", 400, None),
+    ("fo-400-in-200", 400, None),
+]
+
+
+async def test_error_in_a_success_keeps_its_own_status(play_all: PlayAll, subtests: pytest.Subtests) -> None:
+    gateway, upstreams = await play_all([name for name, _, _ in ERRORS], servers=("fo1", "fo2", "fo3"))
+    for name, code, param in ERRORS:
+        with subtests.test(name):
+            since = Since(gateway)
+            answer = await ask(gateway, name)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"], error["param"]) == (400, code, param)
+            assert error["message"]
+            assert len(upstreams[name].asked) == 1
+            (row,) = since.rows()
+            assert (row["status"], row["outcome"], row["attempts"]) == (400, "client_error", 1)
+            assert row["input_tokens"] is None and not row["cost_nano"]
+            ejected = await gateway.metric("bluesminds_server_ejected", server=f"{name}-fo1")
+            assert ejected == 0, "the request was wrong, and not the server"
 
 
 async def test_server_that_refuses_forced_usage_is_asked_without_it(play: Play) -> None:
@@ -282,38 +320,39 @@ async def test_refusal_of_forced_usage_is_remembered_only_if_the_stream_came(pla
     assert [b"stream_options" in received.body for _, received in upstream.asked] == [True, False] * 2
 
 
-@pytest.mark.parametrize(
-    ("name", "ids"),
-    [
-        ("ml-float", ["ml-float-a", "ml-float-b"]),
-        ("ml-str", ["ml-str-a", "ml-str-b"]),
-        ("ml-null", ["ml-null-a", "ml-null-b"]),
-        ("ml-noid", ["ml-noid-a"]),
-        ("ml-extra", ["ml-extra-a"]),
-    ],
-)
-async def test_odd_row_in_a_list_of_models_hides_no_other(play: Play, name: str, ids: list[str]) -> None:
-    gateway, _ = await play(name)
+async def test_odd_row_in_a_list_of_models_hides_no_other(play_all: PlayAll) -> None:
+    gateway, _ = await play_all(["ml-float", "ml-str", "ml-null", "ml-noid", "ml-extra"])
     rows = (await gateway.get("/v1/models")).json()["data"]
-    assert [row["id"] for row in rows] == ids
+    assert sorted(row["id"] for row in rows) == [
+        "ml-extra-a",
+        "ml-float-a",
+        "ml-float-b",
+        "ml-noid-a",
+        "ml-null-a",
+        "ml-null-b",
+        "ml-str-a",
+        "ml-str-b",
+    ]
     assert all(isinstance(row["created"], int) and isinstance(row["owned_by"], str) for row in rows)
 
 
-@pytest.mark.parametrize(
-    ("field", "value", "status"),
-    [
-        ("max_tokens", -1, 200),
-        ("max_completion_tokens", -1, 200),
-        ("max_tokens", 0, 400),
-        ("max_tokens", -2, 400),
-        ("top_logprobs", 50, 200),
-    ],
-)
-async def test_bounds_that_other_servers_take_pass(play: Play, field: str, value: int, status: int) -> None:
+BOUNDS = [
+    ("max_tokens", -1, 200),
+    ("max_completion_tokens", -1, 200),
+    ("max_tokens", 0, 400),
+    ("max_tokens", -2, 400),
+    ("top_logprobs", 50, 200),
+]
+
+
+async def test_bounds_that_other_servers_take_pass(play: Play, subtests: pytest.Subtests) -> None:
     name = "odd-n2-usage"
     gateway, upstream = await play(name)
-    assert (await ask(gateway, name, **{field: value})).status_code == status
-    assert len(upstream.asked) == (status == 200)
+    for field, value, status in BOUNDS:
+        with subtests.test(f"{field} {value}"):
+            upstream.asked.clear()
+            assert (await ask(gateway, name, **{field: value})).status_code == status
+            assert len(upstream.asked) == (status == 200)
 
 
 async def test_rate_limit_of_a_server_keeps_its_retry_after(play: Play) -> None:

@@ -63,27 +63,29 @@ async def test_refused_completion_says_why(nursery: trio.Nursery, home: Path, mo
     assert result["problem"] == "m: 404: The model m does not exist."
 
 
-@pytest.mark.parametrize(
-    ("url", "failed", "text"),
-    [
-        ("http://no-such-host.invalid/v1", "dns", "no-such-host.invalid cannot be resolved"),
-        ("http://127.0.0.1:{free}/v1", "connect", "connection refused"),
-        ("https://127.0.0.1:{closing}/v1", "tls", "TLS handshake"),
-    ],
-)
+FAILING_URLS = [
+    ("http://no-such-host.invalid/v1", "dns", "no-such-host.invalid cannot be resolved"),
+    ("http://127.0.0.1:{free}/v1", "connect", "connection refused"),
+    ("https://127.0.0.1:{closing}/v1", "tls", "TLS handshake"),
+]
+
+
 async def test_failing_step_is_the_last_one(
-    nursery: trio.Nursery, home: Path, url: str, failed: str, text: str
+    nursery: trio.Nursery, home: Path, subtests: pytest.Subtests
 ) -> None:
     async def close(stream: trio.SocketStream) -> None:
         await stream.receive_some()
 
-    serve = partial(trio.serve_tcp, close, 0, host="127.0.0.1")
-    (listener,) = await nursery.start(serve)
+    (listener,) = await nursery.start(partial(trio.serve_tcp, close, 0, host="127.0.0.1"))
+    closing = listener.socket.getsockname()[1]
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        closing = listener.socket.getsockname()[1]
-        gateway = await start(nursery, home, url.format(free=unused.getsockname()[1], closing=closing))
-        result = await run_test(gateway)
-    assert steps(result)[-1] == (failed, False)
-    assert all(ok for _, ok in steps(result)[:-1])
-    assert result["ok"] is False and text in result["problem"]
+        free = unused.getsockname()[1]
+        servers = [entry(failed, url.format(free=free, closing=closing)) for url, failed, _ in FAILING_URLS]
+        gateway = await gateways.start(nursery, home, servers=servers)
+        for _, failed, text in FAILING_URLS:
+            with subtests.test(failed):
+                result = await run_test(gateway, failed)
+                assert steps(result)[-1] == (failed, False)
+                assert all(ok for _, ok in steps(result)[:-1])
+                assert result["ok"] is False and text in result["problem"]

@@ -24,6 +24,7 @@ from tests.fakes.model_server import (
     text_chunks,
 )
 from tests.fakes.raw_upstream import Peer
+from tests.gateway.cases import Since
 from tests.gateways import STREAM, Gateway, entry, eventually
 
 WANTS_USAGE = STREAM | {"stream_options": {"include_usage": True}}
@@ -75,14 +76,22 @@ async def test_usage_the_client_asked_for_stays(gateway: Gateway, models: ModelS
     assert gateway.rows()[0]["input_tokens"] == 11
 
 
-@pytest.mark.parametrize(
-    "options", [{"include_obfuscation": False}, {"include_usage": False, "x": [1]}, {}, None]
-)
+STREAM_OPTIONS: list[dict[str, object] | None] = [
+    {"include_obfuscation": False},
+    {"include_usage": False, "x": [1]},
+    {},
+    None,
+]
+
+
 async def test_other_stream_options_survive(
-    gateway: Gateway, models: ModelServer, options: dict[str, object] | None
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    await gateway.chat(STREAM | {"stream_options": options})
-    assert models.asked[0].body["stream_options"] == {**(options or {}), "include_usage": True}
+    for options in STREAM_OPTIONS:
+        with subtests.test(repr(options)):
+            models.asked.clear()
+            await gateway.chat(STREAM | {"stream_options": options})
+            assert models.asked[0].body["stream_options"] == {**(options or {}), "include_usage": True}
 
 
 async def test_usage_on_the_last_chunk_of_text_is_counted_and_the_text_stays(
@@ -147,15 +156,16 @@ ODD_EVENTS: list[tuple[bytes, bytes | None]] = [
 ]
 
 
-@pytest.mark.parametrize(("sent", "left"), ODD_EVENTS)
 async def test_only_the_usage_of_chat_chunks_is_taken_out(
-    gateway: Gateway, models: ModelServer, sent: bytes, left: bytes | None
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    said = (chunk("a"), sent, chunk("b"), DONE)
-    models.plan(streamed(*said), streamed(*said))
-    answer = await gateway.chat(STREAM)
-    assert answer.content == chunk("a") + (sent if left is None else left) + chunk("b") + DONE
-    assert (await gateway.chat(WANTS_USAGE)).content == b"".join(said)
+    for sent, left in ODD_EVENTS:
+        with subtests.test(repr(sent)):
+            said = (chunk("a"), sent, chunk("b"), DONE)
+            models.plan(streamed(*said), streamed(*said))
+            answer = await gateway.chat(STREAM)
+            assert answer.content == chunk("a") + (sent if left is None else left) + chunk("b") + DONE
+            assert (await gateway.chat(WANTS_USAGE)).content == b"".join(said)
 
 
 async def test_text_that_looks_like_the_protocol_stays_text(gateway: Gateway, models: ModelServer) -> None:
@@ -164,22 +174,24 @@ async def test_text_that_looks_like_the_protocol_stays_text(gateway: Gateway, mo
     assert (await gateway.chat(STREAM)).content == b"".join(said) + DONE
 
 
-@pytest.mark.parametrize("usage", [-1, 1e30, "x"])
 async def test_stream_without_usage_is_estimated(
-    gateway: Gateway, models: ModelServer, usage: object
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    steps = [
-        COMMENT,
-        *[chunk("word")] * 5,
-        chunk(usage={"prompt_tokens": 3, "completion_tokens": usage}),
-        DONE,
-    ]
-    models.plan(streamed(*steps))
-    await gateway.chat(STREAM)
-    (row,) = gateway.rows()
-    assert row["usage_source"] == "estimated"
-    assert 5 <= row["output_tokens"] <= 6
-    assert 10 < row["input_tokens"] < 40
+    for usage in [-1, 1e30, "x"]:
+        with subtests.test(repr(usage)):
+            since = Since(gateway)
+            steps = [
+                COMMENT,
+                *[chunk("word")] * 5,
+                chunk(usage={"prompt_tokens": 3, "completion_tokens": usage}),
+                DONE,
+            ]
+            models.plan(streamed(*steps))
+            await gateway.chat(STREAM)
+            (row,) = since.rows()
+            assert row["usage_source"] == "estimated"
+            assert 5 <= row["output_tokens"] <= 6
+            assert 10 < row["input_tokens"] < 40
 
 
 async def test_crlf_events_pass(gateway: Gateway, models: ModelServer) -> None:
@@ -192,15 +204,17 @@ async def test_crlf_events_pass(gateway: Gateway, models: ModelServer) -> None:
     assert gateway.rows()[0]["input_tokens"] == 11
 
 
-@pytest.mark.parametrize("size", [1, 7, 64])
 async def test_events_cut_anywhere_are_the_same_events(
-    gateway: Gateway, models: ModelServer, size: int
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
     sent = b"".join((chunk("Hel"), UNKNOWN, chunk("lo"), chunk(usage=USAGE), DONE))
-    models.plan(streamed(*(sent[at : at + size] for at in range(0, len(sent), size))))
-    answer = await gateway.chat(STREAM)
-    assert answer.content == sent.replace(chunk(usage=USAGE), b"")
-    assert gateway.rows()[0]["input_tokens"] == 11
+    for size in [1, 7, 64]:
+        with subtests.test(f"pieces of {size}"):
+            since = Since(gateway)
+            models.plan(streamed(*(sent[at : at + size] for at in range(0, len(sent), size))))
+            answer = await gateway.chat(STREAM)
+            assert answer.content == sent.replace(chunk(usage=USAGE), b"")
+            assert since.rows()[0]["input_tokens"] == 11
 
 
 async def test_finished_stream_without_done_gets_it(gateway: Gateway, models: ModelServer) -> None:

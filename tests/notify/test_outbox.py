@@ -158,7 +158,7 @@ async def test_outbox_mail_that_is_too_old_is_not_sent(site: Site) -> None:
     await site.put(outbox, 0)
     await site.deliver(outbox, LIFETIME)
     assert script.attempts == []
-    assert site.events() == [("mail_dropped", "it is too old")]
+    assert site.events() == [("mail_dropped", "it expired before it could be sent")]
 
 
 async def test_outbox_full_drops_new_mails(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

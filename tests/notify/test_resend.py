@@ -90,7 +90,7 @@ async def test_resend_mailer_distinguishes_permanent_and_temporary_failures(
     site: Site, status: int, name: str, error: type[Exception]
 ) -> None:
     site.server.failures.append((status, name, ()))
-    with pytest.raises(error, match=f"Resend answered with {status}") as failed:
+    with pytest.raises(error, match=f"Resend responded with status {status}") as failed:
         await site.mailer().send(ID, HELLO)
     assert (name in str(failed.value)) is ("<" not in name)
     assert "grace" not in str(failed.value)

@@ -60,7 +60,7 @@ async def test_second_factor_is_set_up_and_asked_for(
     def enter(page: Page, secret: str) -> None:
         sign_in(page)
         expect(page.get_by_role("alert")).to_have_text(
-            "Enter the code of your authenticator app, or a recovery code."
+            "Enter a code from your authenticator app, or a recovery code."
         )
         page.get_by_label("Code").fill(next_code(secret))
         page.get_by_role("button", name="Sign in").click()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from storage import Connection
 from storage.keys import KeyRow
 from storage.settings import put_setting
-from storage.usage import UsageRow
+from storage.usage import USAGE_COLUMNS, UsageRow, usage_row
 from storage.users import UserRow
 
 NOON = 1_800_000_000_000 - 1_800_000_000_000 % 86_400_000 + 43_200_000
@@ -32,6 +32,12 @@ async def put_pairs(connection: Connection, pairs: list[Pair]) -> None:
 async def names(connection: Connection) -> list[str]:
     rows = await connection.all("SELECT name FROM settings ORDER BY name")
     return [row[0] for row in rows]
+
+
+async def all_usage(connection: Connection) -> list[UsageRow]:
+    """The newest first."""
+    rows = await connection.all("SELECT" + USAGE_COLUMNS + "FROM usage ORDER BY at DESC, id DESC")
+    return [usage_row(row) for row in rows]
 
 
 def user(serial: int = 1, email: str | None = None) -> UserRow:

@@ -26,6 +26,7 @@ from storage.chain import START, ChainCheck, ChainPosition, row_hash
 from storage.settings import put_setting, select_setting
 from storage.store import open_store
 from tests.storage.samples import NOON, uuid7
+from tests.storage.store_thread import StoreThread
 
 COLUMNS = ("id", "at", "actor", "action", "subject", "detail", "address", "hash")
 Tamper = Callable[[Connection], Coroutine[Any, Any, object]]
@@ -334,7 +335,7 @@ def tampering(draw: st.DrawFn) -> list[tuple[str, int, str]]:
 )
 @given(steps=tampering(), recompute=st.booleans())
 def test_audit_any_sequence_of_changes_is_detected(
-    url: str, steps: list[tuple[str, int, str]], recompute: bool
+    thread: StoreThread, steps: list[tuple[str, int, str]], recompute: bool
 ) -> None:
     """Up to four changes, with the hashes after them rewritten without the key or not."""
 
@@ -350,14 +351,12 @@ def test_audit_any_sequence_of_changes_is_detected(
         if recompute:
             await rewrite(connection, b"", min(seq for _, seq, _ in steps))
 
-    async def run() -> tuple[str | None, int]:
-        async with open_store(url) as store:
-            store.chain_key = b"secret"
-            if (await check(store)).at.seq == 0:
-                await filled(store, 6)
-            return await after(store, tamper)
+    async def run(store: Store) -> tuple[str | None, int]:
+        if (await check(store)).at.seq == 0:
+            await filled(store, 6)
+        return await after(store, tamper)
 
-    damage, good = trio.run(run)
+    damage, good = thread.call(run, thread.store)
     assert damage is not None
     assert good < min(seq for _, seq, _ in steps)
 

@@ -13,16 +13,16 @@ import trio
 from storage import Connection
 from storage.migrate import load, shipped
 from storage.store import open_store
-from storage.usage import LATEST, insert_batch, select_page
+from storage.usage import insert_batch
 from tests.gateways import eventually
-from tests.storage.samples import usage
+from tests.storage.samples import all_usage, usage
 
 pytestmark = pytest.mark.process
 ROUNDS = 20
 
 
 async def check(connection: Connection) -> tuple[object, object, object, set[int]]:
-    rows = await select_page(connection, LATEST, 10**9)
+    rows = await all_usage(connection)
     return (
         await connection.value("PRAGMA integrity_check"),
         await connection.value("SELECT sum(requests) FROM usage_hourly"),

@@ -7,15 +7,12 @@ examples.
 """
 
 import os
-import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC
 from itertools import count
-from typing import LiteralString, TypeVar, Unpack
+from typing import LiteralString
 
-import pytest
-import trio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -28,16 +25,14 @@ from bluesminds.common.errors import GatewayError
 from bluesminds.common.values import Caller, LimitSet
 from bluesminds.gateway.limits.counters import Estimate
 from bluesminds.gateway.limits.reserve import RateLimiter, Reservation
-from storage.base import Connection, Store, Ts
+from storage.base import Connection, Store
 from storage.ledger import select_wallet
 from storage.open_requests import open_request, settle_open_requests, store_open_requests
 from storage.quotas import select_quotas
-from storage.store import open_store
 from storage.usage import UsageRow, insert_batch
 from tests.storage.samples import usage
+from tests.storage.store_thread import StoreThread
 from tests.storage.test_ledger import USERS, FixedClock, with_users
-
-T = TypeVar("T")
 
 RUNS = int(os.environ.get("RUNS") or 15)
 OWNERS = {"key-1": "user-1", "key-2": "user-1", "key-3": "user-2"}
@@ -53,36 +48,6 @@ LIMITS = {
 AMOUNTS = st.integers(1, 200)
 COSTS = st.integers(0, 600)
 TABLES: Sequence[LiteralString] = ("usage", "quota_counters", "open_requests", "ledger", "wallets", "users")
-
-
-class StoreThread:
-    """A store in a thread of its own, for callers that do not run in an event loop."""
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._ready = threading.Event()
-        self._thread = threading.Thread(target=trio.run, args=(self._main,))
-        self._thread.start()
-        self._ready.wait()
-
-    async def _main(self) -> None:
-        self._token = trio.lowlevel.current_trio_token()
-        self._ended = trio.Event()
-        try:
-            async with open_store(self._url) as store:
-                store.chain_key = b"key"
-                self.store = store
-                self._ready.set()
-                await self._ended.wait()
-        finally:
-            self._ready.set()
-
-    def call(self, fn: Callable[[Unpack[Ts]], Awaitable[T]], *args: *Ts) -> T:
-        return trio.from_thread.run(fn, *args, trio_token=self._token)
-
-    def close(self) -> None:
-        trio.from_thread.run_sync(self._ended.set, trio_token=self._token)
-        self._thread.join()
 
 
 async def empty(connection: Connection) -> None:
@@ -350,13 +315,6 @@ class Money(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.check()
-
-
-@pytest.fixture
-def thread(url: str) -> Iterator[StoreThread]:
-    thread = StoreThread(url)
-    yield thread
-    thread.close()
 
 
 def test_money_in_any_order_of_events_agrees(thread: StoreThread) -> None:

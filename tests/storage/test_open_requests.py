@@ -8,8 +8,8 @@ from bluesminds.accounts.audit import OPERATOR
 from bluesminds.accounts.ledger import CreditEntry, Ledger
 from storage import Store
 from storage.open_requests import open_request, settle_open_requests, store_open_requests
-from storage.usage import LATEST, UsageRow, insert_batch, select_page
-from tests.storage.samples import NOON, usage
+from storage.usage import UsageRow, insert_batch
+from tests.storage.samples import NOON, all_usage, usage
 from tests.storage.test_ledger import FixedClock, with_users
 
 
@@ -40,7 +40,7 @@ async def test_crashed_requests_are_charged_what_the_credit_covers(
     await store.write(store_open_requests, [open_request(row) for row in (*reversed(rows), other)])
     assert await store.write(settle_open_requests) == 4
     assert await store.write(settle_open_requests) == 0
-    settled = {row.id: row for row in await store.read(select_page, LATEST, 10)}
+    settled = {row.id: row for row in await store.read(all_usage)}
     assert [settled[row.id].charged_nano for row in rows] == charges
     assert [settled[row.id].cost_nano for row in rows] == [40, 50, 60]
     assert settled[other.id].charged_nano == 7
@@ -56,7 +56,7 @@ async def test_crashed_request_is_charged_nothing_by_an_overdrawn_wallet(store: 
     row = crashed(1, 40)
     await store.write(store_open_requests, [open_request(row)])
     assert await store.write(settle_open_requests) == 1
-    (settled,) = await store.read(select_page, LATEST, 10)
+    (settled,) = await store.read(all_usage)
     assert (settled.cost_nano, settled.charged_nano) == (40, 0)
     wallet = await ledger.balance("user-1")
     assert wallet is not None

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,10 +15,10 @@ from bluesminds.accounts.repricing import Repricing, RepricingQuery, RepricingRe
 from bluesminds.common.prices import NewCost
 from storage import Store
 from storage.base import Connection
-from storage.store import open_store
 from storage.usage import DAY, UsageRow, insert_batch
 from storage.usage_stats import StatsQuery, select_stats
 from tests.storage.samples import NOON, usage
+from tests.storage.store_thread import StoreThread
 from tests.storage.test_ledger import USERS, FixedClock, with_users
 from tests.storage.test_statements import clear
 
@@ -41,17 +40,12 @@ async def clear_all(connection: Connection) -> None:
 @settings(max_examples=25)
 @given(requests=REQUESTS, prices=PRICES, page=st.integers(1, 9))
 def test_any_sequence_of_prices_is_posted_once_and_proven(
-    url: str, requests: list[Any], prices: list[Any], page: int
+    thread: StoreThread, requests: list[Any], prices: list[Any], page: int
 ) -> None:
-    async def check() -> None:
-        async with open_store(url) as store:
-            store.chain_key = b"key"
-            await store.write(clear_all)
-            await reprice_all(store, requests, prices)
-
+    thread.call(thread.store.write, clear_all)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(repricing, "ROWS_PER_PAGE", page)
-        trio.run(check)
+        thread.call(reprice_all, thread.store, requests, prices)
 
 
 async def reprice_all(store: Store, requests: list[Any], prices: list[Any]) -> None:
@@ -166,7 +160,7 @@ async def test_limits_are_told_of_the_credit_and_of_its_last_revision(store: Sto
 @pytest.mark.parametrize(
     ("statement", "problem"),
     [
-        ("DELETE FROM usage_adjustments", "has no new cost"),
+        ("DELETE FROM usage_adjustments", "no changed cost matches"),
         ("UPDATE usage_adjustments SET posted_nano = 1", "is missing or has another amount"),
     ],
 )

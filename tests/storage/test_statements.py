@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
-import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,9 +14,9 @@ from bluesminds.accounts.ledger import CreditEntry, Ledger
 from bluesminds.accounts.statements import StatementLine, Statements
 from storage import Store
 from storage.base import Connection
-from storage.store import open_store
 from storage.usage import insert_batch
 from tests.storage.samples import usage
+from tests.storage.store_thread import StoreThread
 from tests.storage.test_ledger import USERS, FixedClock, with_users
 
 MONTHS = ("2026-12", "2027-01", "2027-02", "2027-03")
@@ -45,19 +44,19 @@ async def clear(connection: Connection) -> None:
 
 @settings(max_examples=25)
 @given(entries=st.lists(POSTED, max_size=12), page=st.integers(1, 4))
-def test_statement_of_each_month_continues_the_one_before(url: str, entries: list[Any], page: int) -> None:
-    async def check() -> None:
-        async with open_store(url) as store:
-            store.chain_key = b"key"
-            await store.write(clear)
-            await store.write(with_users)
-            clock = await post_all(store, entries)
-            for user_id in USERS:
-                await check_user(store, clock, user_id)
+def test_statement_of_each_month_continues_the_one_before(
+    thread: StoreThread, entries: list[Any], page: int
+) -> None:
+    async def check(store: Store) -> None:
+        await store.write(clear)
+        await store.write(with_users)
+        clock = await post_all(store, entries)
+        for user_id in USERS:
+            await check_user(store, clock, user_id)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statements, "ENTRIES_PER_PAGE", page)
-        trio.run(check)
+        thread.call(check, thread.store)
 
 
 async def post_all(store: Store, entries: Sequence[Any]) -> FixedClock:

@@ -18,12 +18,12 @@ import trio.testing
 from storage import Connection, StorageBroken, StorageError, StorageUnavailable, Store
 from storage.settings import put_setting, select_setting
 from storage.store import open_store
-from storage.usage import LATEST, insert_batch, select_page
+from storage.usage import insert_batch
 from storage.work import QUEUE_LIMIT
 from tests.gateways import eventually
 from tests.storage.locks import exclusive
 from tests.storage.postgres_server import PostgresServer
-from tests.storage.samples import NOON, names, usage
+from tests.storage.samples import NOON, all_usage, names, usage
 
 T = TypeVar("T")
 KILLS = 5
@@ -214,7 +214,7 @@ class InsertLoad:
 
 
 async def survey(connection: Connection) -> tuple[set[int], object, object]:
-    rows = await select_page(connection, LATEST, 10**9)
+    rows = await all_usage(connection)
     return (
         {int(row.request_id.removeprefix("request-")) for row in rows},
         await connection.value("SELECT CAST(sum(requests) AS BIGINT) FROM usage_hourly"),

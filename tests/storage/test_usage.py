@@ -5,7 +5,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,14 +15,11 @@ from storage.store import open_store
 from storage.usage import (
     DAY,
     HOUR,
-    LATEST,
-    SELECT_ALL,
-    SELECT_OF_USER,
     UsageRow,
     insert_batch,
-    select_page,
 )
-from tests.storage.samples import NOON, usage
+from tests.storage.samples import NOON, all_usage, usage
+from tests.storage.store_thread import StoreThread
 
 ROWS = st.builds(
     usage,
@@ -184,38 +180,33 @@ def counted(rows: list[UsageRow], subject: str) -> QuotaRow | None:
     return QuotaRow(subject, day, *of_day, month, *of_month, *sums(mine))
 
 
-async def log(connection: Connection) -> list[UsageRow]:
-    return await select_page(connection, LATEST, 1000)
-
-
 @settings(max_examples=40)
 @given(batches=BATCHES, again=st.data())
 def test_usage_repeated_batches_are_summed_once(
-    url: str, batches: list[list[UsageRow]], again: st.DataObject
+    thread: StoreThread, batches: list[list[UsageRow]], again: st.DataObject
 ) -> None:
     first = {(row.at, row.id): row for batch in reversed(batches) for row in reversed(batch)}
     repeated = again.draw(st.permutations(batches))
     mixed = again.draw(st.lists(st.sampled_from(sorted(first.values(), key=astuple_key)))) if first else []
 
-    async def check() -> None:
-        async with open_store(url) as store:
-            await store.write(clear)
-            for batch in [*batches, *repeated, mixed]:
-                await store.write(insert_batch, batch)
-            rows = await store.read(log)
-            assert {(row.at, row.id): row for row in rows} == first
-            for bucket in (HOUR, DAY):
-                found = sorted(await store.read(totals, bucket), key=lambda row: row[:5])
-                assert found == sorted(summed(rows, bucket), key=lambda row: row[:5])
-            for bucket in (HOUR, DAY):
-                of_site = sorted(await store.read(site_totals, bucket), key=lambda row: row[:3])
-                assert of_site == summed_for_site(rows, bucket)
-            assert sorted(await store.read(key_totals), key=lambda row: row[:3]) == summed_by_key(rows)
-            assert await store.read(select_quota, "key:") is None
-            for subject in ("key:key-1", "key:key-2", "user:user-1", "user:user-2"):
-                assert await store.read(select_quota, subject) == counted(rows, subject)
+    async def check(store: Store) -> None:
+        await store.write(clear)
+        for batch in [*batches, *repeated, mixed]:
+            await store.write(insert_batch, batch)
+        rows = await store.read(all_usage)
+        assert {(row.at, row.id): row for row in rows} == first
+        for bucket in (HOUR, DAY):
+            found = sorted(await store.read(totals, bucket), key=lambda row: row[:5])
+            assert found == sorted(summed(rows, bucket), key=lambda row: row[:5])
+        for bucket in (HOUR, DAY):
+            of_site = sorted(await store.read(site_totals, bucket), key=lambda row: row[:3])
+            assert of_site == summed_for_site(rows, bucket)
+        assert sorted(await store.read(key_totals), key=lambda row: row[:3]) == summed_by_key(rows)
+        assert await store.read(select_quota, "key:") is None
+        for subject in ("key:key-1", "key:key-2", "user:user-1", "user:user-2"):
+            assert await store.read(select_quota, subject) == counted(rows, subject)
 
-    trio.run(check)
+    thread.call(check, thread.store)
 
 
 def astuple_key(row: UsageRow) -> tuple[int, str]:
@@ -225,35 +216,15 @@ def astuple_key(row: UsageRow) -> tuple[int, str]:
 async def test_usage_batch_with_invalid_row_is_rolled_back(store: Store) -> None:
     with pytest.raises(StorageError):
         await store.write(insert_batch, [usage(1), replace(usage(2), model="\ud800")])
-    assert await store.read(log) == []
+    assert await store.read(all_usage) == []
     assert await store.read(totals, DAY) == []
 
 
 async def test_usage_inserted_is_read_back(store: Store) -> None:
     row = usage(1)
     await store.write(insert_batch, [row])
-    (back,) = await store.read(log)
+    (back,) = await store.read(all_usage)
     assert (back, type(back.streamed)) == (row, bool)
-
-
-async def test_usage_pages_contain_each_row_once(store: Store) -> None:
-    """The pages together contain every row of the filter once, newest first, then by id."""
-    rows = [
-        usage(serial, at=NOON + serial // 3, user_id=f"user-{serial % 2}", key_id=f"key-{serial % 4}")
-        for serial in range(60)
-    ]
-    await store.write(insert_batch, rows)
-    for user_id in (None, "user-0", "user-9"):
-        wanted = [
-            row for row in sorted(rows, key=astuple_key, reverse=True) if user_id in (None, row.user_id)
-        ]
-        seen: list[UsageRow] = []
-        before = LATEST
-        while page := await store.read(select_page, before, 7, user_id):
-            assert len(page) <= 7
-            seen += page
-            before = astuple_key(page[-1])
-        assert seen == wanted
 
 
 async def test_usage_of_keys_since_a_time_is_summed(store: Store) -> None:
@@ -284,15 +255,9 @@ async def test_usage_of_keys_since_a_time_is_summed(store: Store) -> None:
 
 async def test_usage_queries_use_an_index(sqlite_url: str) -> None:
     async def plans(connection: Connection) -> list[str]:
-        page: dict[str, object] = {"at": 1, "id": "", "limit": 10}
-        found = [
-            await connection.all("EXPLAIN QUERY PLAN " + SELECT_ALL, **page),
-            await connection.all("EXPLAIN QUERY PLAN " + SELECT_OF_USER, user_id="", **page),
-            await connection.all("EXPLAIN QUERY PLAN" + SELECT_RECENT, since=0, until=1, ended=0),
-        ]
-        return [row[3] for plan in found for row in plan if "usage" in row[3]]
+        found = await connection.all("EXPLAIN QUERY PLAN" + SELECT_RECENT, since=0, until=1, ended=0)
+        return [row[3] for row in found if "usage" in row[3]]
 
     async with open_store(sqlite_url) as store:
         steps = await store.read(plans)
     assert all(step.startswith("SEARCH") for step in steps), steps
-    assert ["usage_user (" in step for step in steps] == [False, True, False]

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-import anthropic
 import pytest
 import trio
 from hypothesis import given
@@ -123,5 +122,7 @@ async def test_anthropic_client_reads_page_after_page(gateway: Gateway) -> None:
 
 
 def test_anthropics_model_has_all_that_the_sdk_requires() -> None:
+    import anthropic  # importing it takes as long as many tests
+
     found = anthropic.types.ModelInfo.model_validate_json(write_anthropic_model(ROWS[0]))
     assert (found.id, found.lifecycle) == ("a", "active")

@@ -142,7 +142,7 @@ SPELLINGS: list[tuple[dict[str, Any], tuple[int | None, ...]]] = [
     ({"prompt_tokens": 10, "completion_tokens": 9, "total_tokens": "many"}, (10, 9)),
     # A part is no larger than its whole.
     ({"prompt_tokens": 5, "completion_tokens": 1, "cached_tokens": 9}, (5, 1, 5)),
-    # An odd detail costs only itself.
+    # An invalid detail is ignored, the rest is used.
     ({"prompt_tokens": 5, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": "0"}}, (5, 9)),
     ({"prompt_tokens": 5, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": -1}}, (5, 9)),
     ({"prompt_tokens": 5, "completion_tokens": 9, "completion_tokens_details": []}, (5, 9)),

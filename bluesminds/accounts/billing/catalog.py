@@ -89,5 +89,5 @@ async def _put(connection: Connection, name: str, fields: str, audit: AuditRow) 
 async def _delete(connection: Connection, name: str, audit: AuditRow) -> None:
     await insert_audit(connection, audit)
     if await has_subscribers(connection, name):
-        raise Conflict("plan_in_use", "There are subscriptions of this plan. Wait until they have ended.")
+        raise Conflict("plan_in_use", "This plan has subscriptions. Wait until they have ended.")
     await delete_plan(connection, name)

@@ -40,7 +40,7 @@ from storage.billing import (
 )
 from storage.users import UserRow
 
-MAX_OPEN_ORDERS: Final = 20  # of a user; a provider is asked about each of them
+MAX_OPEN_ORDERS: Final = 20  # of a user; each is read from its provider
 
 
 class PlacedOrder(Struct, frozen=True):
@@ -72,7 +72,7 @@ class Orders:
         as_admin: bool = False,
     ) -> PlacedOrder:
         """Order a plan, or credit of `cents`. Raises NotFound, Conflict, InvalidRequest, and Unavailable if
-        the provider cannot be asked.
+        the provider cannot be reached.
         """
         plans = await self._catalog.all()
         user = await self._context.user(user_id)
@@ -112,7 +112,7 @@ class Orders:
         if status == "paid":
             raise Conflict(
                 "order_paid",
-                "An earlier order was paid just now. Choose “Check for payments” on the billing page.",
+                "An earlier order has just been paid. Choose “Check for payments” on the billing page.",
             )
         if status == "expired":
             await self._store.write(set_order, replace(order, state="expired"))
@@ -186,8 +186,7 @@ class Orders:
         if await self._reconciliation.link(provider.name, customer, user.id) != user.id:
             raise Conflict(
                 "customer_taken",
-                "The payment provider knows the address of the account as that of another account. Ask your"
-                " administrator.",
+                "The payment provider has another account with this e-mail address. Ask your administrator.",
             )
         return customer
 
@@ -195,7 +194,9 @@ class Orders:
         with_manual = self._context.policy.manual or as_admin
         known = [*self._context.providers, *([MANUAL] if with_manual else [])]
         if not known:
-            raise Conflict("plan_not_sold", "Nothing can be bought here. Ask your administrator.")
+            raise Conflict(
+                "plan_not_sold", "This gateway does not sell plans or credit. Ask your administrator."
+            )
         if given is None:
             return known[0]
         if given not in known:
@@ -207,7 +208,7 @@ class Orders:
     async def _require_sold(self, user_id: str, plan: BillingPlan, provider: str) -> None:
         if not plan.price_cents or (provider != MANUAL and provider not in plan.products):
             raise Conflict(
-                "plan_not_sold", "This plan cannot be bought there. Choose another plan or provider."
+                "plan_not_sold", "This provider does not sell this plan. Choose another plan or provider."
             )
         await self._require_unsold(user_id, provider)
 

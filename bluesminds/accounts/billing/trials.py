@@ -45,7 +45,7 @@ _DUE_TRIALS: Final = 100
 
 
 class OwnReferral(Struct, frozen=True):
-    """`earned_nano`: in all. `is_referred`: the user has used a code."""
+    """`earned_nano`: in total. `is_referred`: the user has used a code."""
 
     code: str
     sign_ups: int
@@ -113,7 +113,7 @@ async def _start(
     _, person = await _confirmed(connection, user_id)
     row = TrialRow(token_digest(person), user_id, now, end, max(now + 1, end - NOTICE))
     if not await insert_trial(connection, row):
-        raise Conflict("trial_used", "There was a trial for this person already. Buy a plan or credit.")
+        raise Conflict("trial_used", "You already had a trial. Buy a plan or credit.")
     grant = LedgerRow(
         id=f"grant:trial:{user_id}",
         at=now,
@@ -161,7 +161,9 @@ async def _use(connection: Connection, user_id: str, code: str, now: int, audit:
     if referrer.id == user_id or person_of(referrer.email or "@") == person:
         raise InvalidRequest("referral_own", "This is your own referral code.", param="code")
     if user_id in await _chain(connection, referrer.id):
-        raise InvalidRequest("referral_loop", "You have invited this user.", param="code")
+        raise InvalidRequest(
+            "referral_loop", "You invited this user, so you cannot use their code.", param="code"
+        )
     if await select_payments(connection, user_id, "", 1):
         raise Conflict("referral_too_late", "A referral code can only be used before the first payment.")
     if not await insert_referral(connection, ReferralRow(user_id, referrer.id, now)):

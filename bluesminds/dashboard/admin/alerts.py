@@ -18,7 +18,7 @@ FIGURES: Final[Mapping[AlertKind, str]] = {
     "server": "Servers that are down",
     "queue": "Requests that wait for a server",
     "budget": "Used part of a shared budget, in %",
-    "drift": "Difference between reported and own costs, in %",
+    "drift": "Difference between reported and computed costs, in %",
 }
 
 

@@ -42,8 +42,8 @@ MAIN_RATES: Final = ("input_usd", "cached_input_usd", "output_usd")
 SOURCES: Final[Mapping[PriceSource, str]] = {
     "server": "set for this server",
     "operator": "set for every server",
-    "bundled": "of the table that comes with this version",
-    "own": "of keys of users",
+    "bundled": "from the built-in table",
+    "own": "for own keys of users",
 }
 LineKey = tuple[str, str, str, int]  # server, day, service tier, tokens
 

@@ -34,8 +34,8 @@ REASONS: Final[Mapping[FallbackReason, str]] = {
     "content_filter": "a content filter stops the answer",
 }
 RECOVERIES: Final[Mapping[Recovery, str]] = {
-    "restart": "another server starts again, and repeats what the client has",
-    "continue": "another server continues where it ended",
+    "restart": "another server gets the same request, and continues if its text is the same",
+    "continue": "another server continues the text",
     "error": "the stream ends with an error",
 }
 PREFILLS: Final[Mapping[Prefill, str]] = {
@@ -47,7 +47,7 @@ Text = Annotated[str, Meta(max_length=256, description="at most 256 characters")
 
 
 class RoutesQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """What would be asked: a model, by a key, with what conditions of routes see."""
+    """A request to explain: its model, its key, and the values for the conditions of routes."""
 
     model: Text = ""
     key: Text = ""

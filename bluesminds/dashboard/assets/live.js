@@ -67,13 +67,13 @@ function start() {
     if (waiting.length > MAX_ROWS) waiting.shift();
     show();
   });
-  source.addEventListener("dropped", ({ data }) => toast(`${JSON.parse(data).count} requests came too fast to be shown.`));
+  source.addEventListener("dropped", ({ data }) => toast(`${JSON.parse(data).count} requests arrived too fast to be shown.`));
   source.addEventListener("error", () => {
     if (source?.readyState !== EventSource.CLOSED) return; // the browser connects again
     stop();
     box.checked = false;
     keep();
-    toast("Live has ended. Too many pages may show requests live: close some, and turn it on again.");
+    toast("Live was turned off. Too many pages may be showing requests live: close some, then turn it on again.");
   });
 }
 

@@ -25,9 +25,9 @@ function show({ requests, changed, skipped, accounts }) {
   const line = document.createElement("p");
   line.className = `notice ${changed ? "warn" : "good"}`;
   line.textContent = changed
-    ? `The costs of ${changed} of ${requests} requests would change by ${total.toFixed(6)} USD in all, for ${accounts.size} ${accounts.size === 1 ? "account" : "accounts"}.`
+    ? `The costs of ${changed} of ${requests} requests would change by ${total.toFixed(6)} USD in total, for ${accounts.size} ${accounts.size === 1 ? "account" : "accounts"}.`
     : `No cost of ${requests} requests would change.`;
-  if (skipped) line.textContent += ` ${skipped} have no price that can be known.`;
+  if (skipped) line.textContent += ` ${skipped} have an unknown price.`;
   results.replaceChildren(line);
   return changed > 0;
 }
@@ -45,7 +45,7 @@ form.addEventListener("submit", async (event) => {
   form.setAttribute("aria-busy", "true");
   try {
     const found = await run({ ...values(form), model: form.dataset.model, dry_run: !shown });
-    if (shown) return leave("", `The costs of ${found.changed} requests are changed.`);
+    if (shown) return leave("", `The costs of ${found.changed} requests were changed.`);
     shown = show(found);
     if (shown) button.textContent = button.dataset.yes;
   } catch (error) {

@@ -86,10 +86,10 @@ async function answer(turn, name, signal) {
     }
   } catch (error) {
     one.stopped = signal.aborted;
-    if (!signal.aborted) one.failed = error instanceof Error ? "The connection to the gateway broke." : error.message;
+    if (!signal.aborted) one.failed = error instanceof Error ? "The connection to the gateway was lost." : error.message;
   }
   out.end();
-  if (one.stopped) said.textContent = "Stopped. What came was counted.";
+  if (one.stopped) said.textContent = "Stopped. The text so far was counted.";
   if (one.failed) {
     const again = element("button", "Try again");
     Object.assign(again, { type: "button", className: "small" }).dataset.do = "again";
@@ -106,7 +106,7 @@ async function answer(turn, name, signal) {
   follow();
 }
 
-// Asks all chosen models; from the turn `at` on, the chat is replaced. False if nothing can be sent now.
+// Sends the chat to all chosen models; from the turn `at` on, the chat is replaced. False if nothing can be sent now.
 export function run(text, images, at = chat.turns.length) {
   if (chat.running || !prompt) return false;
   if (!settings.checkValidity()) {

@@ -25,7 +25,7 @@ document.addEventListener("sent", ({ target, detail }) => {
   if ("link" in target.dataset) show("good", `Mailed to ${detail.email}. It works once: ${detail.url}`);
   if ("verifyLedger" in target.dataset) {
     if (!detail.ok) return show("bad", `The ledger is wrong: ${detail.message}. Compare it with your backups.`);
-    show("good", `The ledger is proven. Entries: ${detail.entries}. Balances: ${detail.wallets}. The last entry is ${detail.end}`);
+    show("good", `The ledger is correct. Entries: ${detail.entries}. Balances: ${detail.wallets}. The last entry is ${detail.end}`);
     const list = part("dl", "");
     list.className = "card facts-list";
     for (const [name, amount] of Object.entries(detail.sums)) list.append(part("dt", name), part("dd", `${amount} USD`));

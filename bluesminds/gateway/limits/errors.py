@@ -40,9 +40,7 @@ class PeriodEnds(Struct, frozen=True):
 
 def no_price_error(model: str) -> Forbidden:
     """For an operator who refuses models without a price."""
-    message = (
-        f"The model `{model[:200]}` has no price, so that it cannot be used. Ask the operator to add one."
-    )
+    message = f"The model `{model[:200]}` has no price, so it cannot be used. Ask the operator to set one."
     return Forbidden("model_not_priced", message)
 
 

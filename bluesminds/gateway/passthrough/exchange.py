@@ -100,8 +100,8 @@ class RelayExchange(Struct, frozen=True):
         if found.servers is not None and relayed.server.name not in found.servers:
             raise InvalidRequest(
                 "different_servers",
-                "The form names an object at another server than the one that it is sent to. Name that server"
-                " in the header x-bluesminds-server.",
+                "The form refers to an object at another server. Name the server of the object in the "
+                "header x-bluesminds-server.",
             )
 
     async def _pass_on(

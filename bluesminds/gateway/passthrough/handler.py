@@ -39,7 +39,7 @@ _FREE: Final = frozenset(("GET", "HEAD", "DELETE"))  # methods that make a serve
 
 
 class PassthroughHandler(Struct, frozen=True):
-    """`own_keys`: users may have keys of their own for vendors."""
+    """`own_keys`: users may have their own vendor keys."""
 
     keys: KeyAuthenticator
     registry: ServerRegistry
@@ -168,13 +168,13 @@ class PassthroughHandler(Struct, frozen=True):
         if not candidates:
             raise NotFound(
                 "object_server_missing",
-                "The object is at a server that is not configured any more, does not relay this path, or is"
-                " not the one in x-bluesminds-server.",
+                "The server of the object is no longer configured, does not relay this path, or is "
+                "not the one in x-bluesminds-server.",
             )
         return candidates
 
     def _relays(self, path: RelayPath, caller: Caller) -> bool:
-        """Whether a server, or an own key of the caller, allows the path."""
+        """Whether a server, or a vendor key of the caller, allows the path."""
         servers = (*(key.server for key in caller.own_keys or ()), *self.registry.catalog.servers)
         return any(path.collection in collections_of(server) for server in servers)
 
@@ -202,8 +202,8 @@ def _check_key(caller: Caller) -> None:
     if caller.models is not None and caller.scopes is None:
         raise Forbidden(
             "scope_not_allowed",
-            "This API key is limited to models, and relayed requests can use others. Add the scope"
-            " `passthrough` to the key to allow them.",
+            "This API key is restricted to some models, and relayed requests could use others. To "
+            "allow them, add the scope `passthrough` to the key.",
         )
 
 
@@ -213,6 +213,6 @@ def _check_budget(caller: Caller, method: str) -> None:
     if method not in _FREE and any(one.usd_per_day or one.usd_per_month or one.usd_total for one in limits):
         raise Forbidden(
             "model_not_priced",
-            "This API key or its account has a budget, and the cost of relayed requests is not known. Only"
+            "This API key or its account has a budget, and the cost of relayed requests is unknown. Only"
             " GET, HEAD and DELETE are allowed.",
         )

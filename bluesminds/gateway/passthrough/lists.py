@@ -51,8 +51,8 @@ def read_page(body: bytes) -> ListPage:
     except (*NOT_JSON, KeyError) as exc:
         raise NotFound(
             "unsupported_endpoint",
-            "The server's answer is not a list of objects with ids, so it cannot be limited to those of your"
-            " account and is not relayed.",
+            "The server's response is not a list of objects with ids. It is not relayed, because it "
+            "may contain objects of other accounts.",
         ) from exc
     return ListPage(items, has_more, "object" in fields)
 
@@ -94,7 +94,8 @@ async def own_page(
         raise UpstreamFailed(
             502,
             "list_incomplete",
-            f"None of your objects is on {MAX_PAGES} pages of the server's list. Ask for each by its id.",
+            f"The first {MAX_PAGES} pages of the server's list contain none of "
+            "your objects. Request each object by its id.",
         )
     has_more = page.has_more
     if limit is not None and len(collected) > limit:

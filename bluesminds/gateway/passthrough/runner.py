@@ -55,7 +55,7 @@ class RelayRunner(Struct, frozen=True):
         if scope.cancelled_caught and not out.gone:
             entry.close(504, "timeout")
             if entry.first_byte is not None:
-                raise ResponseAborted("the total timeout is over")
+                raise ResponseAborted("the total timeout was reached")
             raise UpstreamFailed(
                 504,
                 "upstream_timeout",

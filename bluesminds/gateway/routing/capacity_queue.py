@@ -206,7 +206,7 @@ class CapacityQueue:
             return
         self._observe("full" if full else "account_full", 0.0)
         whose = "Too many requests" if full else "Too many of your requests"
-        message = f"{whose} wait for a server that is at its limits. Try again later, or send fewer at once."
+        message = f"{whose} are waiting for a server. Try again later, or send fewer at once."
         raise UpstreamFailed(503, "queue_full", message, headers=self._retry_after(targets))
 
     def _busy(self, targets: Sequence[Target]) -> UpstreamFailed:

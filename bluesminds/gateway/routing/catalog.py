@@ -201,7 +201,7 @@ class ServerRegistry:
         self.routes: Sequence[ModelRoute] = self._configured_routes
         self._discovered: dict[str, list[ModelRow]] = {}
         self.servers: Sequence[Server] = self._configured
-        self._build_catalogs()
+        self.rebuild()
 
     async def reload(self) -> None:
         """Read the stored servers and routes again. Raises StorageError."""
@@ -228,14 +228,6 @@ class ServerRegistry:
         """Synchronous, so that the configuration cannot change between reading the database and here."""
         self.routes = (*self._configured_routes, *routes)
         self._replace(merge_servers(self._configured, servers))
-
-    def prices_changed(self) -> None:
-        """Show the new prices in the lists of models."""
-        self._build_catalogs()
-
-    def tokens_changed(self) -> None:
-        """Use the new tokens."""
-        self._build_catalogs()
 
     def set_discovered(self, server: str, models: list[ModelRow]) -> None:
         """Store the models that a probe found."""
@@ -274,9 +266,10 @@ class ServerRegistry:
         self._health.keep_only(names)
         self._load.keep_only(names)
         self.servers = servers
-        self._build_catalogs()
+        self.rebuild()
 
-    def _build_catalogs(self) -> None:
+    def rebuild(self) -> None:
+        """Make new catalogs: servers, routes, prices or tokens have changed."""
         servers = self._fill_in_tokens(self.servers)
         self._keys.keep_only(servers)
         self._load.set_caps(servers)

@@ -352,7 +352,7 @@ def _no_target(
         message = f"No server of the route of the model `{shown}` has the endpoint {operation.path}."
         return NotFound("unsupported_endpoint", message, param="model")
     if route.targets:
-        message = f"The route of the model `{shown}` has no server that is available. Contact the operator."
+        message = f"The route of the model `{shown}` has no available server. Contact the operator."
     else:
         message = f"No server offers the model `{shown}`. GET /v1/models lists the available models."
     return NotFound("model_not_found", message, param="model")
@@ -365,7 +365,7 @@ def requirement_not_met(model: str) -> NotFound:
 
 def object_server_missing(model: str) -> NotFound:
     message = (
-        "The server with the earlier response or object that the request refers to does not offer the model"
-        f" `{model[:200]}`, or is not configured any more."
+        "The request refers to a response or object at a server that does not offer the model "
+        f"`{model[:200]}`, or is no longer configured."
     )
     return NotFound("object_server_missing", message, param="model")

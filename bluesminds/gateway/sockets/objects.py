@@ -33,8 +33,8 @@ class SessionObjects:
         if known.servers is not None and self._server not in known.servers:
             raise InvalidRequest(
                 "different_servers",
-                "The event refers to an object at another server than the session's. Create the object there;"
-                " the header x-bluesminds-server chooses the server.",
+                "The event refers to an object at another server than the session's. Create the "
+                "object at the session's server: name it in the header x-bluesminds-server.",
             )
         if not known.foreign:
             return text

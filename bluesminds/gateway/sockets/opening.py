@@ -16,7 +16,7 @@ from bluesminds.http.websocket import WebSocket, WebSocketLimits
 
 
 class SocketOpening(Struct, frozen=True):
-    """How a client asks for a WebSocket. `upgrade` is None for a request that is no handshake. `same_origin`:
+    """How a client requests a WebSocket. `upgrade` is None for a request without a handshake. `same_origin`:
     it comes from a page of the gateway itself.
     """
 
@@ -44,7 +44,7 @@ async def check_origin(origins: BrowserOrigins, context: RequestContext, opening
     if not await origins.allows_reading(context):
         raise Forbidden(
             "origin_not_allowed",
-            "Pages of this origin may not use the gateway. Add the origin to allowed_origins of the API"
+            "Web pages of this origin may not call the gateway. Add the origin to allowed_origins of the API"
             " key, or to cors_origins in the configuration.",
         )
 

@@ -151,7 +151,7 @@ class ResponsesSession:
             self._latest.forget()
 
     def _stop(self, code: int, reason: str = "") -> None:
-        """End the session after the running response, or at once if the client has left."""
+        """End the session after the running response, or at once if the client disconnected."""
         if self._end is None:
             self._end = code, reason
         self._waiting.cancel()
@@ -386,4 +386,4 @@ class EventWriter:
             await self._client.send(message)
         except WebSocketClosed as exc:
             self._disconnect.fire()
-            raise ClientDisconnected("the client has left") from exc
+            raise ClientDisconnected("the client disconnected") from exc

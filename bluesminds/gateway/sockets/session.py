@@ -32,7 +32,7 @@ _FAILING_CODES = frozenset(
 
 
 class SessionSettings(Struct, frozen=True):
-    """Times are seconds. `drain_grace`: how long running responses may go on when the gateway shuts down."""
+    """Times are seconds. `drain_grace`: how long responses may continue at a shutdown."""
 
     idle_timeout: float
     session_timeout: float
@@ -216,7 +216,9 @@ class SocketSession:
                 self._server_closed(exc)
                 return
             except WebSocketViolation as exc:
-                error = UpstreamFailed(502, "upstream_invalid", f"The server broke a rule: {exc.reason}.")
+                error = UpstreamFailed(
+                    502, "upstream_invalid", f"The server violated the WebSocket protocol: {exc.reason}."
+                )
                 failure = {"server_code": exc.code, "failure": "WebSocketViolation"}
                 self._fail(error, CloseCode.INTERNAL_ERROR, 502, "upstream_error", **failure)
                 return

@@ -155,7 +155,7 @@ class StoredResponseHandler(Struct, frozen=True):
                 return server
         raise NotFound(
             "object_server_missing",
-            "The response is at a server that is not configured any more or has no Responses API.",
+            "The server of the response is no longer configured, or has no Responses API.",
         )
 
 

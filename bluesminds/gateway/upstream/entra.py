@@ -168,7 +168,7 @@ class EntraTokens:
         sent = trio.current_time()
         answer = await self._post(origin, target, urlencode(fields).encode())
         if not (answer.access_token and answer.access_token.isascii() and answer.expires_in > 0):
-            raise TokenFailed("the service answered without a token")
+            raise TokenFailed("the response contains no token")
         token.text = answer.access_token
         token.until = sent + answer.expires_in
         token.renew_at = sent + answer.expires_in * 2 / 3
@@ -190,7 +190,7 @@ class EntraTokens:
         if response.status != 200:
             # The description of an error can repeat what was sent.
             code = f" {answer.error}" if _ERROR_CODE.match(answer.error) else ""
-            raise TokenFailed(f"the service answered {response.status}{code}")
+            raise TokenFailed(f"the service responded with {response.status}{code}")
         return answer
 
 

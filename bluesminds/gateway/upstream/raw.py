@@ -147,7 +147,10 @@ class RawSender:
             failure = AttemptFailure(str(response.status), blames_server=True, error=key_rejected(server))
             raise self._failed(context, server, failure)
         if response.status < 400:
-            message = f"The server answered {response.status}, a redirect. Ask the operator to check its URL."
+            message = (
+                "The server responded with a redirect "
+                f"({response.status}). Ask the operator to check its URL."
+            )
             failed = UpstreamFailed(502, "upstream_error", message)
             failure = AttemptFailure(str(response.status), blames_server=True, error=failed)
             raise self._failed(context, server, failure)

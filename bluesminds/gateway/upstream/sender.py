@@ -202,5 +202,5 @@ def _budget_name(call: Call, tries: Tries) -> str:
 
 
 def _upload_error(error: UpstreamFailed) -> UpstreamFailed:
-    message = f"{error.message} The upload had begun, so it went to no other server."
+    message = f"{error.message} The upload had begun, so no other server was tried."
     return UpstreamFailed(error.status, error.code, message, headers=error.headers)

@@ -173,7 +173,7 @@ class UpstreamConnection:
         framed = any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers)
         if framed:
             raise UpstreamCut(
-                "the upstream closed the connection inside its response", phase="body", sent=True
+                "the upstream closed the connection during its response", phase="body", sent=True
             )
         self.complete = True
 

@@ -120,7 +120,7 @@ class Response:
             raise ChunkTimeout("the upstream stopped sending its response", phase="body", sent=True) from None
         except WireClosed as exc:
             self._release(connection)
-            raise UpstreamCut("the connection was lost inside the response", phase="body", sent=True) from exc
+            raise UpstreamCut("the connection was lost during the response", phase="body", sent=True) from exc
         if connection.complete:
             self._ended = True
             self._release(connection)

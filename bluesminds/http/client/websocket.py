@@ -104,7 +104,7 @@ class ClientHandshake:
         except WireTimeout:
             if self._response is not None:
                 return True
-            message = "the upstream did not answer the handshake in time"
+            message = "the upstream did not respond to the handshake in time"
             raise FirstByteTimeout(message, phase="head", sent=True) from None
         except WireClosed as exc:
             if self._response is not None:

@@ -7,7 +7,6 @@ variables are removed from the environment, so that child processes do not inher
 import contextlib
 import os
 import socket
-import time
 from collections.abc import Callable, Mapping, MutableMapping
 
 import trio
@@ -73,16 +72,11 @@ class Notifier:
         self.watchdog_seconds = int(period) / 1e6 if is_this_process and period.isdecimal() else 0.0
         """The watchdog timeout of the unit; 0 without a watchdog."""
 
-    def ready(self, status: str = "") -> None:
-        """The service is ready, or has finished a reload."""
-        self._notify("READY=1", status)
+    def ready(self) -> None:
+        self._notify("READY=1")
 
-    def reloading(self) -> None:
-        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-        self._notify(f"RELOADING=1\nMONOTONIC_USEC={microseconds}")
-
-    def stopping(self, status: str = "") -> None:
-        self._notify("STOPPING=1", status)
+    def stopping(self) -> None:
+        self._notify("STOPPING=1")
 
     def watchdog(self) -> None:
         self._notify("WATCHDOG=1")
@@ -101,11 +95,9 @@ class Notifier:
         """Whether a service manager waits for notifications."""
         return bool(self._address)
 
-    def _notify(self, state: str, status: str = "") -> None:
+    def _notify(self, state: str) -> None:
         if not self._address:
             return
-        if status:
-            state += "\nSTATUS=" + status.replace("\n", " ")
         with (
             contextlib.suppress(OSError),
             socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock,

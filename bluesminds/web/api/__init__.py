@@ -76,13 +76,13 @@ class GatewayControls(Struct, frozen=True):
     servers_changed: Callable[[], Awaitable[None]]
     """Called after a change of the servers in the database."""
     test_server: Callable[[Server, str | None], Awaitable[ServerTest]]
-    """Tests a server with a model, or with one of its own."""
+    """Tests a server with this model, or with one of the server's models."""
     price_book: Callable[[], Awaitable[PriceBook]]
     """The prices in use."""
     prices_changed: Callable[[], Awaitable[None]]
     """Called after a change of the prices in the database."""
     usage_now: Callable[[str], InUse]
-    """What a limited account, "key:ID" or "user:ID", uses at this moment."""
+    """The current usage of a limited account, "key:ID" or "user:ID"."""
     list_routes: Callable[[], Awaitable[Sequence[ModelRoute]]]
     """All routes: those of the configuration and those of the database."""
     routes_changed: Callable[[], Awaitable[None]]
@@ -90,7 +90,7 @@ class GatewayControls(Struct, frozen=True):
     catalog: Callable[[], Awaitable[ModelCatalog]]
     """The current servers by model."""
     explain: Callable[[RouteQuestion], Awaitable[Explanation]]
-    """What would be done with a request now."""
+    """Where a request would be sent now."""
     fleet_health: Callable[[], FleetHealth]
     """The health of all servers."""
     probe_now: Callable[[], Awaitable[None]]
@@ -109,10 +109,51 @@ class GatewayControls(Struct, frozen=True):
     """Sends a request of the prompt log again."""
 
 
-def api_routes(
+class SharedHandlers(Struct, frozen=True):
+    """Handlers that the pages of the dashboard call as well."""
+
+    servers: servers.ServerHandlers
+    models: models.ModelHandlers
+    routes: model_routes.RouteHandlers
+    explain: explain.ExplainHandlers
+    prices: prices.PriceHandlers
+    requests: requests.RequestHandlers
+
+
+def build_handlers(
     accounts: AccountServices, controls: GatewayControls, clock: Clock, *, expose_server: bool = True
-) -> list[Route]:
+) -> SharedHandlers:
     """`expose_server`: users see the names of servers."""
+    return SharedHandlers(
+        servers.ServerHandlers(
+            accounts.servers,
+            controls.list_servers,
+            controls.servers_changed,
+            controls.test_server,
+            controls.server_status,
+            controls.key_status,
+        ),
+        models.ModelHandlers(controls.catalog),
+        model_routes.RouteHandlers(
+            accounts.routes,
+            controls.list_routes,
+            controls.routes_changed,
+            controls.list_servers,
+            lambda: accounts.servers.locked,
+        ),
+        explain.ExplainHandlers(
+            accounts.keys, accounts.users, accounts.vendor_keys, controls.explain, controls.key_status
+        ),
+        prices.PriceHandlers(
+            accounts.prices, controls.price_book, controls.prices_changed, controls.list_servers, clock
+        ),
+        requests.RequestHandlers(accounts.usage, expose_server),
+    )
+
+
+def api_routes(
+    accounts: AccountServices, controls: GatewayControls, handlers: SharedHandlers, clock: Clock
+) -> list[Route]:
     return [
         *setup.routes(setup.SetupHandlers(accounts.users, accounts.passwords, accounts.throttle)),
         *keys.routes(accounts.keys, accounts.users),
@@ -121,37 +162,12 @@ def api_routes(
         *sessions.routes(sessions.SessionHandlers(accounts.sessions, accounts.users)),
         *users.routes(users.UserHandlers(accounts.users, accounts.passwords, accounts.password_reset)),
         *invites.routes(invites.InviteHandlers(accounts.invitations)),
-        *servers.routes(
-            servers.ServerHandlers(
-                accounts.servers,
-                controls.list_servers,
-                controls.servers_changed,
-                controls.test_server,
-                controls.server_status,
-                controls.key_status,
-            )
-        ),
-        *prices.routes(
-            prices.PriceHandlers(
-                accounts.prices, controls.price_book, controls.prices_changed, controls.list_servers, clock
-            )
-        ),
-        *model_routes.routes(
-            model_routes.RouteHandlers(
-                accounts.routes,
-                controls.list_routes,
-                controls.routes_changed,
-                controls.list_servers,
-                lambda: accounts.servers.locked,
-            )
-        ),
-        *explain.routes(
-            explain.ExplainHandlers(
-                accounts.keys, accounts.users, accounts.vendor_keys, controls.explain, controls.key_status
-            )
-        ),
+        *servers.routes(handlers.servers),
+        *prices.routes(handlers.prices),
+        *model_routes.routes(handlers.routes),
+        *explain.routes(handlers.explain),
         *health.routes(health.FleetHealthHandlers(controls.fleet_health, controls.probe_now)),
-        *models.routes(models.ModelHandlers(controls.catalog)),
+        *models.routes(handlers.models),
         *ledger.routes(ledger.LedgerHandlers(accounts.ledger)),
         *statements.routes(statements.StatementHandlers(accounts.statements)),
         *reprice.routes(
@@ -159,9 +175,11 @@ def api_routes(
         ),
         *redeem_codes.routes(redeem_codes.RedeemHandlers(accounts.redeem_codes, clock)),
         *_billing_routes(accounts),
-        *requests.routes(requests.RequestHandlers(accounts.usage, expose_server)),
+        *requests.routes(handlers.requests),
         *replay.routes(
-            replay.ReplayHandlers(accounts.prompts, accounts.usage, controls.replay, expose_server)
+            replay.ReplayHandlers(
+                accounts.prompts, accounts.usage, controls.replay, handlers.requests.expose_server
+            )
         ),
         *usage.routes(usage.UsageHandlers(accounts.usage)),
         *live.routes(live.LiveHandlers(controls.requests, controls.log)),

@@ -88,7 +88,7 @@ class FederatedHandlers(Struct, frozen=True):
 
 
 class _NamedProvider(Struct, frozen=True):
-    """The handlers of a provider that has routes of its own."""
+    """The handlers of a provider with its own routes."""
 
     handlers: FederatedHandlers
     name: str
@@ -161,7 +161,9 @@ def _answer(query: str) -> dict[str, str]:
     """The query that a provider sent. Raises InvalidRequest if a parameter is repeated (RFC 6749, 3.1)."""
     pairs = parse_qsl(query, keep_blank_values=True) if len(query) <= MAX_ANSWER else []
     if len(dict(pairs)) != len(pairs):
-        raise InvalidRequest("invalid_value", "The answer of the sign-in service has a parameter twice.")
+        raise InvalidRequest(
+            "invalid_value", "The response of the sign-in service contains a parameter twice."
+        )
     return dict(pairs)
 
 

@@ -113,9 +113,7 @@ class MailHandlers(Struct, frozen=True):
     async def opt_out(self, query: OptOutQuery) -> HandlerResponse[RawBody]:
         """Turn off the mails of a link, without a sign-in."""
         await self.preferences.opt_out(query.user, query.group, query.signature)
-        return _page(
-            "Done", "<p>You will not get these mails any more. You can change this in the settings.</p>"
-        )
+        return _page("Done", "<p>These mails are turned off. You can change this in the settings.</p>")
 
     async def receive(self, raw: RawInput) -> ReceivedMailEvent:
         """Receive an event of Resend, with its signature. No more mail is sent to an address that bounced or

@@ -229,11 +229,13 @@ class RouteHandlers(Struct, frozen=True):
             raise _invalid("shadow", f"there is no server named {new.options.shadow}. Add the server first")
         pairs = [(one.server, one.model) for one in new.targets]
         if len(set(pairs)) < len(pairs):
-            raise _invalid("targets", "a server is there twice. Give each a model of its own, or remove one")
+            raise _invalid(
+                "targets", "a server is named twice. Set a different model in each target, or remove one"
+            )
         if any(WILDCARD in name for name in new.fallback) or len(set(new.fallback)) < len(new.fallback):
             raise _invalid("fallback", "name each model once, without *")
         if not (new.targets or new.fallback or new.options != DEFAULT_OPTIONS or new.policy != "priority"):
-            raise _invalid("targets", "this route changes nothing. Give targets, a policy or a fallback")
+            raise _invalid("targets", "this route has no effect. Set targets, a policy or a fallback")
         for other in others:
             if other.key == new.key and other.origin == "file":
                 raise Conflict(
@@ -242,7 +244,7 @@ class RouteHandlers(Struct, frozen=True):
             if other.key == new.key:
                 raise route_exists()
         if (found := find_cycle([*others, new])) is not None:
-            raise _invalid("fallback", f"it leads back to itself: {' -> '.join(found[1])}")
+            raise _invalid("fallback", f"the fallback is a loop: {' -> '.join(found[1])}")
 
 
 def routes(handlers: RouteHandlers) -> list[Route]:
@@ -272,7 +274,7 @@ def _stored(routes: Sequence[ModelRoute], route_id: str) -> ModelRoute:
     for one in routes:
         if one.id == route_id:
             if one.origin == "file":
-                message = "This route is in the configuration. Change it there, and restart the gateway."
+                message = "This route is in the configuration. Change it there, and run `bluesminds reload`."
                 raise Conflict("read_only", message)
             return one
     message = "There is no route with this id. GET /api/admin/routes lists all routes."

@@ -21,7 +21,7 @@ Rate = Annotated[
     str,
     Meta(
         pattern=r"^[0-9]{1,5}(\.[0-9]{1,9})?\Z",
-        description='null (no own rate), or an amount of USD below 100000 in text, such as "1.25"',
+        description='null (no rate), or an amount of USD below 100000 in text, such as "1.25"',
     ),
 ]
 FromTokens = Annotated[int, Meta(ge=0, le=10_000_000, description="a whole number from 0 to 10000000")]
@@ -148,7 +148,7 @@ class PriceHandlers(Struct, frozen=True):
             until=_day(body.until, "until") if body.until else None,
         )
         if line.until is not None and line.until <= line.since:
-            message = "`until` must be a day after `since`. The price does not count on this day any more."
+            message = "`until` must be a day after `since`. The price ends before this day."
             raise InvalidRequest("invalid_value", message, param="until")
         if all(rate is None for rate in structs.astuple(rates)):
             raise InvalidRequest(

@@ -285,7 +285,8 @@ class ServerHandlers(Struct, frozen=True):
         for server in await self.now():
             if server.name == name and server.origin != "table":
                 message = (
-                    f"The server {name} is in the configuration. Change it there, and restart the gateway."
+                    f"The server {name} is in the configuration. Change "
+                    "it there, and run `bluesminds reload`."
                 )
                 raise Conflict("read_only", message)
 
@@ -367,7 +368,7 @@ def _check_models(vendor: str, url: str, dialect: str, models: Sequence[str]) ->
 def _given_keys(single: str | None, several: Sequence[str]) -> tuple[str, ...]:
     """Raises InvalidRequest, Conflict."""
     if single is not None and several:
-        raise InvalidRequest("invalid_value", "Give either `api_key` or `api_keys`.", param="api_keys")
+        raise InvalidRequest("invalid_value", "Send either `api_key` or `api_keys`.", param="api_keys")
     keys = tuple(several) if single is None else (single,)
     check_keys(keys)
     return keys
@@ -385,9 +386,9 @@ def _server(new: NewServer) -> Server:
     try:
         url, dialect = resolve(new.vendor or "", new.url or "", new.dialect or "")
     except ValueError as exc:
-        raise InvalidRequest("invalid_url", f"{exc}. Give its `url`.", param="url") from exc
+        raise InvalidRequest("invalid_url", f"{exc}. Send its `url`.", param="url") from exc
     if not url:
-        raise InvalidRequest("invalid_value", "Missing field `url`. Give a `url` or a `vendor`.", param="url")
+        raise InvalidRequest("invalid_value", "Missing field `url`. Send a `url` or a `vendor`.", param="url")
     _check_url(url)
     _check_headers(new.headers)
     _check_models(new.vendor or "", url, dialect, new.models)

@@ -85,7 +85,7 @@ class VendorKeyTestResult(Struct, frozen=True):
 
 
 class VendorKeyHandlers(Struct, frozen=True):
-    """`run_test` tests a server with a model, or with one of its own."""
+    """`run_test` tests a server with this model, or with one of the server's models."""
 
     keys: VendorKeys
     throttle: Throttle
@@ -186,7 +186,7 @@ class VendorKeyHandlers(Struct, frozen=True):
             raise InvalidRequest("models_required", message, param="models")
         found = await self._run(user_id, server)
         if any(step.key_refused for step in found.steps):
-            message = f"{vendor.title} rejected this key. Copy it again from the pages of the vendor."
+            message = f"{vendor.title} rejected this key. Copy it again from the vendor's website."
             raise InvalidRequest("vendor_key_rejected", message, param="api_key")
         return _outcome(found)
 

@@ -67,22 +67,22 @@ async def test_account_without_credit_is_only_measured(
     assert (await proof(gateway))["entries"] == 0
 
 
-async def test_credit_for_ten_requests_admits_exactly_ten_of_200(
+async def test_credit_for_ten_requests_admits_exactly_ten_of_50(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await start(nursery, home, models)
     user, key = await member(gateway)
     await credit(gateway, user, "0.001")
-    bill(models, 200)
+    bill(models, 50)
     found: Counter[int] = Counter()
 
     async def ask() -> None:
         found[(await gateway.chat(ASK, key=key)).status_code] += 1
 
     async with trio.open_nursery() as clients:
-        for _ in range(200):
+        for _ in range(50):
             clients.start_soon(ask)
-    assert found == {200: 10, 402: 190}
+    assert found == {200: 10, 402: 40}
     refused = await gateway.chat(ASK, key=key)
     assert refused.json()["error"]["code"] == "insufficient_credit"
     assert refused.headers["x-should-retry"] == "false"
@@ -123,23 +123,24 @@ async def test_more_than_the_credit_is_never_charged(
     assert (await proof(gateway))["ok"] is True
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({"kind": "grant", "amount_usd": "-1"}, "amount_usd"),
-        ({"kind": "topup", "amount_usd": "1", "ends_at": "2099-01-01T00:00:00Z"}, "ends_at"),
-        ({"kind": "topup", "amount_usd": "0"}, "amount_usd"),
-        ({"kind": "charge", "amount_usd": "1"}, "kind"),
-    ],
-)
+WRONG_ENTRIES: list[tuple[dict[str, Any], str]] = [
+    ({"kind": "grant", "amount_usd": "-1"}, "amount_usd"),
+    ({"kind": "topup", "amount_usd": "1", "ends_at": "2099-01-01T00:00:00Z"}, "ends_at"),
+    ({"kind": "topup", "amount_usd": "0"}, "amount_usd"),
+    ({"kind": "charge", "amount_usd": "1"}, "kind"),
+]
+
+
 async def test_wrong_entry_is_refused(
-    nursery: trio.Nursery, home: Path, models: ModelServer, body: dict[str, Any], param: str
+    nursery: trio.Nursery, home: Path, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
     gateway = await start(nursery, home, models)
     user, _ = await member(gateway)
-    async with gateway.operator() as client:
-        answer = await client.post(f"/api/admin/users/{user}/credit", json=body)
-    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+    for body, param in WRONG_ENTRIES:
+        with subtests.test(str(body)):
+            async with gateway.operator() as client:
+                answer = await client.post(f"/api/admin/users/{user}/credit", json=body)
+            assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
 async def test_entries_are_listed_and_audited(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:

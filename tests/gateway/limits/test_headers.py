@@ -1,6 +1,5 @@
 """Rate limit headers on every response to a valid key, errors included."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import trio
 
 from tests import gateways
 from tests.fakes.model_server import DONE, ModelServer, chunk, drop_twice, hang, refusal, streamed
+from tests.gateway.cases import Since
 from tests.gateways import ASK, STREAM, Gateway, entry
 
 LIMITS = {"rpm": 9, "tpm": 1000}
@@ -25,29 +25,29 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("narrowed", "code"),
-    [
-        ({"allowed_ips": ["192.0.2.1"]}, "ip_not_allowed"),
-        ({"allowed_origins": ["https://app.example"]}, "origin_not_allowed"),
-        ({"scopes": ["models"]}, "scope_not_allowed"),
-        ({"allowed_models": ["other"]}, "model_not_allowed"),
-    ],
-)
-async def test_forbidden_response_has_rate_headers(
-    gateway: Gateway, narrowed: Mapping[str, Any], code: str
-) -> None:
-    key_id, key = await gateway.new_key(limits=LIMITS, **narrowed)
-    answers = [await gateway.chat(key=key)]
-    if code in ("ip_not_allowed", "origin_not_allowed"):
-        async with gateway.client(key) as client:
-            answers += [await client.get("/v1/models"), await client.get("/v1/models/m")]
-    for answer in answers:
-        assert (answer.status_code, answer.json()["error"]["code"]) == (403, code)
-        assert set(answer.headers) >= NAMES
-        assert answer.headers["x-ratelimit-remaining"] == "9"
-    lines = [event for event in gateway.events("request") if event["status"] == 403]
-    assert [(line["code"], line["key_id"]) for line in lines] == [(code, key_id)] * len(answers)
+NARROWED: list[tuple[dict[str, Any], str]] = [
+    ({"allowed_ips": ["192.0.2.1"]}, "ip_not_allowed"),
+    ({"allowed_origins": ["https://app.example"]}, "origin_not_allowed"),
+    ({"scopes": ["models"]}, "scope_not_allowed"),
+    ({"allowed_models": ["other"]}, "model_not_allowed"),
+]
+
+
+async def test_forbidden_response_has_rate_headers(gateway: Gateway, subtests: pytest.Subtests) -> None:
+    for narrowed, code in NARROWED:
+        with subtests.test(code):
+            since = Since(gateway)
+            key_id, key = await gateway.new_key(limits=LIMITS, **narrowed)
+            answers = [await gateway.chat(key=key)]
+            if code in ("ip_not_allowed", "origin_not_allowed"):
+                async with gateway.client(key) as client:
+                    answers += [await client.get("/v1/models"), await client.get("/v1/models/m")]
+            for answer in answers:
+                assert (answer.status_code, answer.json()["error"]["code"]) == (403, code)
+                assert set(answer.headers) >= NAMES
+                assert answer.headers["x-ratelimit-remaining"] == "9"
+            lines = [event for event in since.events("request") if event["status"] == 403]
+            assert [(line["code"], line["key_id"]) for line in lines] == [(code, key_id)] * len(answers)
 
 
 async def test_invalid_request_has_rate_headers_and_takes_nothing(gateway: Gateway) -> None:

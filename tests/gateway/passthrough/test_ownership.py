@@ -69,50 +69,51 @@ async def test_unknown_object_gives_the_same_error_as_one_of_another_account(
     assert texts[0] == texts[1]
 
 
-@pytest.mark.parametrize(
-    "target",
-    [
-        "/v1/files/OWN/../FOREIGN",
-        "/v1/files/OWN/%2e%2e/FOREIGN",
-        "/v1/files/OWN/%2e%2e/FOREIGN/content",
-        "/v1/files/%2e%2e/files/FOREIGN",
-        "/v1/files/./FOREIGN",
-        "/v1/files/OWN%2f..%2fFOREIGN",
-        "/v1/files/OWN%252f..%252fFOREIGN",
-        "/v1//files//FOREIGN",
-        "/v1/files%2fFOREIGN",
-        "/v1/files/FOREIGN/",
-        "/api/v1/files/FOREIGN",
-        "/v1/files/OWN%3F/../FOREIGN",
-        "/v1/files/OWN;/../FOREIGN",
-        "/v1/files/OWN\\..\\FOREIGN",
-        "/v1/files/OWN%5c..%5cFOREIGN",
-        "/v1/files/OWN%00FOREIGN",
-        "/v1/files/OWN%23FOREIGN",
-        "/v1/files/OWN%0d%0aX:%20FOREIGN",
-        "/v1/files/%46OREIGN",
-        "/v1/files/OWN/content/FOREIGN",
-        "/v1/vector_stores/../files/FOREIGN",
-        "/v1/files/OWN?file_id=FOREIGN",
-        "/v1/files/OWN?x=FOREIGN",
-        "/v1/files/OWN?x=%46OREIGN",
-        "/v1/files?after=FOREIGN",
-        "/v1/files?before=FOREIGN",
-    ],
-)
+HIDDEN_PATHS = [
+    "/v1/files/OWN/../FOREIGN",
+    "/v1/files/OWN/%2e%2e/FOREIGN",
+    "/v1/files/OWN/%2e%2e/FOREIGN/content",
+    "/v1/files/%2e%2e/files/FOREIGN",
+    "/v1/files/./FOREIGN",
+    "/v1/files/OWN%2f..%2fFOREIGN",
+    "/v1/files/OWN%252f..%252fFOREIGN",
+    "/v1//files//FOREIGN",
+    "/v1/files%2fFOREIGN",
+    "/v1/files/FOREIGN/",
+    "/api/v1/files/FOREIGN",
+    "/v1/files/OWN%3F/../FOREIGN",
+    "/v1/files/OWN;/../FOREIGN",
+    "/v1/files/OWN\\..\\FOREIGN",
+    "/v1/files/OWN%5c..%5cFOREIGN",
+    "/v1/files/OWN%00FOREIGN",
+    "/v1/files/OWN%23FOREIGN",
+    "/v1/files/OWN%0d%0aX:%20FOREIGN",
+    "/v1/files/%46OREIGN",
+    "/v1/files/OWN/content/FOREIGN",
+    "/v1/vector_stores/../files/FOREIGN",
+    "/v1/files/OWN?file_id=FOREIGN",
+    "/v1/files/OWN?x=FOREIGN",
+    "/v1/files/OWN?x=%46OREIGN",
+    "/v1/files?after=FOREIGN",
+    "/v1/files?before=FOREIGN",
+]
+
+
 async def test_path_that_hides_the_object_of_another_account_does_not_reach_it(
-    nursery: trio.Nursery, home: Path, vendor: ObjectServer, target: str
+    nursery: trio.Nursery, home: Path, vendor: ObjectServer, subtests: pytest.Subtests
 ) -> None:
     gateway = await gateways.start(nursery, home, servers=[relaying("first", vendor)])
     ada, bob = await new_account(gateway, "a@example.com"), await new_account(gateway, "b@example.com")
     foreign, own = await ada.upload(b"secret text"), await bob.upload(b"own text")
     encoded = f"%{ord(foreign[0]):02x}{foreign[1:]}"
-    path = target.replace("%46OREIGN", encoded).replace("FOREIGN", foreign).replace("OWN", own)
-    seen = len(vendor.requests)
-    answer = await raw_request(bob, path)
-    assert b"secret text" not in answer
-    assert foreign.encode() not in b"".join(one.line for one in vendor.requests[seen:])
-    assert not answer.startswith(b"HTTP/1.1 2"), answer
+    for target in HIDDEN_PATHS:
+        with subtests.test(target):
+            path = target.replace("%46OREIGN", encoded).replace("FOREIGN", foreign).replace("OWN", own)
+            seen = len(vendor.requests)
+            answer = await raw_request(bob, path)
+            assert b"secret text" not in answer
+            assert foreign.encode() not in b"".join(one.line for one in vendor.requests[seen:])
+            assert not answer.startswith(b"HTTP/1.1 2"), answer
 
 
 async def test_query_is_sent_as_it_was_read(gateway: Gateway, ada: Account, vendor: ObjectServer) -> None:
@@ -122,66 +123,69 @@ async def test_query_is_sent_as_it_was_read(gateway: Gateway, ada: Account, vend
     assert vendor.lines()[-1] == f"GET /v1/files/{file_id}?include%5B%5D=a&a=1%3Bfile_id%3Dx&empty="
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        {"file_ids": ["FOREIGN"]},
-        {"file_ids": ["OWN", "FOREIGN"]},
-        {"input_file_id": "FOREIGN"},
-        {"tool_resources": {"code_interpreter": {"file_ids": ["FOREIGN"]}}},
-        {"messages": [{"attachments": [{"file_id": "FOREIGN"}]}]},
-        {"an_unknown_field": {"deep": [["FOREIGN"]]}},
-        {"FOREIGN": 1},
-        b'{"file_ids": ["FOREIGN"], "file_ids": ["OWN"]}',
-        b'{"file_ids": ["OWN"], "file_ids": ["FOREIGN"]}',
-        b'{"file\\u005fids": ["ESCAPED"]}',
-        b'{"x": "ESCAPED"}',
-        b'{"file_id" : "FOREIGN"}',
-        b'{"file_id":\n\t"FOREIGN"}',
-    ],
-)
+BODIES: list[Any] = [
+    {"file_ids": ["FOREIGN"]},
+    {"file_ids": ["OWN", "FOREIGN"]},
+    {"input_file_id": "FOREIGN"},
+    {"tool_resources": {"code_interpreter": {"file_ids": ["FOREIGN"]}}},
+    {"messages": [{"attachments": [{"file_id": "FOREIGN"}]}]},
+    {"an_unknown_field": {"deep": [["FOREIGN"]]}},
+    {"FOREIGN": 1},
+    b'{"file_ids": ["FOREIGN"], "file_ids": ["OWN"]}',
+    b'{"file_ids": ["OWN"], "file_ids": ["FOREIGN"]}',
+    b'{"file\\u005fids": ["ESCAPED"]}',
+    b'{"x": "ESCAPED"}',
+    b'{"file_id" : "FOREIGN"}',
+    b'{"file_id":\n\t"FOREIGN"}',
+]
+
+
 async def test_object_of_another_account_in_the_body_is_missing(
-    nursery: trio.Nursery, home: Path, vendor: ObjectServer, body: Any
+    nursery: trio.Nursery, home: Path, vendor: ObjectServer, subtests: pytest.Subtests
 ) -> None:
     gateway = await gateways.start(nursery, home, servers=[relaying("first", vendor)])
     ada, bob = await new_account(gateway, "a@example.com"), await new_account(gateway, "b@example.com")
     foreign, own = await ada.upload(), await bob.upload()
-    text = body.decode() if isinstance(body, bytes) else json.dumps(body)
     escaped = "".join(f"\\u{ord(letter):04x}" for letter in foreign)
-    text = text.replace("ESCAPED", escaped).replace("FOREIGN", foreign).replace("OWN", own)
-    seen = len(vendor.requests)
-    answer = await bob.send(
-        "POST", "/v1/vector_stores", content=text, headers={"content-type": "application/json"}
-    )
-    sent = b"".join(one.body for one in vendor.requests[seen:])
-    if answer.status_code == 200:  # the later one of two equal keys counts, for the gateway and the server
-        assert foreign.encode() not in sent and own.encode() in sent
-    else:
-        assert (code_of(answer), sent) == (MISSING, b"")
+    for body in BODIES:
+        template = body.decode() if isinstance(body, bytes) else json.dumps(body)
+        with subtests.test(template):
+            text = template.replace("ESCAPED", escaped).replace("FOREIGN", foreign).replace("OWN", own)
+            seen = len(vendor.requests)
+            answer = await bob.send(
+                "POST", "/v1/vector_stores", content=text, headers={"content-type": "application/json"}
+            )
+            sent = b"".join(one.body for one in vendor.requests[seen:])
+            # The later one of two equal keys counts, for the gateway and the server.
+            if answer.status_code == 200:
+                assert foreign.encode() not in sent and own.encode() in sent
+            else:
+                assert (code_of(answer), sent) == (MISSING, b"")
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {"file_id": "FOREIGN"},
-        {"file_ids[]": "FOREIGN"},
-        {"tool[file_id]": "FOREIGN"},
-        {"anything": "FOREIGN"},
-        {"anything": '["FOREIGN"]'},
-        {"anything": '{"file_id": "FOREIGN"}'},
-        {"anything": ' "FOREIGN" '},
-    ],
-)
+FORM_FIELDS = [
+    {"file_id": "FOREIGN"},
+    {"file_ids[]": "FOREIGN"},
+    {"tool[file_id]": "FOREIGN"},
+    {"anything": "FOREIGN"},
+    {"anything": '["FOREIGN"]'},
+    {"anything": '{"file_id": "FOREIGN"}'},
+    {"anything": ' "FOREIGN" '},
+]
+
+
 async def test_object_of_another_account_in_a_form_is_missing(
-    nursery: trio.Nursery, home: Path, vendor: ObjectServer, fields: dict[str, str]
+    nursery: trio.Nursery, home: Path, vendor: ObjectServer, subtests: pytest.Subtests
 ) -> None:
     gateway = await gateways.start(nursery, home, servers=[relaying("first", vendor)])
     ada, bob = await new_account(gateway, "a@example.com"), await new_account(gateway, "b@example.com")
     foreign = await ada.upload()
-    data = {name: value.replace("FOREIGN", foreign) for name, value in fields.items()}
-    answer = await bob.send("POST", "/v1/files", data=data, files={"file": ("a", b"x" * 100_000)})
-    assert code_of(answer) == MISSING
-    assert list(vendor.objects["files"]) == [foreign]
+    for fields in FORM_FIELDS:
+        with subtests.test(json.dumps(fields)):
+            data = {name: value.replace("FOREIGN", foreign) for name, value in fields.items()}
+            answer = await bob.send("POST", "/v1/files", data=data, files={"file": ("a", b"x" * 100_000)})
+            assert code_of(answer) == MISSING
+            assert list(vendor.objects["files"]) == [foreign]
 
 
 async def test_reference_to_an_object_that_no_account_has_is_refused(

@@ -9,6 +9,7 @@ import trio
 from tests.fakes import socket_upstream
 from tests.fakes.realtime_server import USAGE, created, delta, done
 from tests.fakes.socket_upstream import ServerSocket, SocketUpstream
+from tests.gateway.cases import Since
 from tests.gateway.sockets.conftest import CREATE, Session, opened, session, start
 from tests.gateways import Gateway, eventually
 
@@ -68,26 +69,30 @@ async def test_session_each_response_is_a_usage_row(
     assert await gateway.holds_no_rows()
 
 
-@pytest.mark.parametrize(
-    ("usage", "expected"),
-    [
-        (None, (0, None, 100, "estimated")),
-        ({}, (0, None, 100, "estimated")),
-        ({"input_tokens": 7}, (7, None, 100, "estimated")),
-        ({"input_tokens": -7, "output_tokens": 3}, (0, None, 100, "estimated")),
-        ({"input_tokens": 7, "output_tokens": 1}, (7, None, 1, "upstream")),
-        ("no", (0, None, 100, "estimated")),
-    ],
-)
+USAGES: list[tuple[Any, tuple[Any, ...]]] = [
+    (None, (0, None, 100, "estimated")),
+    ({}, (0, None, 100, "estimated")),
+    ({"input_tokens": 7}, (7, None, 100, "estimated")),
+    ({"input_tokens": -7, "output_tokens": 3}, (0, None, 100, "estimated")),
+    ({"input_tokens": 7, "output_tokens": 1}, (7, None, 1, "upstream")),
+    ("no", (0, None, 100, "estimated")),
+]
+
+
 async def test_session_response_without_a_usable_report_is_estimated(
-    gateway: Gateway, usage: Any, expected: tuple[Any, ...]
+    gateway: Gateway, subtests: pytest.Subtests
 ) -> None:
-    async with opened(gateway) as client:
-        await make(client, created("r1"), delta("r1", "x" * 398), done("r1", usage))
-    (row,) = await gateway.settled(1)
-    assert counts(row) == expected
-    implausible = usage is not None and usage != {} and "output_tokens" in usage and usage["input_tokens"] < 0
-    assert bool(gateway.events("usage_implausible")) == (implausible or usage == "no")
+    for usage, expected in USAGES:
+        with subtests.test(repr(usage)):
+            since = Since(gateway)
+            async with opened(gateway) as client:
+                await make(client, created("r1"), delta("r1", "x" * 398), done("r1", usage))
+            (row,) = await since.settled(1)
+            assert counts(row) == expected
+            implausible = (
+                usage is not None and usage != {} and "output_tokens" in usage and usage["input_tokens"] < 0
+            )
+            assert bool(since.events("usage_implausible")) == (implausible or usage == "no")
 
 
 async def test_session_estimate_counts_what_the_client_sent_and_audio(gateway: Gateway) -> None:
@@ -102,22 +107,24 @@ async def test_session_estimate_counts_what_the_client_sent_and_audio(gateway: G
     assert counts(second) == (104, None, 0, "estimated")
 
 
-@pytest.mark.parametrize(
-    ("status", "row_status", "outcome"),
-    [
-        ("failed", 502, "upstream_error"),
-        ("cancelled", 200, "ok"),
-        ("incomplete", 200, "ok"),
-        (None, 200, "ok"),
-    ],
-)
+OUTCOMES: list[tuple[str | None, int, str]] = [
+    ("failed", 502, "upstream_error"),
+    ("cancelled", 200, "ok"),
+    ("incomplete", 200, "ok"),
+    (None, 200, "ok"),
+]
+
+
 async def test_session_response_that_did_not_complete_has_its_outcome(
-    gateway: Gateway, status: Any, row_status: int, outcome: str
+    gateway: Gateway, subtests: pytest.Subtests
 ) -> None:
-    async with opened(gateway) as client:
-        await make(client, created("r1"), done("r1", USAGE, status))
-    (row,) = await gateway.settled(1)
-    assert (row["status"], row["outcome"], row["input_tokens"]) == (row_status, outcome, 20)
+    for status, row_status, outcome in OUTCOMES:
+        with subtests.test(str(status)):
+            since = Since(gateway)
+            async with opened(gateway) as client:
+                await make(client, created("r1"), done("r1", USAGE, status))
+            (row,) = await since.settled(1)
+            assert (row["status"], row["outcome"], row["input_tokens"]) == (row_status, outcome, 20)
 
 
 async def test_session_response_that_is_reported_twice_counts_once(gateway: Gateway) -> None:

@@ -14,7 +14,7 @@ from tests import gateways
 from tests.fakes.socket_upstream import SocketUpstream
 from tests.gateway.passthrough.conftest import Account, alter, new_account
 from tests.gateway.sockets.conftest import CREATE, KEY, opened
-from tests.gateways import Gateway, entry
+from tests.gateways import Gateway, entry, eventually
 
 FOREIGN = "file-4jXw9Lq2"
 
@@ -68,31 +68,33 @@ async def bob(relaying: Gateway) -> Account:
     return await new_account(relaying, "bob@example.com")
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        '{"type":"conversation.item.create","item":{"content":[{"type":"input_file","file_id":"FOREIGN"}]}}',
-        '{"type":"conversation.item.create","item":{"content":[{"type":"input_file","file_id":"ESCAPED"}]}}',
-        '{"type":"response.create","response":{"input":[{"type":"item_reference","id":"FOREIGN"}]}}',
-        '{"type":"session.update","session":{"model":"m","prompt":{"id":"FOREIGN"}}}',
-        '{"type":"session.update","session":{"model":"m","tools":[{"vector_store_ids":["ESCAPED"]}]}}',
-        '{"type":"unknown","value":"FOREIGN"}',
-    ],
-)
+EVENTS = [
+    '{"type":"conversation.item.create","item":{"content":[{"type":"input_file","file_id":"FOREIGN"}]}}',
+    '{"type":"conversation.item.create","item":{"content":[{"type":"input_file","file_id":"ESCAPED"}]}}',
+    '{"type":"response.create","response":{"input":[{"type":"item_reference","id":"FOREIGN"}]}}',
+    '{"type":"session.update","session":{"model":"m","prompt":{"id":"FOREIGN"}}}',
+    '{"type":"session.update","session":{"model":"m","tools":[{"vector_store_ids":["ESCAPED"]}]}}',
+    '{"type":"unknown","value":"FOREIGN"}',
+]
+
+
 async def test_session_event_with_id_of_another_account_reaches_the_server_with_another_id(
-    relaying: Gateway, realtime: SocketUpstream, ada: Account, bob: Account, event: str
+    relaying: Gateway, realtime: SocketUpstream, ada: Account, bob: Account, subtests: pytest.Subtests
 ) -> None:
     await own(ada, "main", FOREIGN)
     escaped = "".join(f"\\u{ord(letter):04x}" for letter in FOREIGN)
-    text = event.replace("FOREIGN", FOREIGN).replace("ESCAPED", escaped)
-    for account, passes in ((bob, False), (ada, True)):
-        async with opened(relaying, key=account.key) as client:
-            await client.send(text)
-            await client.say({"type": "test.send", "events": [{"type": "ready"}]})
-            await client.hear_until("ready")
-            first = received(realtime)[0]
-            assert (FOREIGN in json.dumps(first)) is passes
-            assert first["type"] == json.loads(text)["type"]
+    for event in EVENTS:
+        with subtests.test(event):
+            text = event.replace("FOREIGN", FOREIGN).replace("ESCAPED", escaped)
+            for account, passes in ((bob, False), (ada, True)):
+                await eventually(lambda: not realtime.sockets)
+                async with opened(relaying, key=account.key) as client:
+                    await client.send(text)
+                    await client.say({"type": "test.send", "events": [{"type": "ready"}]})
+                    await client.hear_until("ready")
+                    first = received(realtime)[0]
+                    assert (FOREIGN in json.dumps(first)) is passes
+                    assert first["type"] == json.loads(text)["type"]
 
 
 async def test_session_client_sees_its_own_id_in_what_the_server_sends(

@@ -12,6 +12,7 @@ import trustme
 
 from tests import gateways
 from tests.fakes.socket_upstream import SocketUpstream
+from tests.gateway.cases import Since, own_servers
 from tests.gateway.sockets.conftest import CREATE, KEY, MODEL, opened, response, session, start
 from tests.gateways import Gateway, entry, eventually
 from tests.http.sockets import Closed
@@ -40,9 +41,8 @@ async def test_session_passes_events_both_ways(gateway: Gateway, realtime: Socke
     await eventually(lambda: realtime.closed == [1000])
 
 
-@pytest.mark.parametrize("prefix", ["/v1", "/api/v1"])
 async def test_session_handshake_with_the_server_is_the_gateways_own(
-    gateway: Gateway, realtime: SocketUpstream, prefix: str
+    gateway: Gateway, realtime: SocketUpstream, subtests: pytest.Subtests
 ) -> None:
     headers = [
         ("OpenAI-Beta", "realtime=v1"),
@@ -50,17 +50,20 @@ async def test_session_handshake_with_the_server_is_the_gateways_own(
         ("Cookie", "a=b"),
         ("X-Other", "c"),
     ]
-    target = f"{prefix}/realtime?model=m&deployment=other&intent=x"
-    async with opened(gateway, target, headers=headers, subprotocols=["realtime"]) as client:
-        assert client.headers["x-request-id"] == "mine-1"
-        assert client.subprotocol == "realtime"
-    (seen,) = realtime.handshakes
-    assert seen.line == b"GET /v1/realtime?model=m&intent=x HTTP/1.1"
-    assert seen.values(b"authorization") == [f"Bearer {KEY}".encode()]
-    assert seen.values(b"openai-beta") == [b"realtime=v1"]
-    assert seen.values(b"sec-websocket-protocol") == [b"realtime"]
-    assert seen.values(b"cookie") == seen.values(b"x-other") == []
-    assert gateway.key.encode() not in seen.head
+    for prefix in ["/v1", "/api/v1"]:
+        with subtests.test(prefix):
+            realtime.handshakes.clear()
+            target = f"{prefix}/realtime?model=m&deployment=other&intent=x"
+            async with opened(gateway, target, headers=headers, subprotocols=["realtime"]) as client:
+                assert client.headers["x-request-id"] == "mine-1"
+                assert client.subprotocol == "realtime"
+            (seen,) = realtime.handshakes
+            assert seen.line == b"GET /v1/realtime?model=m&intent=x HTTP/1.1"
+            assert seen.values(b"authorization") == [f"Bearer {KEY}".encode()]
+            assert seen.values(b"openai-beta") == [b"realtime=v1"]
+            assert seen.values(b"sec-websocket-protocol") == [b"realtime"]
+            assert seen.values(b"cookie") == seen.values(b"x-other") == []
+            assert gateway.key.encode() not in seen.head
 
 
 async def test_session_for_transcription_sends_no_model_in_the_query(
@@ -107,51 +110,53 @@ async def test_session_subprotocol_is_the_choice_of_the_server(
 # Refusals of the gateway
 
 
-@pytest.mark.parametrize(
-    ("target", "status", "code"),
-    [
-        ("/v1/realtime", 400, "invalid_value"),
-        ("/v1/realtime?model=", 400, "invalid_value"),
-        ("/v1/realtime?model=m&model=m", 400, "invalid_value"),
-        ("/v1/realtime?model=%ff", 400, "invalid_value"),
-        ("/v1/realtime?" + "&".join(f"a{n}=1" for n in range(30)), 400, "invalid_value"),
-        ("/v1/realtime?model=m&call_id=rtc_1", 404, "unsupported_endpoint"),
-        ("/v1/realtime?model=other", 404, "model_not_found"),
-        ("/v1/realtime/calls?model=m", 404, "unsupported_endpoint"),
-        ("/v1/chat/completions?model=m", 405, "method_not_allowed"),
-    ],
-)
+REFUSED_TARGETS = [
+    ("/v1/realtime", 400, "invalid_value"),
+    ("/v1/realtime?model=", 400, "invalid_value"),
+    ("/v1/realtime?model=m&model=m", 400, "invalid_value"),
+    ("/v1/realtime?model=%ff", 400, "invalid_value"),
+    ("/v1/realtime?" + "&".join(f"a{n}=1" for n in range(30)), 400, "invalid_value"),
+    ("/v1/realtime?model=m&call_id=rtc_1", 404, "unsupported_endpoint"),
+    ("/v1/realtime?model=other", 404, "model_not_found"),
+    ("/v1/realtime/calls?model=m", 404, "unsupported_endpoint"),
+    ("/v1/chat/completions?model=m", 405, "method_not_allowed"),
+]
+
+
 async def test_session_that_cannot_be_served_is_refused(
-    gateway: Gateway, realtime: SocketUpstream, target: str, status: int, code: str
+    gateway: Gateway, realtime: SocketUpstream, subtests: pytest.Subtests
 ) -> None:
-    async with session(gateway, target) as client:
-        assert (client.status, client.error["code"]) == (status, code)
-        assert client.headers["content-type"] == "application/json"
-        assert client.headers["connection"] == "close"
-        assert client.error["request_id"] == client.headers["x-request-id"]
-    assert realtime.handshakes == []
-    assert gateway.rows() == []
+    for target, status, code in REFUSED_TARGETS:
+        with subtests.test(target):
+            async with session(gateway, target) as client:
+                assert (client.status, client.error["code"]) == (status, code)
+                assert client.headers["content-type"] == "application/json"
+                assert client.headers["connection"] == "close"
+                assert client.error["request_id"] == client.headers["x-request-id"]
+            assert realtime.handshakes == []
+            assert gateway.rows() == []
 
 
-@pytest.mark.parametrize(
-    ("fields", "status", "code"),
-    [
-        ({"scopes": ["chat.completions"]}, 403, "scope_not_allowed"),
-        ({"allowed_models": ["other"]}, 403, "model_not_allowed"),
-        ({"allowed_ips": ["10.0.0.1"]}, 403, "ip_not_allowed"),
-        ({"allowed_origins": ["https://app.example.com"]}, 403, "origin_not_allowed"),
-        ({"limits": {"usd_per_day": "1"}}, 403, "model_not_priced"),
-        ({"limits": {"tokens_per_day": 100}}, 429, "request_too_large_for_limit"),
-    ],
-)
+REFUSED_KEYS: list[tuple[dict[str, Any], int, str]] = [
+    ({"scopes": ["chat.completions"]}, 403, "scope_not_allowed"),
+    ({"allowed_models": ["other"]}, 403, "model_not_allowed"),
+    ({"allowed_ips": ["10.0.0.1"]}, 403, "ip_not_allowed"),
+    ({"allowed_origins": ["https://app.example.com"]}, 403, "origin_not_allowed"),
+    ({"limits": {"usd_per_day": "1"}}, 403, "model_not_priced"),
+    ({"limits": {"tokens_per_day": 100}}, 429, "request_too_large_for_limit"),
+]
+
+
 async def test_session_that_a_key_may_not_open_is_refused(
-    gateway: Gateway, realtime: SocketUpstream, fields: dict[str, Any], status: int, code: str
+    gateway: Gateway, realtime: SocketUpstream, subtests: pytest.Subtests
 ) -> None:
-    _, key = await gateway.new_key(**fields)
-    async with session(gateway, key=key) as client:
-        assert (client.status, client.error["code"]) == (status, code)
-    assert realtime.handshakes == []
-    assert gateway.rows() == []
+    for fields, status, code in REFUSED_KEYS:
+        with subtests.test(code):
+            _, key = await gateway.new_key(**fields)
+            async with session(gateway, key=key) as client:
+                assert (client.status, client.error["code"]) == (status, code)
+            assert realtime.handshakes == []
+            assert gateway.rows() == []
 
 
 async def test_session_without_a_key_is_refused(gateway: Gateway) -> None:
@@ -198,63 +203,67 @@ async def test_session_over_http2_is_426(nursery: trio.Nursery, home: Path, real
     assert not gateway.events("connection_failed")
 
 
-@pytest.mark.parametrize(
-    ("origin", "status"),
-    [("https://app.example.com", 101), ("http://test", 101), ("https://evil.example", 403)],
-)
+ORIGINS = [("https://app.example.com", 101), ("http://test", 101), ("https://evil.example", 403)]
+
+
 async def test_session_of_a_page_needs_an_allowed_origin(
-    nursery: trio.Nursery, home: Path, realtime: SocketUpstream, origin: str, status: int
+    nursery: trio.Nursery, home: Path, realtime: SocketUpstream, subtests: pytest.Subtests
 ) -> None:
     server = {"cors_origins": ["https://app.example.com"]}
     gateway = await start(nursery, home, realtime, server=server)
-    async with session(gateway, headers=[("Origin", origin)]) as client:
-        assert client.status == status
-        if status == 403:
-            assert client.error["code"] == "origin_not_allowed"
-    _, key = await gateway.new_key(allowed_origins=["https://other.example"])
-    async with opened(gateway, key=key, headers=[("Origin", "https://other.example")]):
-        pass
+    for origin, status in ORIGINS:
+        with subtests.test(origin):
+            async with session(gateway, headers=[("Origin", origin)]) as client:
+                assert client.status == status
+                if status == 403:
+                    assert client.error["code"] == "origin_not_allowed"
+            _, key = await gateway.new_key(allowed_origins=["https://other.example"])
+            async with opened(gateway, key=key, headers=[("Origin", "https://other.example")]):
+                pass
 
 
 # Servers that do not open one
 
 
-@pytest.mark.parametrize(
-    ("first", "reason"),
-    [
-        (response(503, ERROR), "503"),
-        (response(500), "500"),
-        (response(429, ERROR, "Retry-After: 30"), "429"),
-        (response(401, ERROR), "401"),
-        (response(404, ERROR), "404"),
-        (response(405), "405"),
-        (response(200), "NoWebSocket"),
-        (response(302, "", "Location: https://evil.example/"), "302"),
-        (b"", "UpstreamCut"),
-        (b"\0\0\0\0\r\n\r\n", "UpstreamProtocolError"),
-    ],
-    ids=["503", "500", "429", "401", "404", "405", "200", "302", "closes", "binary"],
-)
+FAILED_HANDSHAKES: list[tuple[str, bytes, str]] = [
+    ("503", response(503, ERROR), "503"),
+    ("500", response(500), "500"),
+    ("429", response(429, ERROR, "Retry-After: 30"), "429"),
+    ("401", response(401, ERROR), "401"),
+    ("404", response(404, ERROR), "404"),
+    ("405", response(405), "405"),
+    ("200", response(200), "NoWebSocket"),
+    ("302", response(302, "", "Location: https://evil.example/"), "302"),
+    ("closes", b"", "UpstreamCut"),
+    ("binary", b"\0\0\0\0\r\n\r\n", "UpstreamProtocolError"),
+]
+
+
 async def test_session_goes_to_the_next_server_when_the_first_does_not_open_one(
     nursery: trio.Nursery,
     home: Path,
     realtime: SocketUpstream,
     second: SocketUpstream,
-    first: bytes,
-    reason: str,
+    subtests: pytest.Subtests,
 ) -> None:
-    gateway = await start(nursery, home, realtime, second)
-    realtime.responses.append(first)
-    async with opened(gateway) as client:
-        assert client.headers["x-bluesminds-server"] == "server-1"
-        assert client.headers["x-bluesminds-attempts"] == "2"
-        await client.say(CREATE)
-        await client.hear_until("response.done")
-    assert len(realtime.handshakes) == len(second.handshakes) == 1
-    (row,) = await gateway.settled(1)
-    assert (row["server"], row["attempts"], row["outcome"]) == ("server-1", 2, "ok")
-    labels = {"server": "server-0", "outcome": reason}
-    assert await gateway.metric("bluesminds_upstream_attempts_total", **labels) == 1
+    servers = own_servers(len(FAILED_HANDSHAKES), realtime.url, second.url, api_key=KEY)
+    gateway = await gateways.start(nursery, home, servers=servers)
+    for number, (name, first, reason) in enumerate(FAILED_HANDSHAKES):
+        with subtests.test(name):
+            since = Since(gateway)
+            realtime.handshakes.clear()
+            second.handshakes.clear()
+            realtime.responses.append(first)
+            async with opened(gateway, f"/v1/realtime?model=m{number}") as client:
+                assert client.headers["x-bluesminds-server"] == f"m{number}-1"
+                assert client.headers["x-bluesminds-attempts"] == "2"
+                await client.say(CREATE)
+                await client.hear_until("response.done")
+            assert len(realtime.handshakes) == len(second.handshakes) == 1
+            (row,) = await since.settled(1)
+            assert (row["server"], row["attempts"], row["outcome"]) == (f"m{number}-1", 2, "ok")
+            labels = {"server": f"m{number}-0", "outcome": reason}
+            assert await gateway.metric("bluesminds_upstream_attempts_total", **labels) == 1
 
 
 async def test_session_goes_to_the_next_server_when_the_first_is_silent(
@@ -267,31 +276,35 @@ async def test_session_goes_to_the_next_server_when_the_first_is_silent(
     assert gateway.events("attempt_failed")[0]["reason"] == "FirstByteTimeout"
 
 
-@pytest.mark.parametrize(
-    ("answer", "status", "code"),
-    [
-        (response(503, ERROR), 503, "upstream_error"),
-        (response(429, ERROR), 429, "upstream_rate_limited"),
-        (response(401, ERROR), 502, "upstream_credentials_refused"),
-        (response(404, ERROR), 404, "unsupported_endpoint"),
-        (response(200), 502, "upstream_invalid"),
-        (b"", 502, "upstream_unreachable"),
-    ],
-    ids=["503", "429", "401", "404", "200", "closes"],
-)
+REFUSED_HANDSHAKES: list[tuple[str, bytes, int, str]] = [
+    ("503", response(503, ERROR), 503, "upstream_error"),
+    ("429", response(429, ERROR), 429, "upstream_rate_limited"),
+    ("401", response(401, ERROR), 502, "upstream_credentials_refused"),
+    ("404", response(404, ERROR), 404, "unsupported_endpoint"),
+    ("200", response(200), 502, "upstream_invalid"),
+    ("closes", b"", 502, "upstream_unreachable"),
+]
+
+
 async def test_session_that_no_server_opens_is_an_error_response(
-    nursery: trio.Nursery, home: Path, realtime: SocketUpstream, answer: bytes, status: int, code: str
+    nursery: trio.Nursery, home: Path, realtime: SocketUpstream, subtests: pytest.Subtests
 ) -> None:
-    gateway = await start(nursery, home, realtime, upstream={"attempts": 2})
-    realtime.responses += [answer, answer]
-    async with session(gateway) as client:
-        assert (client.status, client.error["code"]) == (status, code)
-        assert KEY not in client.body.decode()
-    (row,) = await gateway.settled(1)
-    assert (row["outcome"], row["status"], row["input_tokens"]) == ("upstream_error", status, None)
-    realtime.responses.clear()
-    async with opened(gateway):
-        pass
+    servers = own_servers(len(REFUSED_HANDSHAKES), realtime.url, api_key=KEY)
+    gateway = await gateways.start(nursery, home, servers=servers, upstream={"attempts": 2})
+    for number, (name, answer, status, code) in enumerate(REFUSED_HANDSHAKES):
+        with subtests.test(name):
+            target = f"/v1/realtime?model=m{number}"
+            since = Since(gateway)
+            realtime.responses += [answer, answer]
+            async with session(gateway, target) as client:
+                assert (client.status, client.error["code"]) == (status, code)
+                assert KEY not in client.body.decode()
+            (row,) = await since.settled(1)
+            assert (row["outcome"], row["status"], row["input_tokens"]) == ("upstream_error", status, None)
+            realtime.responses.clear()
+            async with opened(gateway, target):
+                pass
+            await since.settled(2)
 
 
 async def test_session_error_of_the_client_passes_as_the_server_sent_it(

@@ -140,26 +140,31 @@ async def test_response_that_is_not_stored_is_continued_on_its_connection(
     await eventually(lambda: is_zero(gateway, "bluesminds_body_bytes_held"))
 
 
-@pytest.mark.parametrize(
-    ("message", "code", "param"),
-    [
-        ("x", "invalid_json", None),
-        ("[]", "invalid_json", None),
-        ('{"type":"response.steer"}', "invalid_value", "type"),
-        ('{"type":"response.create","input":"x"}', "invalid_value", "model"),
-        ('{"type":"response.create","input":"x","generate":false}', "invalid_value", "model"),
-        ('{"type":"response.create","model":"none","input":"x"}', "model_not_found", "model"),
-    ],
-)
+WRONG_MESSAGES = [
+    ("x", "invalid_json", None),
+    ("[]", "invalid_json", None),
+    ('{"type":"response.steer"}', "invalid_value", "type"),
+    ('{"type":"response.create","input":"x"}', "invalid_value", "model"),
+    ('{"type":"response.create","input":"x","generate":false}', "invalid_value", "model"),
+    ('{"type":"response.create","model":"none","input":"x"}', "model_not_found", "model"),
+]
+
+
 async def test_wrong_message_gets_an_error_and_the_connection_stays(
-    gateway: Gateway, message: str, code: str, param: str | None
+    gateway: Gateway, subtests: pytest.Subtests
 ) -> None:
-    async with connected(gateway) as client:
-        await client.send(message)
-        event = await client.hear()
-        assert (event["type"], event["error"]["code"], event["error"]["param"]) == ("error", code, param)
-        assert event["status"] == (404 if code == "model_not_found" else 400)
-        assert (await respond(client))["status"] == "completed"
+    for message, code, param in WRONG_MESSAGES:
+        with subtests.test(message):
+            async with connected(gateway) as client:
+                await client.send(message)
+                event = await client.hear()
+                assert (event["type"], event["error"]["code"], event["error"]["param"]) == (
+                    "error",
+                    code,
+                    param,
+                )
+                assert event["status"] == (404 if code == "model_not_found" else 400)
+                assert (await respond(client))["status"] == "completed"
 
 
 async def test_error_of_the_server_is_an_error_event(gateway: Gateway, models: ModelServer) -> None:

@@ -1,5 +1,6 @@
 """What a Realtime session may ask for, and every way in which it ends."""
 
+import json
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import trio
 from tests.fakes import socket_upstream
 from tests.fakes.realtime_server import created, delta, done
 from tests.fakes.socket_upstream import ServerSocket, SocketUpstream
+from tests.gateway.cases import Since
 from tests.gateway.limits.test_limits import Wall
 from tests.gateway.sockets.conftest import CREATE, KEY, opened, session, start
 from tests.gateways import Gateway, eventually
@@ -56,77 +58,94 @@ async def test_session_update_to_another_model_is_refused_and_the_session_goes_o
         assert events_of(realtime) == [{"type": "session.update", "session": {"model": "m"}}]
 
 
-@pytest.mark.parametrize(
-    ("text", "received"),
-    [
-        (
-            '{"type":"session.update","session":{"model":"other"},"session":{"model":"m"}}',
-            {"type": "session.update", "session": {"model": "m"}},
-        ),
-        (
-            '{"type":"session.update","session":{"model":"other","model":"m"}}',
-            {"type": "session.update", "session": {"model": "m"}},
-        ),
-        (
-            '{"type":"session.update","type":"session.updat\\u0065","session":{"mod\\u0065l":"m"}}',
-            {"type": "session.update", "session": {"model": "m"}},
-        ),
-        ('{"type":"x","a":1,"a":2}', {"type": "x", "a": 2}),
-    ],
-)
+REPEATED_KEYS: list[tuple[str, Any]] = [
+    (
+        '{"type":"session.update","session":{"model":"other"},"session":{"model":"m"}}',
+        {"type": "session.update", "session": {"model": "m"}},
+    ),
+    (
+        '{"type":"session.update","session":{"model":"other","model":"m"}}',
+        {"type": "session.update", "session": {"model": "m"}},
+    ),
+    (
+        '{"type":"session.update","type":"session.updat\\u0065","session":{"mod\\u0065l":"m"}}',
+        {"type": "session.update", "session": {"model": "m"}},
+    ),
+    ('{"type":"x","a":1,"a":2}', {"type": "x", "a": 2}),
+]
+
+
 async def test_session_event_with_a_repeated_key_reaches_the_server_with_the_last(
-    gateway: Gateway, realtime: SocketUpstream, text: str, received: Any
+    gateway: Gateway, realtime: SocketUpstream, subtests: pytest.Subtests
 ) -> None:
-    async with opened(gateway) as client:
-        await client.send(text)
-        await client.say({"type": "test.send", "events": [{"type": "ready"}]})
-        await client.hear_until("ready")
-        assert events_of(realtime)[0] == received
+    for text, received in REPEATED_KEYS:
+        with subtests.test(text):
+            await eventually(lambda: not realtime.sockets)
+            async with opened(gateway) as client:
+                await client.send(text)
+                await client.say({"type": "test.send", "events": [{"type": "ready"}]})
+                await client.hear_until("ready")
+                assert events_of(realtime)[0] == received
 
 
-@pytest.mark.parametrize(
-    "session_",
-    [
-        {"audio": {"input": {"transcription": {"model": "whisper"}}}},
-        {"input_audio_transcription": {"model": "whisper"}},
-        {"audio": {"input": {"Transcription": [{"MODEL": "whisper"}]}}},
-    ],
-)
+TRANSCRIPTIONS: list[Any] = [
+    {"audio": {"input": {"transcription": {"model": "whisper"}}}},
+    {"input_audio_transcription": {"model": "whisper"}},
+    {"audio": {"input": {"Transcription": [{"MODEL": "whisper"}]}}},
+]
+
+
 async def test_session_transcription_model_that_the_key_may_not_use_is_refused(
-    gateway: Gateway, realtime: SocketUpstream, session_: Any
+    gateway: Gateway, realtime: SocketUpstream, subtests: pytest.Subtests
 ) -> None:
     _, key = await gateway.new_key(allowed_models=["m", "gpt-transcribe"])
-    async with opened(gateway, key=key) as client:
-        await client.say({"type": "session.update", "session": session_})
-        refused = await client.hear()
-        assert refused["error"]["code"] == "model_not_allowed"
-        allowed = {"audio": {"input": {"transcription": {"model": "gpt-transcribe"}}}}
-        others = {"tools": [{"name": "f", "model": "x"}], "metadata": {"model": "y"}}
-        await client.say({"type": "session.update", "session": allowed | others})
-        assert (await client.hear())["type"] == "session.updated"
-        await client.say(CREATE | {"response": {"model": "other"}})
-        assert (await client.hear())["error"]["code"] == "model_not_allowed"
-        assert len(events_of(realtime)) == 1
-    async with opened(gateway) as client:
-        await client.say({"type": "session.update", "session": session_})
-        assert (await client.hear())["type"] == "session.updated"
+    for session_ in TRANSCRIPTIONS:
+        with subtests.test(json.dumps(session_)):
+            await eventually(lambda: not realtime.sockets)
+            async with opened(gateway, key=key) as client:
+                await client.say({"type": "session.update", "session": session_})
+                refused = await client.hear()
+                assert refused["error"]["code"] == "model_not_allowed"
+                allowed = {"audio": {"input": {"transcription": {"model": "gpt-transcribe"}}}}
+                others = {"tools": [{"name": "f", "model": "x"}], "metadata": {"model": "y"}}
+                await client.say({"type": "session.update", "session": allowed | others})
+                assert (await client.hear())["type"] == "session.updated"
+                await client.say(CREATE | {"response": {"model": "other"}})
+                assert (await client.hear())["error"]["code"] == "model_not_allowed"
+                assert len(events_of(realtime)) == 1
+            async with opened(gateway) as client:
+                await client.say({"type": "session.update", "session": session_})
+                assert (await client.hear())["type"] == "session.updated"
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "no", "[]", '"x"', "{", '{"type":1}', "{}", '{"type":"session.update","session":1}', "\0", "{}{}"],
-)
+UNREADABLE = [
+    "",
+    "no",
+    "[]",
+    '"x"',
+    "{",
+    '{"type":1}',
+    "{}",
+    '{"type":"session.update","session":1}',
+    "\0",
+    "{}{}",
+]
+
+
 async def test_session_event_that_cannot_be_read_is_an_error_event(
-    gateway: Gateway, realtime: SocketUpstream, text: str
+    gateway: Gateway, realtime: SocketUpstream, subtests: pytest.Subtests
 ) -> None:
-    async with opened(gateway) as client:
-        await client.send(text)
-        assert (await client.hear())["error"]["code"] in ("invalid_json", "invalid_value")
-        await client.say({"type": "other", "event_id": 5})
-        assert (await client.hear())["error"]["param"] == "event_id"
-        await client.say(CREATE)
-        await client.hear_until("response.done")
-        assert events_of(realtime) == [CREATE]
+    for text in UNREADABLE:
+        with subtests.test(repr(text)):
+            await eventually(lambda: not realtime.sockets)
+            async with opened(gateway) as client:
+                await client.send(text)
+                assert (await client.hear())["error"]["code"] in ("invalid_json", "invalid_value")
+                await client.say({"type": "other", "event_id": 5})
+                assert (await client.hear())["error"]["param"] == "event_id"
+                await client.say(CREATE)
+                await client.hear_until("response.done")
+                assert events_of(realtime) == [CREATE]
 
 
 async def test_session_binary_message_of_the_client_ends_it(
@@ -185,25 +204,27 @@ async def test_session_of_a_client_that_has_left_closes_the_server(
     )
 
 
-@pytest.mark.parametrize(
-    ("data", "code"),
-    [
-        (frame(b"x" * 5000), 1009),
-        (frame(b"\xff"), 1007),
-        (frame(b"x", rsv=4), 1002),
-        (frame(b"", 9) * 200, 1008),
-    ],
-    ids=["too large", "not UTF-8", "compressed", "pings"],
-)
+BROKEN_RULES = [
+    ("too large", frame(b"x" * 5000), 1009),
+    ("not UTF-8", frame(b"\xff"), 1007),
+    ("compressed", frame(b"x", rsv=4), 1002),
+    ("pings", frame(b"", 9) * 200, 1008),
+]
+
+
 async def test_session_of_a_client_that_breaks_a_rule_is_closed_with_its_code(
-    nursery: trio.Nursery, home: Path, realtime: SocketUpstream, data: bytes, code: int
+    nursery: trio.Nursery, home: Path, realtime: SocketUpstream, subtests: pytest.Subtests
 ) -> None:
     gateway = await start(nursery, home, realtime, websocket={"max_message_bytes": 4096})
-    async with opened(gateway) as client:
-        await client.send_raw(data)
-        assert (await client.receive_closed()).code == code
-    await eventually(lambda: realtime.closed == [1000])
-    assert (await gateway.settled(1))[0]["outcome"] == "client_error"
+    for name, data, code in BROKEN_RULES:
+        with subtests.test(name):
+            since = Since(gateway)
+            realtime.closed.clear()
+            async with opened(gateway) as client:
+                await client.send_raw(data)
+                assert (await client.receive_closed()).code == code
+            await eventually(lambda: realtime.closed == [1000])
+            assert (await since.settled(1))[0]["outcome"] == "client_error"
 
 
 async def test_session_message_without_memory_left_ends_it(

@@ -88,8 +88,8 @@ async def test_token_that_cannot_be_renewed_is_used_until_it_ends(
     await eventually(lambda: service.issued == 2)
     failed = gateway.events("entra_token_failed")
     assert [event["reason"] for event in failed] == [
-        "the service answered 401 invalid_client",
-        "the service answered 503",
+        "the service responded with 401 invalid_client",
+        "the service responded with 503",
     ]
     assert {event["service"] for event in failed} == {service.url}
     assert SECRET not in gateway.log
@@ -136,7 +136,7 @@ async def test_test_of_a_server_shows_the_token_step(
         refused = (await client.post("/api/admin/servers/azure/test")).json()
         passed = (await client.post("/api/admin/servers/azure/test")).json()
     assert [(step["name"], step["ok"]) for step in refused["steps"]] == [("token", False)]
-    assert refused["problem"] == "the service answered 401 invalid_client"
+    assert refused["problem"] == "the service responded with 401 invalid_client"
     assert (passed["steps"][0]["name"], passed["steps"][0]["ok"]) == ("token", True)
     assert passed["ok"], passed
 

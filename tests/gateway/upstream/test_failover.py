@@ -30,6 +30,7 @@ from tests.fakes.model_server import (
     whole,
 )
 from tests.fakes.raw_upstream import Peer
+from tests.gateway.cases import Since, own_servers
 from tests.gateways import ASK, IMPATIENT, STREAM, Gateway, entry
 
 WAITING = b": PROCESSING\n\n"
@@ -64,33 +65,46 @@ STREAM_FAILURES: list[tuple[str, Plan]] = [
 ]
 
 
-@pytest.mark.parametrize(("reason", "failure"), FAILURES, ids=range(len(FAILURES)))
 async def test_failed_attempt_moves_to_next_server(
-    pair: Gateway, models: ModelServer, second: ModelServer, reason: str, failure: Plan
+    nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    models.plan(failure)
-    answer = await pair.chat()
-    assert answer.status_code == 200
-    assert answer.content == completion()
-    assert (answer.headers["x-bluesminds-server"], answer.headers["x-bluesminds-attempts"]) == ("second", "2")
-    assert {asked.received.body for asked in models.asked} == {second.asked[0].received.body}
-    (row,) = pair.rows()
-    assert (row["outcome"], row["server"], row["attempts"]) == ("ok", "second", 2)
-    (event,) = pair.events("attempt_failed")
-    assert event["server"] == "first"
-    assert event["reason"] == reason
-    assert await pair.metric("bluesminds_upstream_attempts_total", server="first", outcome=reason) == 1
+    servers = own_servers(len(FAILURES), models.url, second.url)
+    gateway = await gateways.start(nursery, home, servers=servers)
+    for number, (reason, failure) in enumerate(FAILURES):
+        with subtests.test(f"{number}: {reason}"):
+            model, first, next_ = f"m{number}", f"m{number}-0", f"m{number}-1"
+            since = Since(gateway)
+            models.asked.clear()
+            second.asked.clear()
+            models.plan(failure)
+            answer = await gateway.chat(ASK | {"model": model})
+            assert answer.status_code == 200
+            assert answer.content == completion(model=model)
+            assert answer.headers["x-bluesminds-server"] == next_
+            assert answer.headers["x-bluesminds-attempts"] == "2"
+            assert {asked.received.body for asked in models.asked} == {second.asked[0].received.body}
+            (row,) = since.rows()
+            assert (row["outcome"], row["server"], row["attempts"]) == ("ok", next_, 2)
+            (event,) = since.events("attempt_failed")
+            assert (event["server"], event["reason"]) == (first, reason)
+            labels = {"server": first, "outcome": reason}
+            assert await gateway.metric("bluesminds_upstream_attempts_total", **labels) == 1
 
 
-@pytest.mark.parametrize(("reason", "failure"), STREAM_FAILURES, ids=range(len(STREAM_FAILURES)))
 async def test_stream_without_first_event_moves_to_next_server(
-    pair: Gateway, models: ModelServer, reason: str, failure: Plan
+    nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    models.plan(failure)
-    answer = await pair.chat(STREAM)
-    assert answer.content == TEXT
-    assert pair.events("attempt_failed")[0]["reason"] == reason
-    assert [row["server"] for row in pair.rows()] == ["second"]
+    servers = own_servers(len(STREAM_FAILURES), models.url, second.url)
+    gateway = await gateways.start(nursery, home, servers=servers, upstream={"first_byte_timeout": 1.0})
+    for number, (reason, failure) in enumerate(STREAM_FAILURES):
+        with subtests.test(f"{number}: {reason}"):
+            model = f"m{number}"
+            since = Since(gateway)
+            models.plan(failure)
+            answer = await gateway.chat(STREAM | {"model": model})
+            assert answer.content == TEXT.replace(b'"m"', b'"%b"' % model.encode())
+            assert since.events("attempt_failed")[0]["reason"] == reason
+            assert [row["server"] for row in since.rows()] == [f"{model}-1"]
 
 
 async def test_stream_after_first_event_stays_on_server(
@@ -104,13 +118,15 @@ async def test_stream_after_first_event_stays_on_server(
     assert second.asked == []
 
 
-@pytest.mark.parametrize("status", [400, 403, 413, 422])
 async def test_client_error_is_not_tried_on_next_server(
-    pair: Gateway, models: ModelServer, second: ModelServer, status: int
+    pair: Gateway, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    models.plan(refusal(status))
-    assert (await pair.chat()).status_code == status
-    assert second.asked == []
+    for status in [400, 403, 413, 422]:
+        with subtests.test(str(status)):
+            models.asked.clear()
+            models.plan(refusal(status))
+            assert (await pair.chat()).status_code == status
+            assert (len(models.asked), second.asked) == (1, [])
 
 
 async def test_server_that_refuses_connections_is_skipped(

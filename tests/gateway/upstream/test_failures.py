@@ -25,6 +25,7 @@ from tests.fakes.model_server import (
     streamed,
     whole,
 )
+from tests.gateway.cases import own_servers
 from tests.gateway.test_client_disconnects import begin, until
 from tests.gateways import ASK, IMPATIENT, STREAM, Gateway, entry, eventually
 
@@ -98,14 +99,19 @@ FAULTS_OF_THE_CLIENT: list[tuple[Plan, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("plan", "body"), FAULTS_OF_THE_CLIENT, ids=range(len(FAULTS_OF_THE_CLIENT)))
 async def test_no_request_can_get_a_server_left_out(
-    touchy: Gateway, models: ModelServer, plan: Plan, body: dict[str, Any]
+    nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    for _ in range(3):
-        models.plan(plan)
-        await touchy.chat(body)
-    assert await asked_last(touchy) == "first"
+    servers = own_servers(len(FAULTS_OF_THE_CLIENT), models.url, second.url)
+    gateway = await gateways.start(nursery, home, servers=servers, upstream=TOUCHY | IMPATIENT)
+    for number, (plan, body) in enumerate(FAULTS_OF_THE_CLIENT):
+        with subtests.test(str(number)):
+            model = {"model": f"m{number}"}
+            for _ in range(3):
+                models.plan(plan)
+                await gateway.chat(body | model)
+            answer = await gateway.chat(ASK | model)
+            assert answer.headers["x-bluesminds-server"] == f"m{number}-0"
 
 
 async def test_client_disconnect_ejects_no_server(touchy: Gateway, models: ModelServer) -> None:

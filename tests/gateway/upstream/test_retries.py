@@ -22,6 +22,7 @@ from tests.fakes.model_server import (
     streamed,
 )
 from tests.fakes.raw_upstream import Peer
+from tests.gateway.cases import Since, own_servers
 from tests.gateways import ASK, STREAM, Gateway, entry
 
 REPEATABLE: list[Plan] = [
@@ -36,17 +37,20 @@ REPEATABLE: list[Plan] = [
 ]
 
 
-@pytest.mark.parametrize("plan", REPEATABLE, ids=range(len(REPEATABLE)))
 async def test_lone_server_after_repeatable_failure_is_tried_again(
-    gateway: Gateway, models: ModelServer, plan: Plan
+    nursery: trio.Nursery, home: Path, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    models.plan(plan)
-    answer = await gateway.chat(STREAM)
-    assert answer.status_code == 200 and answer.content.endswith(DONE)
-    assert answer.headers["x-bluesminds-attempts"] == "2"
-    (row,) = gateway.rows()
-    assert (row["outcome"], row["attempts"], row["input_tokens"]) == ("ok", 2, 11)
-    assert len(gateway.events("attempt_failed")) == 1
+    gateway = await gateways.start(nursery, home, servers=own_servers(len(REPEATABLE), models.url))
+    for number, plan in enumerate(REPEATABLE):
+        with subtests.test(str(number)):
+            since = Since(gateway)
+            models.plan(plan)
+            answer = await gateway.chat(STREAM | {"model": f"m{number}"})
+            assert answer.status_code == 200 and answer.content.endswith(DONE)
+            assert answer.headers["x-bluesminds-attempts"] == "2"
+            (row,) = since.rows()
+            assert (row["outcome"], row["attempts"], row["input_tokens"]) == ("ok", 2, 11)
+            assert len(since.events("attempt_failed")) == 1
 
 
 async def test_lone_server_after_a_closed_connection_is_tried_again(
@@ -71,14 +75,17 @@ FINAL: list[tuple[Plan, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("plan", "status"), FINAL, ids=range(len(FINAL)))
 async def test_lone_server_after_other_failure_is_not_tried_again(
-    gateway: Gateway, models: ModelServer, plan: Plan, status: int
+    nursery: trio.Nursery, home: Path, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    models.plan(plan)
-    answer = await gateway.chat()
-    assert answer.status_code == status
-    assert len(models.asked) == 1
+    gateway = await gateways.start(nursery, home, servers=own_servers(len(FINAL), models.url))
+    for number, (plan, status) in enumerate(FINAL):
+        with subtests.test(f"{number}: {status}"):
+            models.asked.clear()
+            models.plan(plan)
+            answer = await gateway.chat(ASK | {"model": f"m{number}"})
+            assert answer.status_code == status
+            assert len(models.asked) == 1
 
 
 async def test_reason_of_a_content_filter_reaches_the_client(gateway: Gateway, models: ModelServer) -> None:
@@ -106,7 +113,7 @@ async def test_retry_waits_as_long_as_the_server_says(gateway: Gateway, models: 
 async def test_each_server_waits_for_its_own_time(
     pair: Gateway, models: ModelServer, second: ModelServer
 ) -> None:
-    """The first asks for patience, the second fails at once and is due first."""
+    """The first names a long pause, the second fails at once and is due first."""
     models.plan(refusal(429, None, b"Retry-After: 5"))
     second.plan(refusal(503))
     answer = await pair.chat()

@@ -197,26 +197,30 @@ async def test_client_with_its_own_key_does_not_get_the_operators_credentials(
 # Azure
 
 
-@pytest.mark.parametrize(
-    ("path", "version", "target"),
-    [
-        ("", None, "/openai/v1/chat/completions"),
-        ("/openai/v1", None, "/openai/v1/chat/completions"),
-        ("", "2024-10-21", "/openai/deployments/m/chat/completions?api-version=2024-10-21"),
-        ("/openai", "2024-10-21", "/openai/deployments/m/chat/completions?api-version=2024-10-21"),
-    ],
-)
+AZURE: list[tuple[str, str | None, str]] = [
+    ("", None, "/openai/v1/chat/completions"),
+    ("/openai/v1", None, "/openai/v1/chat/completions"),
+    ("", "2024-10-21", "/openai/deployments/{model}/chat/completions?api-version=2024-10-21"),
+    ("/openai", "2024-10-21", "/openai/deployments/{model}/chat/completions?api-version=2024-10-21"),
+]
+
+
 async def test_azure_gets_its_url_and_key(
-    nursery: trio.Nursery, home: Path, models: ModelServer, path: str, version: str | None, target: str
+    nursery: trio.Nursery, home: Path, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    more = {} if version is None else {"api_version": version}
-    server = entry("one", root(models) + path, dialect="azure", api_key="0123456789abcdef", **more)
-    gateway = await start(nursery, home, server)
-    assert (await gateway.chat()).status_code == 200
-    asked = models.asked[0]
-    assert asked.received.line == f"POST {target} HTTP/1.1".encode()
-    assert asked.header(b"api-key") == b"0123456789abcdef" and asked.header(b"authorization") is None
-    assert asked.body["model"] == "m"
+    servers = []
+    for number, (path, version, _) in enumerate(AZURE):
+        more: dict[str, Any] = {} if version is None else {"api_version": version}
+        more |= {"models": [f"m{number}"], "api_key": "0123456789abcdef", "dialect": "azure"}
+        servers.append(entry(f"s{number}", root(models) + path, **more))
+    gateway = await start(nursery, home, *servers)
+    for number, (path, _, target) in enumerate(AZURE):
+        with subtests.test(f"{path} {target}"):
+            assert (await gateway.chat(ASK | {"model": f"m{number}"})).status_code == 200
+            asked = models.asked[number]
+            assert asked.received.line == f"POST {target.format(model=f'm{number}')} HTTP/1.1".encode()
+            assert asked.header(b"api-key") == b"0123456789abcdef" and asked.header(b"authorization") is None
+            assert asked.body["model"] == f"m{number}"
 
 
 async def test_azure_token_is_a_bearer_token(nursery: trio.Nursery, home: Path, models: ModelServer) -> None:

@@ -1,15 +1,20 @@
 """The demo server on a real listener, and OpenAI's SDK as its client."""
 
+from __future__ import annotations
+
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 import trio
-from openai import AsyncOpenAI
 
 from bluesminds.providers.demo import demo_app
 from tests.http.serving import start
+
+if TYPE_CHECKING:  # importing the SDK takes as long as many tests
+    from openai import AsyncOpenAI
 
 
 @dataclass
@@ -40,5 +45,7 @@ async def demo(nursery: trio.Nursery) -> Demo:
 
 @pytest.fixture
 async def sdk(demo: Demo) -> AsyncIterator[AsyncOpenAI]:
+    from openai import AsyncOpenAI
+
     async with AsyncOpenAI(base_url=demo.url, api_key="sk-none", max_retries=0, timeout=60) as client:
         yield client

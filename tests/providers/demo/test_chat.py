@@ -1,15 +1,18 @@
 """OpenAI's SDK with the demo server's chat completions."""
 
-import json
-from typing import Any, Literal
+from __future__ import annotations
 
-import openai
+import json
+from typing import TYPE_CHECKING, Any, Literal
+
 import pytest
-from openai import AsyncOpenAI
-from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from pydantic import BaseModel, Field
 
 from tests.providers.demo.conftest import Demo
+
+if TYPE_CHECKING:  # importing the SDK takes as long as many tests
+    from openai import AsyncOpenAI
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 # The SDK leaves its own generators to the garbage collector, which Trio reports.
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
@@ -28,8 +31,10 @@ TOOLS: Any = [WEATHER, TIME]
 
 
 async def complete(sdk: AsyncOpenAI, model: str = "demo/echo", **more: Any) -> ChatCompletion:
+    from openai.types import chat
+
     made = await sdk.chat.completions.create(**{"model": model, "messages": USER} | more)
-    assert isinstance(made, ChatCompletion)
+    assert isinstance(made, chat.ChatCompletion)
     return made
 
 
@@ -201,6 +206,8 @@ async def test_tools_that_the_message_names_are_called(
 
 
 async def test_undefined_tool_choice_is_refused(sdk: AsyncOpenAI) -> None:
+    import openai
+
     choice: Any = {"type": "function", "function": {"name": "other"}}
     with pytest.raises(openai.BadRequestError, match="tool_choice requires a tool that is not in `tools`"):
         await complete(sdk, tools=TOOLS, tool_choice=choice)
@@ -261,10 +268,12 @@ class Trip(BaseModel):
     places: list[Place] = Field(min_length=2)
     guide: Place | None
     price: float | None = None
-    back: "Trip | None" = None
+    back: Trip | None = None
 
 
 async def test_parse_returns_the_model(sdk: AsyncOpenAI) -> None:
+    import openai
+
     made = await sdk.chat.completions.parse(model="demo/echo", messages=USER, response_format=Trip)
     trip = made.choices[0].message.parsed
     assert trip and len(trip.places) == 2 and trip.guide and trip.guide.inhabitants >= 10
@@ -279,6 +288,8 @@ async def test_parse_returns_the_model(sdk: AsyncOpenAI) -> None:
 
 
 async def test_parse_returns_the_arguments_of_a_tool(sdk: AsyncOpenAI) -> None:
+    import openai
+
     tools = [openai.pydantic_function_tool(Trip, name="book")]
     made = await sdk.chat.completions.parse(model="demo/text", messages=USER, tools=tools)
     (call,) = made.choices[0].message.tool_calls or ()

@@ -1,5 +1,7 @@
 """OpenAI's SDK with the endpoints of the demo server besides chat; rerank over HTTP."""
 
+from __future__ import annotations
+
 import json
 import math
 import struct
@@ -7,14 +9,15 @@ import wave
 import zlib
 from base64 import b64decode
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-import openai
 import pytest
-from openai import AsyncOpenAI
 
 from tests.providers.demo.conftest import Demo
+
+if TYPE_CHECKING:  # importing the SDK takes as long as many tests
+    from openai import AsyncOpenAI
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning"),
@@ -206,6 +209,8 @@ async def test_image_stream_has_partial_images(sdk: AsyncOpenAI) -> None:
 
 @pytest.mark.parametrize("size", ["0x1", "big", "2049x1", "10000x10000"])
 async def test_image_of_another_size_is_refused(sdk: AsyncOpenAI, size: str) -> None:
+    import openai
+
     with pytest.raises(openai.BadRequestError) as refused:
         await sdk.images.generate(model="demo/image", prompt="a", size=size)
     assert refused.value.param == "size"
@@ -243,6 +248,8 @@ async def test_speech_events_have_the_sound_and_usage(sdk: AsyncOpenAI, demo: De
 
 
 async def test_speech_in_another_format_is_refused(sdk: AsyncOpenAI) -> None:
+    import openai
+
     with pytest.raises(openai.BadRequestError) as refused:
         await sdk.audio.speech.create(model="demo/speech", voice="a", input="a", response_format="mp3")
     assert refused.value.param == "response_format"

@@ -1,12 +1,16 @@
 """Files, batches and stored responses of the demo server, with OpenAI's SDK."""
 
-import json
+from __future__ import annotations
 
-import openai
+import json
+from typing import TYPE_CHECKING
+
 import pytest
-from openai import AsyncOpenAI
 
 from bluesminds.providers.demo.objects import MAX_FILE, MAX_OBJECTS
+
+if TYPE_CHECKING:  # importing the SDK takes as long as many tests
+    from openai import AsyncOpenAI
 
 LINE = {
     "custom_id": "one",
@@ -17,6 +21,8 @@ LINE = {
 
 
 async def test_demo_file_is_kept_until_it_is_deleted(sdk: AsyncOpenAI) -> None:
+    import openai
+
     made = await sdk.files.create(file=("a.txt", b"hello"), purpose="batch")
     assert (made.bytes, made.purpose, made.status) == (5, "batch", "processed")
     assert await sdk.files.retrieve(made.id) == made
@@ -28,6 +34,8 @@ async def test_demo_file_is_kept_until_it_is_deleted(sdk: AsyncOpenAI) -> None:
 
 
 async def test_demo_batch_has_the_responses_of_its_requests(sdk: AsyncOpenAI) -> None:
+    import openai
+
     content = b"\n".join(json.dumps(LINE | {"custom_id": name}).encode() for name in ("one", "two"))
     file = await sdk.files.create(file=("in.jsonl", content), purpose="batch")
     batch = await sdk.batches.create(
@@ -45,6 +53,8 @@ async def test_demo_batch_has_the_responses_of_its_requests(sdk: AsyncOpenAI) ->
 
 
 async def test_demo_objects_are_bounded(sdk: AsyncOpenAI) -> None:
+    import openai
+
     for number in range(MAX_OBJECTS + 3):
         await sdk.files.create(file=("a.txt", b"%d" % number), purpose="batch")
     assert len((await sdk.files.list()).data) == MAX_OBJECTS
@@ -54,6 +64,8 @@ async def test_demo_objects_are_bounded(sdk: AsyncOpenAI) -> None:
 
 
 async def test_demo_upload_without_a_file_is_refused(sdk: AsyncOpenAI) -> None:
+    import openai
+
     with pytest.raises(openai.BadRequestError):
         await sdk.post("/files", body={}, cast_to=object)
     with pytest.raises(openai.NotFoundError):
@@ -63,6 +75,8 @@ async def test_demo_upload_without_a_file_is_refused(sdk: AsyncOpenAI) -> None:
 
 
 async def test_demo_response_is_kept_and_continued(sdk: AsyncOpenAI) -> None:
+    import openai
+
     first = await sdk.responses.create(model="demo/echo", input="one")
     assert first.store and first.id != (await sdk.responses.create(model="demo/echo", input="one")).id
     assert (await sdk.responses.retrieve(first.id)).output_text == first.output_text

@@ -1,20 +1,23 @@
 """The models of the demo server, the failures they promise, and its errors."""
 
+from __future__ import annotations
+
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-import openai
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai import AsyncOpenAI
 
 from bluesminds.providers import demo as package
 from bluesminds.providers.demo import MODELS, SLOW_SECONDS, CutOff, respond
 from bluesminds.providers.demo.forms import UploadedForm
 from tests.providers.demo.conftest import Demo
+
+if TYPE_CHECKING:  # importing the SDK takes as long as many tests
+    from openai import AsyncOpenAI
 
 USER: Any = [{"role": "user", "content": "one two three"}]
 BODIES: dict[str, dict[str, object]] = {
@@ -39,6 +42,8 @@ SERVED = [(model, path) for model, paths in MODELS.items() for path in paths if 
 
 
 async def test_models_are_those_of_the_docstring(sdk: AsyncOpenAI) -> None:
+    import openai
+
     listed = [model.id async for model in sdk.models.list()]
     promised = {f"demo/{name}" for name in re.findall(r"demo/(\w+)", package.__doc__ or "")}
     assert set(listed) == {name for name in promised if name != "demo/NNN"} | {
@@ -82,6 +87,8 @@ def test_form_with_a_wrong_field_is_refused() -> None:
 
 @pytest.mark.parametrize("status", [400, 404, 429, 500, 503, 599])
 async def test_failing_model_responds_with_its_status(sdk: AsyncOpenAI, status: int) -> None:
+    import openai
+
     with pytest.raises(openai.APIStatusError) as failed:
         await sdk.chat.completions.create(model=f"demo/{status}", messages=USER)
     assert failed.value.status_code == status
@@ -98,6 +105,8 @@ async def test_slow_model_waits_before_first_byte(sdk: AsyncOpenAI, demo: Demo) 
 
 
 async def test_cut_model_closes_connection(sdk: AsyncOpenAI, demo: Demo) -> None:
+    import openai
+
     with pytest.raises(openai.APIError):
         await sdk.chat.completions.create(model="demo/cut", messages=USER)
     stream = await sdk.chat.completions.create(model="demo/cut", messages=USER, stream=True)

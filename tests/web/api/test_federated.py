@@ -115,7 +115,7 @@ async def test_sign_in_from_a_new_browser_makes_an_event(site: Site) -> None:
         session = (await phone.me())["session_id"]
     with site.deployment.gateway.reading() as database:
         rows = database.execute("SELECT data FROM events WHERE kind = 'sign_in.new' ORDER BY id").fetchall()
-    (new,) = (json.loads(data) for (data,) in rows)  # the first sign-in of an account is no event
+    (new,) = (json.loads(data) for (data,) in rows)  # the first sign-in of an account causes no event
     assert (new["session_id"], new["user_agent"], new["method"]) == (session, "phone", "company")
 
 

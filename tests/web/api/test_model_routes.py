@@ -126,7 +126,7 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str, str]] = [
     ({"model": "a", "targets": ["one", {"server": "one"}]}, "targets", "twice"),
     ({"model": "a", "targets": [{"server": "one", "weight": 0}]}, "targets", "list of server names"),
     ({"model": "a", "policy": "fast"}, "policy", 'one of "priority"'),
-    ({"model": "a"}, "targets", "changes nothing"),
+    ({"model": "a"}, "targets", "no effect"),
     ({"model": "a", "fallback": ["b*"]}, "fallback", "without *"),
     ({"model": "a", "fallback": ["m", "m"]}, "fallback", "once"),
     ({"model": "a", "fallback": ["a"]}, "fallback", "a -> a"),

@@ -53,7 +53,7 @@ async def test_vendor_is_recognised_by_the_url(gateway: Gateway) -> None:
 
 
 WRONG_FIELDS: list[tuple[dict[str, Any], str, str, str]] = [
-    ({}, "invalid_value", "url", "Give a `url` or a `vendor`."),
+    ({}, "invalid_value", "url", "Send a `url` or a `vendor`."),
     ({"vendor": "azure"}, "invalid_url", "url", "Azure OpenAI has no common URL"),
     ({"vendor": "grog"}, "invalid_value", "vendor", 'one of "openai"'),
     ({"url": "http://x", "dialect": "demo"}, "invalid_value", "dialect", 'one of "openai", "azure"'),
