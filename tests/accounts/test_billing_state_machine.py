@@ -1,7 +1,8 @@
 """Life cycles of subscriptions against a provider whose events are lost, doubled, late and in any order.
 
 The steps of an example are collected and played at its end. After a reconciliation, the account has what the
-provider says, and a second reconciliation changes nothing. RUNS sets the number of examples.
+provider says, and a second reconciliation changes nothing. RUNS sets the number of examples
+in the process tier. The fast tier tries a third of them.
 """
 
 import os
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -192,7 +194,8 @@ async def everything(connection: Connection) -> list[object]:
     ]
 
 
-def test_subscription_with_lost_and_doubled_events_ends_reconciled() -> None:
+@pytest.mark.parametrize("runs", [RUNS // 3, pytest.param(RUNS, marks=pytest.mark.process)])
+def test_subscription_with_lost_and_doubled_events_ends_reconciled(runs: int) -> None:
     run_state_machine_as_test(
-        Subscriptions, settings=settings(max_examples=RUNS, stateful_step_count=25, deadline=None)
+        Subscriptions, settings=settings(max_examples=runs, stateful_step_count=25, deadline=None)
     )

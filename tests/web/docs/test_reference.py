@@ -1,11 +1,11 @@
 """The API reference: a valid and complete OpenAPI 3.1 document, and its page."""
 
 import base64
-import copy
 import hashlib
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
 
@@ -13,22 +13,19 @@ import httpx
 import jsonschema_rs
 import pytest
 import schemathesis
+import trio
 
 from bluesminds import __version__
 from bluesminds.gateway.operations import OPERATIONS
 from bluesminds.web.docs.docs_page import POLICY, docs_page
 from bluesminds.wire.chat import ChatFields
+from tests import gateways
+from tests.fakes import model_server
 from tests.fakes.model_server import ModelServer, refusal
-from tests.gateways import ASK, TLS, Gateway
+from tests.gateways import ASK, TLS, Gateway, entry
 
 VOID = ("meta", "link", "br", "hr", "img")
 METHODS = ("get", "post", "put", "patch", "delete")
-
-
-async def served(gateway: Gateway) -> dict[str, Any]:
-    answer = await fetch(gateway, "/openapi.json")
-    assert answer.headers["content-type"] == "application/json"
-    return dict(answer.json())
 
 
 async def fetch(gateway: Gateway, path: str) -> httpx.Response:
@@ -39,6 +36,37 @@ async def fetch(gateway: Gateway, path: str) -> httpx.Response:
     return answer
 
 
+@dataclass(frozen=True)
+class Reference:
+    """What a gateway serves at /openapi.json and /docs."""
+
+    raw: httpx.Response
+    page: httpx.Response
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """A new copy, which a test may change."""
+        assert self.raw.headers["content-type"] == "application/json"
+        return dict(self.raw.json())
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+    """Of one gateway for all tests that only read it."""
+
+    async def read_reference() -> Reference:
+        async with trio.open_nursery() as nursery:
+            models: ModelServer = await nursery.start(model_server.serve)
+            home = tmp_path_factory.mktemp("bm")
+            gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)])
+            found = Reference(await fetch(gateway, "/openapi.json"), await fetch(gateway, "/docs"))
+            await gateway.stop()
+            nursery.cancel_scope.cancel()
+        return found
+
+    return trio.run(read_reference)
+
+
 def nodes(value: Any) -> Iterator[dict[str, Any]]:
     """Every object in a document."""
     if isinstance(value, dict):
@@ -47,8 +75,8 @@ def nodes(value: Any) -> Iterator[dict[str, Any]]:
         yield from nodes(inner)
 
 
-async def test_openapi_document_is_valid(gateway: Gateway) -> None:
-    document = await served(gateway)
+def test_openapi_document_is_valid(reference: Reference) -> None:
+    document = reference.document
     assert (document["openapi"], document["info"]["version"]) == ("3.1.0", __version__)
     schemathesis.openapi.from_dict(document).validate()
     schemas = [node["schema"] for node in nodes(document) if "schema" in node]
@@ -63,8 +91,8 @@ async def test_openapi_document_is_valid(gateway: Gateway) -> None:
             assert "\\Z" not in node["pattern"], "\\Z is a letter in JSON Schema"
 
 
-async def test_openapi_operations_are_complete(gateway: Gateway) -> None:
-    document = await served(gateway)
+def test_openapi_operations_are_complete(reference: Reference) -> None:
+    document = reference.document
     schemes = document["components"]["securitySchemes"]
     found = {}
     for path, methods in document["paths"].items():
@@ -94,8 +122,10 @@ async def test_openapi_operations_are_complete(gateway: Gateway) -> None:
     assert found["get_ready"]["responses"].keys() == {"200", "503", "4XX", "5XX"}
 
 
-async def test_openapi_describes_the_data_plane(gateway: Gateway, models: ModelServer) -> None:
-    document = await served(gateway)
+async def test_openapi_describes_the_data_plane(
+    gateway: Gateway, reference: Reference, models: ModelServer
+) -> None:
+    document = reference.document
     described = {(path, method.upper()) for path, methods in document["paths"].items() for method in methods}
     for operation in [one for one in OPERATIONS if not one.is_socket]:
         assert (operation.path, operation.method) in described, operation.name
@@ -118,8 +148,10 @@ async def test_openapi_describes_the_data_plane(gateway: Gateway, models: ModelS
         jsonschema_rs.validate(schema | response["schema"], answer.json())
 
 
-async def test_openapi_chat_request_has_the_bounds_of_the_gateway(gateway: Gateway) -> None:
-    known = (await served(gateway))["components"]["schemas"]["ChatRequestSchema"]["properties"]
+async def test_openapi_chat_request_has_the_bounds_of_the_gateway(
+    gateway: Gateway, reference: Reference
+) -> None:
+    known = reference.document["components"]["schemas"]["ChatRequestSchema"]["properties"]
     assert set(known) == set(ChatFields.__struct_fields__)
     bounds = known["max_tokens"]["anyOf"][0]
     for figure, code in (
@@ -166,8 +198,8 @@ def read(content: bytes) -> Reader:
     return reader
 
 
-async def test_docs_page_needs_no_other_files(gateway: Gateway) -> None:
-    answer = await fetch(gateway, "/docs")
+def test_docs_page_needs_no_other_files(reference: Reference) -> None:
+    answer = reference.page
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert answer.headers["content-security-policy"] == POLICY
     assert answer.headers["x-content-type-options"] == "nosniff"
@@ -178,7 +210,7 @@ async def test_docs_page_needs_no_other_files(gateway: Gateway) -> None:
     assert len(reader.ids) == len(set(reader.ids))
     for link in reader.links:
         assert link == "openapi.json" or link.removeprefix("#") in reader.ids, link
-    document = await served(gateway)
+    document = reference.document
     for methods in document["paths"].values():
         assert {one["operationId"] for one in methods.values()} <= set(reader.ids)
     assert {f"type-{name}" for name in document["components"]["schemas"]} <= set(reader.ids)
@@ -186,11 +218,10 @@ async def test_docs_page_needs_no_other_files(gateway: Gateway) -> None:
     assert b'<html lang="en">' in answer.content and b'name="viewport"' in answer.content
 
 
-async def test_docs_page_with_hostile_text_escapes_it(gateway: Gateway, subtests: pytest.Subtests) -> None:
-    shown = await served(gateway)
+def test_docs_page_with_hostile_text_escapes_it(reference: Reference, subtests: pytest.Subtests) -> None:
     for hostile in ["</style><script>alert(1)</script>", '"><img src=x onerror=a()>', "a & b"]:
         with subtests.test(hostile=hostile):
-            document = copy.deepcopy(shown)
+            document = reference.document
             document["info"]["description"] = document["info"]["version"] = hostile
             for schema in document["components"]["schemas"].values():
                 for node in (schema, *schema.get("properties", {}).values()):
@@ -205,9 +236,9 @@ async def test_docs_page_with_hostile_text_escapes_it(gateway: Gateway, subtests
             assert not reader.tags & {"script", "img"}
 
 
-async def test_docs_page_examples_match_the_schemas(gateway: Gateway) -> None:
+def test_docs_page_examples_match_the_schemas(reference: Reference) -> None:
     """Each example body has the required fields and no unknown ones."""
-    document = await served(gateway)
+    document = reference.document
     text = docs_page(document).decode()
     bodies = [
         json.loads(found) for found in re.findall(r"-d &#x27;(.*?)&#x27;</pre>", text.replace("&quot;", '"'))
@@ -227,32 +258,32 @@ async def test_docs_page_examples_match_the_schemas(gateway: Gateway) -> None:
         assert set(known.get("required", ())) <= body.keys() <= known["properties"].keys(), name
 
 
-async def test_docs_page_example_of_a_form_names_its_fields_and_file(gateway: Gateway) -> None:
-    text = (await fetch(gateway, "/docs")).text
+def test_docs_page_example_of_a_form_names_its_fields_and_file(reference: Reference) -> None:
+    text = reference.page.text
     form = text.partition('id="post_v1_audio_transcriptions"')[2].partition("</pre>")[0]
     assert "-F model=demo/transcription" in form and "-F file=@speech.wav" in form
-    document = await served(gateway)
+    document = reference.document
     content = document["paths"]["/v1/images/edits"]["post"]["requestBody"]["content"]
     assert list(content) == ["multipart/form-data", "application/json"]
     image = document["components"]["schemas"]["ImageEditFormSchema"]["properties"]["image"]
     assert image["contentMediaType"] == "application/octet-stream"
 
 
-async def test_docs_page_examples_use_the_public_url(gateway: Gateway) -> None:
-    document = await served(gateway)
+def test_docs_page_examples_use_the_public_url(reference: Reference) -> None:
+    document = reference.document
     assert document["servers"] == [{"url": "/"}]
     document["servers"] = [{"url": "https://ai.example.com/"}]
     assert "curl https://ai.example.com/v1/models" in docs_page(document).decode()
 
 
-async def test_docs_page_example_uses_a_model_that_is_offered(gateway: Gateway) -> None:
-    text = (await fetch(gateway, "/docs")).text.replace("&quot;", '"')
+def test_docs_page_example_uses_a_model_that_is_offered(reference: Reference) -> None:
+    text = reference.page.text.replace("&quot;", '"')
     assert '"model": "m"' in text
-    schema = (await served(gateway))["components"]["schemas"]["ChatRequestSchema"]
+    schema = reference.document["components"]["schemas"]["ChatRequestSchema"]
     assert schema["properties"]["model"]["examples"] == ["m"]
 
 
-async def test_docs_page_names_both_session_cookies(gateway: Gateway) -> None:
-    scheme = (await served(gateway))["components"]["securitySchemes"]["sessionCookie"]
+def test_docs_page_names_both_session_cookies(reference: Reference) -> None:
+    scheme = reference.document["components"]["securitySchemes"]["sessionCookie"]
     assert scheme["name"] == "__Host-bluesminds"
     assert "`bluesminds`" in scheme["description"]
