@@ -89,7 +89,7 @@ TARGET_RSS_MB = 120.0  # in every scenario
 
 
 def targets(results: Results) -> Iterable[str]:
-    """A line for each target that can be judged by what was measured."""
+    """A line for each target whose scenarios were measured."""
     for scenarios, other, most in TARGETS:
         for scenario in scenarios:
             rows = results.get(scenario, {})

@@ -67,7 +67,7 @@ def growth(samples: Sequence[tuple[float, float]]) -> float:
 
 
 def judge(samples: Mapping[str, Sequence[tuple[float, float]]]) -> list[str]:
-    """What grows more than its bound. Samples of the first third are left out."""
+    """The figures that grow more than allowed. Samples of the first third are left out."""
     found = []
     for name, bound in BOUNDS.items():
         rows = samples[name]

@@ -135,7 +135,7 @@ class Connection:
 
     def __init__(self, upstream: "Upstream", sock: socket.socket) -> None:
         self.sock = sock
-        self.remaining = 0  # content events the stream in progress still owes
+        self.remaining = 0  # content events still to be sent in the stream in progress
         self.include_usage = False
         self._messages = False  # the stream in progress has Anthropic's format
         self._upstream = upstream

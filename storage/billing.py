@@ -139,29 +139,20 @@ async def select_customer_users_after(connection: Connection, user_id: str, limi
 
 
 async def insert_order(connection: Connection, row: OrderRow) -> None:
-    await connection.execute(
+    await connection.many(
         """
         INSERT INTO orders (id, user_id, provider, plan, amount_cents, created_at, checkout_id, state)
         VALUES (:id, :user_id, :provider, :plan, :amount_cents, :created_at, :checkout_id, :state)
         """,
-        id=row.id,
-        user_id=row.user_id,
-        provider=row.provider,
-        plan=row.plan,
-        amount_cents=row.amount_cents,
-        created_at=row.created_at,
-        checkout_id=row.checkout_id,
-        state=row.state,
+        [row],
     )
 
 
 async def set_order(connection: Connection, row: OrderRow) -> None:
     """Store the checkout and the state of an order."""
-    await connection.execute(
+    await connection.many(
         "UPDATE orders SET checkout_id = :checkout_id, state = :state WHERE id = :id",
-        id=row.id,
-        checkout_id=row.checkout_id,
-        state=row.state,
+        [row],
     )
 
 

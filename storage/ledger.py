@@ -2,7 +2,7 @@
 
 An entry moves an amount from one account (debit) to another (credit), so that the sum of all accounts is
 zero. Entries are only appended and form the hash chain "ledger". An entry whose id exists already changes
-nothing. A user with a wallet pays for requests; others are only measured.
+nothing. A user with a wallet pays for requests; others are not charged.
 
 A unit that posts entries locks the head of the chain before anything else, except that of the audit log: a
 unit that also writes there locks that head first.

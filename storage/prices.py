@@ -53,7 +53,7 @@ async def select_price(
 
 
 async def upsert_price(connection: Connection, row: PriceRow) -> None:
-    await connection.execute(
+    await connection.many(
         """
         INSERT INTO prices (
             server, model, since, service_tier, from_tokens, rates, max_output, until, updated_at
@@ -64,15 +64,7 @@ async def upsert_price(connection: Connection, row: PriceRow) -> None:
             rates = excluded.rates, max_output = excluded.max_output, until = excluded.until,
             updated_at = excluded.updated_at
         """,
-        server=row.server,
-        model=row.model,
-        since=row.since,
-        service_tier=row.service_tier,
-        from_tokens=row.from_tokens,
-        rates=row.rates,
-        max_output=row.max_output,
-        until=row.until,
-        updated_at=row.updated_at,
+        [row],
     )
 
 

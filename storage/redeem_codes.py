@@ -44,7 +44,7 @@ class RedeemedCodeRow:
 async def insert_redeem_batch(
     connection: Connection, batch: RedeemBatchRow, codes: Sequence[RedeemCodeRow]
 ) -> None:
-    await connection.execute(
+    await connection.many(
         """
         INSERT INTO redeem_batches (
             id, name, amount_nano, codes, created_at, expires_at, ends_at, revoked_at, redeemed
@@ -52,13 +52,7 @@ async def insert_redeem_batch(
             :id, :name, :amount_nano, :codes, :created_at, :expires_at, :ends_at, NULL, 0
         )
         """,
-        id=batch.id,
-        name=batch.name,
-        amount_nano=batch.amount_nano,
-        codes=batch.codes,
-        created_at=batch.created_at,
-        expires_at=batch.expires_at,
-        ends_at=batch.ends_at,
+        [batch],
     )
     await connection.many(
         """

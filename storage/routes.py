@@ -22,17 +22,12 @@ class RouteRow:
 
 async def insert_route(connection: Connection, route: RouteRow) -> None:
     """Raises IntegrityError if there is a route with the same model and conditions."""
-    await connection.execute(
+    await connection.many(
         """
         INSERT INTO routes (id, model, conditions, definition, created_at, updated_at)
         VALUES (:id, :model, :conditions, :definition, :created_at, :updated_at)
         """,
-        id=route.id,
-        model=route.model,
-        conditions=route.conditions,
-        definition=route.definition,
-        created_at=route.created_at,
-        updated_at=route.updated_at,
+        [route],
     )
 
 

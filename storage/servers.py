@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from storage.base import Connection, Row
 
@@ -35,6 +35,32 @@ class ServerRow:
     updated_at: int
 
 
+def _values(server: ServerRow) -> dict[str, Any]:
+    """All columns but the creation time."""
+    return {
+        "id": server.id,
+        "name": server.name,
+        "vendor": server.vendor,
+        "dialect": server.dialect,
+        "url": server.url,
+        "sealed_api_keys": server.sealed_api_keys,
+        "api_version": server.api_version,
+        "sealed_headers": server.sealed_headers,
+        "models": json.dumps(server.models),
+        "weight": server.weight,
+        "priority": server.priority,
+        "passthrough": int(server.passthrough),
+        "passthrough_paths": json.dumps(server.passthrough_paths),
+        "region": server.region,
+        "tags": json.dumps(server.tags),
+        "mode": server.mode,
+        "max_concurrency": server.max_concurrency,
+        "rpm": server.rpm,
+        "options": server.options,
+        "updated_at": server.updated_at,
+    }
+
+
 async def insert_server(connection: Connection, server: ServerRow) -> None:
     """Raises IntegrityError if the name is taken."""
     await connection.execute(
@@ -49,27 +75,8 @@ async def insert_server(connection: Connection, server: ServerRow) -> None:
             :max_concurrency, :rpm, :options, :created_at, :updated_at
         )
         """,
-        id=server.id,
-        name=server.name,
-        vendor=server.vendor,
-        dialect=server.dialect,
-        url=server.url,
-        sealed_api_keys=server.sealed_api_keys,
-        api_version=server.api_version,
-        sealed_headers=server.sealed_headers,
-        models=json.dumps(server.models),
-        weight=server.weight,
-        priority=server.priority,
-        passthrough=int(server.passthrough),
-        passthrough_paths=json.dumps(server.passthrough_paths),
-        region=server.region,
-        tags=json.dumps(server.tags),
-        mode=server.mode,
-        max_concurrency=server.max_concurrency,
-        rpm=server.rpm,
-        options=server.options,
         created_at=server.created_at,
-        updated_at=server.updated_at,
+        **_values(server),
     )
 
 
@@ -115,26 +122,7 @@ async def update_server(connection: Connection, server: ServerRow) -> bool:
             updated_at = :updated_at
         WHERE id = :id
         """,
-        id=server.id,
-        name=server.name,
-        vendor=server.vendor,
-        dialect=server.dialect,
-        url=server.url,
-        sealed_api_keys=server.sealed_api_keys,
-        api_version=server.api_version,
-        sealed_headers=server.sealed_headers,
-        models=json.dumps(server.models),
-        weight=server.weight,
-        priority=server.priority,
-        passthrough=int(server.passthrough),
-        passthrough_paths=json.dumps(server.passthrough_paths),
-        region=server.region,
-        tags=json.dumps(server.tags),
-        mode=server.mode,
-        max_concurrency=server.max_concurrency,
-        rpm=server.rpm,
-        options=server.options,
-        updated_at=server.updated_at,
+        **_values(server),
     )
     return changed == 1
 

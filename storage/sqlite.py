@@ -127,7 +127,7 @@ class SqliteStore:
         self._writes.abandon()
 
     def _new_reader(self) -> Callable[[Job], Awaitable[None]]:
-        """Runs reads on a thread of its own, which starts with the first of them."""
+        """Runs reads on a separate thread, which starts with the first read."""
         thread: SqliteThread | None = None
 
         async def run(job: Job) -> None:

@@ -138,7 +138,7 @@ def _snapshot_before(path: Path, schema: int) -> Path:
         found = snapshot_path(path, number)
         if found.exists() and not found.samefile(path):
             return found
-    raise SnapshotMissing(f"there is no snapshot of an earlier schema beside {path}")
+    raise SnapshotMissing(f"there is no snapshot of an earlier schema next to {path}")
 
 
 def _missing(raw: sqlite3.Connection, earlier: sqlite3.Connection, table: str, key: str) -> int:

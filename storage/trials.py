@@ -116,13 +116,11 @@ async def select_referral(connection: Connection, user_id: str) -> ReferralRow |
 
 async def set_referral(connection: Connection, row: ReferralRow) -> None:
     """Store the payment and what was earned."""
-    await connection.execute(
+    await connection.many(
         """
         UPDATE referrals SET payment_id = :payment_id, earned_nano = :earned_nano WHERE user_id = :user_id
         """,
-        user_id=row.user_id,
-        payment_id=row.payment_id,
-        earned_nano=row.earned_nano,
+        [row],
     )
 
 

@@ -12,7 +12,7 @@ from storage.usage import LATEST, USAGE_COLUMNS, UsageRow, usage_row
 SCANNED: Final = 20_000
 """Rows that one page reads at most, so that a filter that matches few rows does not read the whole log."""
 SUCCESSES: Final = ("ok", "client_gone", "stopped")
-"""The outcomes that are no errors; the statements below repeat them."""
+"""The outcomes that are not errors; the statements below repeat them."""
 Position: TypeAlias = tuple[int, str]
 """`(at, id)` of a row."""
 

@@ -12,8 +12,8 @@ VendorKeyMode = Literal["first", "only"]
 
 @dataclass(frozen=True, slots=True)
 class VendorKeyRow:
-    """`models`: what the user named. `listed`: what the vendor listed in the last test. `problem`: what that
-    test found wrong.
+    """`models`: what the user named. `listed`: what the vendor listed in the last test. `problem`: the
+    problem that this test found.
     """
 
     id: str

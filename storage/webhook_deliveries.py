@@ -162,7 +162,7 @@ async def fail_pending_deliveries(connection: Connection, webhook_id: str) -> in
 
 async def insert_attempt(connection: Connection, row: AttemptRow) -> None:
     """`number` of the row is ignored: the next one is used."""
-    await connection.execute(
+    await connection.many(
         """
         INSERT INTO webhook_attempts (delivery_id, number, at, status, error, duration_ms, answer)
         SELECT
@@ -170,12 +170,7 @@ async def insert_attempt(connection: Connection, row: AttemptRow) -> None:
             CAST(:status AS BIGINT), CAST(:error AS TEXT), CAST(:duration_ms AS BIGINT), CAST(:answer AS TEXT)
         FROM webhook_attempts WHERE delivery_id = CAST(:delivery_id AS TEXT)
         """,
-        delivery_id=row.delivery_id,
-        at=row.at,
-        status=row.status,
-        error=row.error,
-        duration_ms=row.duration_ms,
-        answer=row.answer,
+        [row],
     )
 
 
@@ -192,7 +187,7 @@ async def select_attempts(connection: Connection, delivery_id: str) -> Sequence[
 
 
 async def delete_old_deliveries(connection: Connection, before: str, limit: int) -> int:
-    """Delete up to `limit` deliveries with an ID below `before` that wait no more. Returns their number."""
+    """Delete up to `limit` finished deliveries with an ID below `before`. Returns their number."""
     return await connection.execute(
         """
         DELETE FROM webhook_deliveries WHERE id IN (

@@ -28,6 +28,7 @@ from bluesminds.cli.app import cli
 from bluesminds.common.clock import SystemClock
 from bluesminds.common.log import Log
 from bluesminds.config import Settings, find_file, load
+from tests.databases import create_sqlite
 from tests.secrets_found import found_in_output
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,7 +109,11 @@ class User:
         with contextlib.chdir(self.home):
             environ = self.environment({"STATE_DIRECTORY": str(self.state_dir)})
             path = find_file(environ) if config is None else Path(config)
-            trio.run(_open_services, load(path, environ, {}, defer_secrets=True).settings)
+            settings = load(path, environ, {}, defer_secrets=True).settings
+            if settings.storage.url is None and not settings.state_dir.exists():
+                settings.state_dir.mkdir(mode=0o700, parents=True)
+                create_sqlite(settings.state_dir / "bluesminds.db")
+            trio.run(_open_services, settings)
         return self
 
     def environment(self, extra: Mapping[str, str]) -> dict[str, str]:

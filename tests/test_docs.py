@@ -11,6 +11,7 @@ import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from bluesminds.gateway.operations import SCOPES_BY_FORMAT
 from bluesminds.providers.profiles import find_profile
 from bluesminds.providers.vendors import VENDORS, Vendor
 from tests import gateways
+from tests.cases import each
 from tests.terminal import SECONDS, User, demo_user
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,7 +77,7 @@ def commands_in(path: Path) -> Iterator[list[str]]:
         yield inline.split()
 
 
-@pytest.mark.parametrize("path", GUIDES, ids=name_of)
+@each("path", GUIDES)
 def test_every_command_shown_exists(path: Path) -> None:
     for words in commands_in(path):
         command: click.Command = cli
@@ -91,7 +93,7 @@ def test_some_commands_are_shown() -> None:
     assert len([words for path in GUIDES for words in commands_in(path)]) > 20
 
 
-@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+@each("path", EVERYTHING)
 def test_every_link_leads_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
         if "://" in target:
@@ -106,7 +108,7 @@ def test_every_link_leads_somewhere(path: Path) -> None:
             ]
 
 
-@pytest.mark.parametrize("path", EVERYTHING, ids=name_of)
+@each("path", EVERYTHING)
 def test_documents_are_plain(path: Path) -> None:
     text = path.read_text()
     assert all(len(line) <= 125 or line.startswith(("|", "data:")) for line in text.splitlines())
@@ -124,7 +126,7 @@ def settings_named() -> set[str]:
     return names | set(ServerSettings.__struct_fields__) | set(RouteSettings.__struct_fields__)
 
 
-@pytest.mark.parametrize("path", [path for path in GUIDES if path.stem != "codex"], ids=name_of)
+@each("path", [path for path in GUIDES if path.stem != "codex"])
 def test_settings_that_are_mentioned_exist(path: Path) -> None:  # codex.md has the settings of Codex
     known = settings_named()
     for section, key in re.findall(r"`\[(\w+)\] (\w+)`", path.read_text()):
@@ -182,22 +184,35 @@ async def test_labels_of_metrics_are_listed(home: Path, nursery: trio.Nursery) -
     assert listed["bluesminds_http_refused_total"] == {"cause"}
 
 
+LOG_METHODS = ("debug", "info", "warning", "error", "exception")
+
+
 def events_logged() -> dict[str, set[str]]:
     """Every event of the code with the names of its fields."""
     events: dict[str, set[str]] = defaultdict(set)
+    for call in calls():
+        if not isinstance(call.func, ast.Attribute) or call.func.attr not in LOG_METHODS:
+            continue
+        if call.args and isinstance(call.args[0], ast.Constant) and "log" in ast.unparse(call.func.value):
+            named = {keyword.arg for keyword in call.keywords if keyword.arg}
+            named |= {"error", "frames"} if call.func.attr == "exception" else set()
+            events[str(call.args[0].value)] |= named
     for path in SOURCES:
-        for call in calls_in(path):
-            if not isinstance(call.func, ast.Attribute) or call.func.attr not in (
-                *("debug", "info", "warning", "error", "exception"),
-            ):
-                continue
-            if call.args and isinstance(call.args[0], ast.Constant) and "log" in ast.unparse(call.func.value):
-                named = {keyword.arg for keyword in call.keywords if keyword.arg}
-                named |= {"error", "frames"} if call.func.attr == "exception" else set()
-                events[str(call.args[0].value)] |= named
         for event, field in re.findall(r'"event":"(\w+)","(\w+)":', path.read_text()):
             events[event].add(field)  # written by the log itself
     return events
+
+
+@cache  # parsing the code takes seconds
+def calls() -> list[ast.Call]:
+    """The calls in the code that may log an event or create an error."""
+    names = {*LOG_METHODS, *CODE_AT}
+    return [call for path in SOURCES for call in calls_in(path) if called(call) in names]
+
+
+def called(call: ast.Call) -> str:
+    """The name of the function or method."""
+    return getattr(call.func, "id", "") or getattr(call.func, "attr", "")
 
 
 def calls_in(path: Path) -> Iterator[ast.Call]:
@@ -258,21 +273,18 @@ STATUS = dict.fromkeys(LIMITED, 429) | {
 def error_codes() -> dict[str, set[int]]:
     """Every code in the code, with the statuses that the call shows."""
     codes: dict[str, set[int]] = defaultdict(set)
-    for path in SOURCES:
-        for call in calls_in(path):
-            kind = getattr(call.func, "id", "") or getattr(call.func, "attr", "")
-            if kind not in CODE_AT or len(call.args) <= CODE_AT[kind]:
-                continue
-            code = call.args[CODE_AT[kind]]
-            if isinstance(code, ast.Constant):
-                status = (
-                    call.args[0].value if CODE_AT[kind] and isinstance(call.args[0], ast.Constant) else None
-                )
-                stated = [one.value for one in call.keywords if one.arg == "status"]
-                if stated and isinstance(stated[0], ast.Constant):
-                    status = stated[0].value
-                status = status or STATUS.get(kind)
-                codes[str(code.value)] |= {int(str(status))} if status else set()
+    for call in calls():
+        kind = called(call)
+        if kind not in CODE_AT or len(call.args) <= CODE_AT[kind]:
+            continue
+        code = call.args[CODE_AT[kind]]
+        if isinstance(code, ast.Constant):
+            status = call.args[0].value if CODE_AT[kind] and isinstance(call.args[0], ast.Constant) else None
+            stated = [one.value for one in call.keywords if one.arg == "status"]
+            if stated and isinstance(stated[0], ast.Constant):
+                status = stated[0].value
+            status = status or STATUS.get(kind)
+            codes[str(code.value)] |= {int(str(status))} if status else set()
     control = (ROOT / "bluesminds" / "web" / "app.py").read_text()
     for status_text, name in re.findall(r'(\d{3}): "(\w+)"', control):
         codes[name].add(int(status_text))
@@ -367,7 +379,7 @@ def test_lock_of_make_run_is_documented() -> None:
     found = re.search(r"^\$\(SERVES\): (\S+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert found
     install = (ROOT / "docs" / "install.md").read_text()
-    assert f"`make run` makes `.venv` with exactly the dependencies of `{found[1]}`" in install
+    assert f"`make run` creates `.venv` with exactly the dependencies of `{found[1]}`" in install
 
 
 def test_current_version_is_in_changelog() -> None:

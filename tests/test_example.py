@@ -2,15 +2,14 @@
 
 import re
 import tomllib
-from functools import reduce
+from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
-
-import pytest
 
 from bluesminds.cli.exits import MEANINGS
 from bluesminds.config import Settings, load, toml_value
 from bluesminds.config.fields import convert, fields_in, sections
+from tests.cases import each
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = (ROOT / "gateway.toml.example").read_text()
@@ -19,6 +18,7 @@ SECTIONS = ["", *sections(), "servers"]
 SETTING = re.compile(r"^#(?=[a-z_0-9]+ = |\[\[)", re.MULTILINE)
 
 
+@cache
 def uncommented() -> dict[str, dict[str, object]]:
     data = tomllib.loads(SETTING.sub("", EXAMPLE))
     (server,) = data.pop("servers")
@@ -37,7 +37,7 @@ def test_unchanged_example_has_no_effect(tmp_path: Path) -> None:
     assert loaded.warnings == ()
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@each("section", SECTIONS)
 def test_example_shows_every_setting_with_default(section: str) -> None:
     shown = uncommented()[section]
     assert list(shown) == list(fields_in(section))
@@ -78,7 +78,7 @@ def rows_of(section: str) -> dict[str, tuple[str, str]]:
     return {name: (default, meaning) for name, default, meaning in found}
 
 
-@pytest.mark.parametrize("section", SECTIONS)
+@each("section", SECTIONS)
 def test_guide_has_every_setting_with_default(section: str) -> None:
     rows = rows_of(section)
     assert list(rows) == list(fields_in(section))

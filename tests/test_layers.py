@@ -1,6 +1,7 @@
 """The layers of the code: modules import only lower layers, without cycles. Only storage uses asyncio."""
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -42,6 +43,7 @@ DEFERRED = (
     ("storage.store", "storage.postgres"),
 )
 BY_NAME = ("bluesminds.cli.lazy",)  # modules that import others by name
+MAY_HIDE = re.compile("__import__|import_module|modules")  # one of these is in the text of a hidden import
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -67,11 +69,12 @@ class Facts(NamedTuple):
 @cache  # parsing the code takes seconds
 def facts(module: str) -> Facts:
     path = KNOWN[module]
-    tree = ast.parse(path.read_text())
+    text = path.read_text()
+    tree = ast.parse(text)
     package = module if path.stem == "__init__" else package_of(module)
     return Facts(
         tuple(imports_in(tree, package)),
-        list(hidden_imports(tree)),
+        list(hidden_imports(tree)) if MAY_HIDE.search(text) else [],
         ast.get_docstring(tree),
         exported_classes(tree),
     )
@@ -83,21 +86,25 @@ def imports(module: str) -> tuple[Import, ...]:
 
 def imports_in(tree: ast.Module, package: str) -> Iterator[Import]:
     """Every import of a module in `package`, relative ones resolved."""
-    inner = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        for node in ast.walk(function)
-    }
-    for node in ast.walk(tree):
+    for node, inner in statements(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                yield alias.name, node, id(node) in inner
+                yield alias.name, node, inner
         elif isinstance(node, ast.ImportFrom):
             base = absolute(node, package)
             for alias in node.names:
                 deeper = f"{base}.{alias.name}"
-                yield deeper if deeper in KNOWN else base, node, id(node) in inner
+                yield deeper if deeper in KNOWN else base, node, inner
+
+
+def statements(node: ast.AST, *, inner: bool = False) -> Iterator[tuple[ast.stmt, bool]]:
+    """All statements below a node, and whether they are inside a function. Expressions contain none."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.stmt):
+            yield child, inner
+        if isinstance(child, ast.stmt | ast.excepthandler | ast.match_case):
+            function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from statements(child, inner=inner or function)
 
 
 def package_of(module: str) -> str:
@@ -210,7 +217,7 @@ def test_modules_have_a_docstring() -> None:
 
 
 def exported_classes(tree: ast.Module) -> list[str]:
-    classes = [node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    classes = [node.name for node, _ in statements(tree) if isinstance(node, ast.ClassDef)]
     return [name for name in classes if not name.startswith("_")]
 
 

@@ -12,13 +12,11 @@ from typing import Final
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor
-from bluesminds.accounts.throttle import Throttle
+from bluesminds.accounts.context import AccountContext
 from bluesminds.common.errors import RateLimited, Unauthenticated
 from bluesminds.identity.external import ExternalIdentity
 from bluesminds.notify.mail import Mail
-from bluesminds.notify.mail_templates import MailTemplates
-from bluesminds.notify.outbox import MailOutbox
-from storage.base import Connection, Store
+from storage.base import Connection
 
 SECONDS: Final = 600.0  # for which a code is valid
 _DIGITS: Final = 8
@@ -38,24 +36,21 @@ class PendingProof(Struct, frozen=True, kw_only=True, tag="address proof"):
         return f"PendingProof({self.provider!r})"
 
 
-class AddressProofs(Struct, frozen=True, kw_only=True):
-    store: Store
-    outbox: MailOutbox
-    templates: MailTemplates
-    throttle: Throttle
+class AddressProofs(Struct, frozen=True):
+    context: AccountContext
 
     async def begin(self, external: ExternalIdentity, provider: str, title: str, now: int) -> PendingProof:
         """Mail a code. `title` is the name of the provider for users. Raises RateLimited."""
         email = external.email or ""
-        if not self.throttle.allow_mail("verify_email", email):
+        if not self.context.throttle.allow_mail("verify_email", email):
             message = (
                 "Too many codes were mailed to this address. Wait for the time in the Retry-After header."
             )
             raise RateLimited("too_many_attempts", message, retry_after=_RETRY)
         code = f"{secrets.randbelow(10**_DIGITS):0{_DIGITS}}"
-        mail = self.templates.render("sign_in_code", email, {"code": code, "provider": title})
-        await self.store.write(self._insert, mail)
-        self.outbox.wake()
+        mail = self.context.templates.render("sign_in_code", email, {"code": code, "provider": title})
+        await self.context.store.write(self._insert, mail)
+        self.context.outbox.wake()
         return PendingProof(
             external=external, code=code, provider=provider, state=secrets.token_urlsafe(32), started_at=now
         )
@@ -63,10 +58,10 @@ class AddressProofs(Struct, frozen=True, kw_only=True):
     def check(self, actor: Actor, pending: PendingProof, code: str) -> None:
         """Raises Unauthenticated for a wrong code, RateLimited."""
         account = f"mail {(pending.external.email or '').lower()}"
-        self.throttle.count_code_attempt(account, actor.address)
+        self.context.throttle.count_code_attempt(account, actor.address)
         if not hmac.compare_digest(pending.code.encode(), code.replace(" ", "").encode()):
             raise Unauthenticated("invalid_code", "Wrong code. Enter the code from the latest mail.")
-        self.throttle.release_code_attempt(account, actor.address)
+        self.context.throttle.release_code_attempt(account, actor.address)
 
     async def _insert(self, connection: Connection, mail: Mail) -> None:
-        await self.outbox.insert(connection, mail, lifetime=SECONDS)
+        await self.context.outbox.insert(connection, mail, lifetime=SECONDS)

@@ -95,7 +95,7 @@ class Alerts:
         return (MAIL, *self._channels)
 
     async def list(self) -> Sequence[RuleStatus]:
-        """All rules by name. A rule of the settings replaces an added one with its name."""
+        """All rules by name. A rule in the settings replaces an added one with the same name."""
         rows, states = await self._store.read(_read)
         return self._statuses(rows, states)
 

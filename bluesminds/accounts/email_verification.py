@@ -15,9 +15,9 @@ from dataclasses import replace
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.context import AccountContext
 from bluesminds.accounts.login import invalid_credentials
 from bluesminds.accounts.single_use_tokens import invalid_token, new_token
-from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.users import (
     BOOTSTRAP,
     audit_fields,
@@ -26,15 +26,10 @@ from bluesminds.accounts.users import (
     end_invites,
     is_taken,
 )
-from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import token_digest
 from bluesminds.common.emails import require_email
-from bluesminds.config import AccountSettings
-from bluesminds.identity.password import Passwords
-from bluesminds.notify.mail_templates import MailTemplates
-from bluesminds.notify.outbox import MailOutbox
 from storage.audit import insert_audit, lock_audit_head
-from storage.base import Connection, IntegrityError, Store
+from storage.base import Connection, IntegrityError
 from storage.events import insert_event
 from storage.sessions import delete_sessions
 from storage.settings import delete_setting
@@ -42,22 +37,16 @@ from storage.single_use_tokens import TokenRow, delete_tokens, insert_token, sel
 from storage.users import UserRow, select_user, select_user_by_email, update_user
 
 
-class EmailVerification(Struct, frozen=True, kw_only=True):
-    store: Store
-    clock: Clock
-    passwords: Passwords
-    throttle: Throttle
-    outbox: MailOutbox
-    templates: MailTemplates
-    settings: AccountSettings
+class EmailVerification(Struct, frozen=True):
+    context: AccountContext
 
     async def resend(self, actor: Actor, *, email: str) -> None:
         """Mail a new link if the address is not confirmed yet. Raises InvalidRequest, RateLimited."""
-        self.throttle.check_public_form(actor.address)
+        self.context.throttle.check_public_form(actor.address)
         email = require_email(email)
-        may_mail = self.throttle.allow_mail("verify_email", email)
-        await self.store.write(self._resend, actor, email, may_mail)
-        self.outbox.wake()
+        may_mail = self.context.throttle.allow_mail("verify_email", email)
+        await self.context.store.write(self._resend, actor, email, may_mail)
+        self.context.outbox.wake()
 
     async def verify(self, actor: Actor, *, token: str, password: str) -> UserRow:
         """Confirm an address; the updated user.
@@ -65,32 +54,35 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
         Raises Forbidden for an invalid token, Unauthenticated for a wrong password, after which the token
         stays valid, Conflict for an address that another account uses by now, RateLimited.
         """
-        self.throttle.check_public_form(actor.address)
-        row = await self.store.read(select_token, token_digest(token), "verify_email", self.clock.now_ms())
-        user = None if row is None or row.user_id is None else await self.store.read(select_user, row.user_id)
+        self.context.throttle.check_public_form(actor.address)
+        store, now = self.context.store, self.context.clock.now_ms()
+        row = await store.read(select_token, token_digest(token), "verify_email", now)
+        user = None if row is None or row.user_id is None else await store.read(select_user, row.user_id)
         if row is None or user is None:
             raise invalid_token()
-        if not await self.passwords.verify(password, user.password_hash):
+        if not await self.context.passwords.verify(password, user.password_hash):
             raise invalid_credentials()
         try:
-            confirmed = await self.store.write(self._verify, actor, row, user)
+            confirmed = await store.write(self._verify, actor, row, user)
         except IntegrityError as exc:
             raise email_taken() from exc
-        self.outbox.wake()
+        self.context.outbox.wake()
         return confirmed
 
     async def create_link(self, connection: Connection, user_id: str, email: str) -> None:
         """Part of a transaction: mail a link that replaces earlier ones."""
         await delete_tokens(connection, user_id, "verify_email")
-        seconds = self.settings.verify_lifetime
-        row, token = new_token(self.clock, "verify_email", email, user_id=user_id, seconds=seconds)
+        seconds = self.context.settings.verify_lifetime
+        row, token = new_token(self.context.clock, "verify_email", email, user_id=user_id, seconds=seconds)
         await insert_token(connection, row)
-        await self.outbox.insert(connection, self.templates.verify(email, token), lifetime=seconds)
+        await self.context.outbox.insert(
+            connection, self.context.templates.verify(email, token), lifetime=seconds
+        )
 
     async def insert_decoy(self, connection: Connection, email: str) -> None:
         """Part of a transaction that sends no mail: it takes as long as one that does."""
-        mail = self.templates.verify(email, secrets.token_urlsafe(32))
-        await self.outbox.insert(connection, mail, decoy=True)
+        mail = self.context.templates.verify(email, secrets.token_urlsafe(32))
+        await self.context.outbox.insert(connection, mail, decoy=True)
 
     async def confirm(
         self, connection: Connection, actor: Actor, action: str, before: UserRow, after: UserRow
@@ -102,15 +94,15 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
         """
         email = (after.email or "").lower()
         is_new = before.email_verified_at is None or email != (before.email or "").lower()
-        after = replace(after, email_verified_at=self.clock.now_ms())
-        if is_new and email in {admin.lower() for admin in self.settings.admin_emails}:
+        after = replace(after, email_verified_at=self.context.clock.now_ms())
+        if is_new and email in {admin.lower() for admin in self.context.settings.admin_emails}:
             after = replace(after, role="admin")
         logged = audit_fields(after) | await end_invites(connection, after)
-        audit = entry(self.clock, actor, action, after.id, before=audit_fields(before), after=logged)
+        audit = entry(self.context.clock, actor, action, after.id, before=audit_fields(before), after=logged)
         await insert_audit(connection, audit)
         await update_user(connection, after)
         if before.email_verified_at is None:
-            await insert_event(connection, created_event(self.clock.now_ms(), after))
+            await insert_event(connection, created_event(self.context.clock.now_ms(), after))
         # Links that were sent to another address, or for another password, are no longer valid.
         await delete_tokens(connection, after.id, "reset_password")
         await delete_tokens(connection, after.id, "verify_email")
@@ -126,12 +118,12 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
         if user is None or is_taken(user) or not may_mail:
             await self.insert_decoy(connection, email)
             return
-        await insert_audit(connection, entry(self.clock, actor, "email.resend", user.id))
+        await insert_audit(connection, entry(self.context.clock, actor, "email.resend", user.id))
         await self.create_link(connection, user.id, email)
 
     async def _verify(self, connection: Connection, actor: Actor, row: TokenRow, proven: UserRow) -> UserRow:
         await lock_audit_head(connection)
-        if not await use_token(connection, row.digest, "verify_email", self.clock.now_ms()):
+        if not await use_token(connection, row.digest, "verify_email", self.context.clock.now_ms()):
             raise invalid_token()
         user = await select_user(connection, proven.id)
         if user is None or user.password_hash != proven.password_hash or user.disabled_at is not None:
@@ -140,5 +132,5 @@ class EmailVerification(Struct, frozen=True, kw_only=True):
             connection, actor, "email.verify", user, replace(user, email=row.email)
         )
         if user.email_verified_at is not None and user.email is not None and user.email != confirmed.email:
-            await self.outbox.insert(connection, self.templates.email_changed(user.email))
+            await self.context.outbox.insert(connection, self.context.templates.email_changed(user.email))
         return confirmed

@@ -221,13 +221,13 @@ class Ledger:
     async def _find_disagreement(self) -> str | None:
         """Of the entries with the usage rows and their new costs."""
         if (row_id := await self._find(check_charged_usage, (0, ""))) is not None:
-            return f"the usage record {row_id} has no charge of its amount"
+            return f"no entry matches the charge of the usage record {row_id}"
         if (entry_id := await self._find(check_charges, 0)) is not None:
-            return f"the entry {entry_id} has no usage record of its amount"
+            return f"no usage record matches the entry {entry_id}"
         if (missing := await self._find(check_adjustments, ("", 0))) is not None:
-            return f"the entry {missing} of a new cost is missing or has another amount"
+            return f"the entry {missing} for a changed cost is missing or has another amount"
         if (entry_id := await self._find(check_adjustment_entries, 0)) is not None:
-            return f"the entry {entry_id} has no new cost of a usage record"
+            return f"no changed cost matches the entry {entry_id}"
         return None
 
     async def _find(

@@ -51,8 +51,8 @@ class SharedBudget(Struct, frozen=True):
 
 
 class LimitsReport(Struct, frozen=True):
-    """`limits` has the names of LimitSet. For a key, each is the one with less left of the limits of the key
-    and of its account.
+    """`limits` has the names of LimitSet. For a key, each limit is that of the key or that of its account,
+    whichever has less remaining.
     """
 
     user_id: str

@@ -1,4 +1,4 @@
-"""A link that signs the local operator in once, for trials on the own machine.
+"""A link that signs the local operator in once, for trials on one machine.
 
 The demo prints it. It makes the local operator an administrator, so that all pages can be seen. This account
 has no password; without a new link, it cannot be signed in.

@@ -10,18 +10,14 @@ from dataclasses import replace
 from typing import Final
 
 from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.context import AccountContext
 from bluesminds.accounts.second_factors import SecondFactors, code_required
 from bluesminds.accounts.sessions import NewSession, Sessions
-from bluesminds.accounts.throttle import Throttle
-from bluesminds.common.clock import Clock
 from bluesminds.common.emails import read_email
 from bluesminds.common.errors import Forbidden, GatewayError, RateLimited, Unauthenticated
 from bluesminds.common.log import Log
-from bluesminds.identity.password import Passwords
-from bluesminds.notify.mail_templates import MailTemplates
-from bluesminds.notify.outbox import MailOutbox
 from storage.audit import AuditRow, insert_audit, lock_audit_head
-from storage.base import Connection, StorageError, Store
+from storage.base import Connection, StorageError
 from storage.sessions import delete_session, delete_sessions
 from storage.single_use_tokens import delete_tokens
 from storage.users import UserRow, select_user, select_user_by_email, set_password_hash, update_user
@@ -31,26 +27,11 @@ RECENT_MS: Final = 900_000
 
 class Login:
     def __init__(
-        self,
-        store: Store,
-        *,
-        clock: Clock,
-        passwords: Passwords,
-        sessions: Sessions,
-        second_factors: SecondFactors,
-        throttle: Throttle,
-        outbox: MailOutbox,
-        templates: MailTemplates,
-        log: Log,
+        self, context: AccountContext, sessions: Sessions, second_factors: SecondFactors, log: Log
     ) -> None:
-        self._store = store
-        self._clock = clock
-        self._passwords = passwords
+        self._context = context
         self._sessions = sessions
         self._second_factors = second_factors
-        self._throttle = throttle
-        self._outbox = outbox
-        self._templates = templates
         self._log = log
 
     async def login(
@@ -70,7 +51,7 @@ class Login:
         if await self._second_factors.is_on(user.id):
             await self._check_code(actor, user, code)
         session = self._sessions.new(user.id, address=actor.address, user_agent=user_agent)
-        await self._store.write(self._login, as_user(actor, user), user, session, instead_of)
+        await self._context.store.write(self._login, as_user(actor, user), user, session, instead_of)
         await self._improve_hash(user, password)
         return user, session
 
@@ -84,7 +65,7 @@ class Login:
             raise
 
     async def logout(self, actor: Actor, user_id: str, session_id: str) -> None:
-        await self._store.write(self._logout, actor, user_id, session_id)
+        await self._context.store.write(self._logout, actor, user_id, session_id)
 
     async def change_password(
         self, actor: Actor, user_id: str, *, current: str, new: str, user_agent: str
@@ -93,30 +74,30 @@ class Login:
         InvalidRequest, RateLimited.
         """
         user = await self.reauthenticate(actor, user_id, current)
-        password_hash = await self._passwords.hash(new, param="new_password")
+        password_hash = await self._context.passwords.hash(new, param="new_password")
         session = self._sessions.new(user.id, address=actor.address, user_agent=user_agent)
-        changed = await self._store.write(self._change_password, actor, user, password_hash, session)
-        self._outbox.wake()
+        changed = await self._context.store.write(self._change_password, actor, user, password_hash, session)
+        self._context.outbox.wake()
         return changed, session
 
     async def _improve_hash(self, user: UserRow, password: str) -> None:
         """Replace a hash with outdated parameters. A failure is ignored: the next login tries again."""
-        if user.password_hash is not None and self._passwords.is_outdated(user.password_hash):
+        if user.password_hash is not None and self._context.passwords.is_outdated(user.password_hash):
             with suppress(GatewayError, StorageError):
-                better = await self._passwords.hash(password)
-                await self._store.write(set_password_hash, user.id, user.password_hash, better)
+                better = await self._context.passwords.hash(password)
+                await self._context.store.write(set_password_hash, user.id, user.password_hash, better)
 
     async def authenticate(self, actor: Actor, email: str, password: str) -> UserRow:
         """The user with this e-mail address and password. Raises Unauthenticated, RateLimited."""
-        self._throttle.count_login_attempt(email, actor.address)
+        self._context.throttle.count_login_attempt(email, actor.address)
         address = read_email(email)
-        user = None if address is None else await self._store.read(select_user_by_email, address)
+        user = None if address is None else await self._context.store.read(select_user_by_email, address)
         return await self._check_password(actor, email, user, password)
 
     async def reauthenticate(self, actor: Actor, user_id: str, password: str) -> UserRow:
         """The logged-in user, after checking the password again. Raises Unauthenticated, RateLimited."""
-        self._throttle.count_login_attempt(user_id, actor.address)
-        user = await self._store.read(select_user, user_id)
+        self._context.throttle.count_login_attempt(user_id, actor.address)
+        user = await self._context.store.read(select_user, user_id)
         return await self._check_password(actor, user_id, user, password)
 
     async def require_recent(
@@ -129,8 +110,8 @@ class Login:
             return await self.reauthenticate(actor, user_id, password)
         sessions = await self._sessions.list(user_id)
         begun = next((row.created_at for row in sessions if row.id == session_id), 0)
-        user = await self._store.read(select_user, user_id)
-        if user is None or self._clock.now_ms() - begun > RECENT_MS:
+        user = await self._context.store.read(select_user, user_id)
+        if user is None or self._context.clock.now_ms() - begun > RECENT_MS:
             raise Forbidden(
                 "recent_sign_in_required",
                 "Send your password, or sign in again and repeat this within 15 minutes.",
@@ -139,7 +120,7 @@ class Login:
 
     async def confirm(self, actor: Actor, user_id: str, session_id: str, password: str | None) -> UserRow:
         """Like `require_recent`, but an account that has a password needs it."""
-        user = await self._store.read(select_user, user_id)
+        user = await self._context.store.read(select_user, user_id)
         has_password = user is not None and user.password_hash is not None
         return await self.require_recent(
             actor, user_id, session_id, (password or "") if has_password else password
@@ -149,14 +130,16 @@ class Login:
         self, actor: Actor, account: str, user: UserRow | None, password: str
     ) -> UserRow:
         try:
-            matches = await self._passwords.verify(password, None if user is None else user.password_hash)
+            matches = await self._context.passwords.verify(
+                password, None if user is None else user.password_hash
+            )
         except RateLimited:
-            self._throttle.release(account, actor.address)
+            self._context.throttle.release(account, actor.address)
             raise
         if user is None or not matches or user.email_verified_at is None:
             self._log.warning("sign_in_failed", client=actor.address, user_id="" if user is None else user.id)
             raise invalid_credentials()
-        self._throttle.reset_on_success(account, actor.address)
+        self._context.throttle.reset_on_success(account, actor.address)
         if user.disabled_at is not None:
             raise Unauthenticated("user_disabled", "This account is disabled. Contact an administrator.")
         return user
@@ -171,7 +154,7 @@ class Login:
         await self._sessions.insert(connection, session)
 
     async def _logout(self, connection: Connection, actor: Actor, user_id: str, session_id: str) -> None:
-        audit = entry(self._clock, actor, "session.end", user_id, before={"session_id": session_id})
+        audit = entry(self._context.clock, actor, "session.end", user_id, before={"session_id": session_id})
         await lock_audit_head(connection)
         if await delete_session(connection, user_id, session_id):
             await insert_audit(connection, audit)
@@ -187,13 +170,15 @@ class Login:
         await delete_tokens(connection, user.id, "reset_password")
         await self._sessions.insert(connection, session)
         if changed.email is not None:
-            await self._outbox.insert(connection, self._templates.password_changed(changed.email))
+            await self._context.outbox.insert(
+                connection, self._context.templates.password_changed(changed.email)
+            )
         return changed
 
     def _session_entry(self, actor: Actor, action: str, session: NewSession) -> AuditRow:
         row = session.row
         after = {"session_id": row.id, "user_agent": row.user_agent}
-        return entry(self._clock, actor, action, row.user_id, after=after)
+        return entry(self._context.clock, actor, action, row.user_id, after=after)
 
 
 def as_user(actor: Actor, user: UserRow) -> Actor:

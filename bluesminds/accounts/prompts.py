@@ -66,7 +66,7 @@ class Prompts:
         return await self._store.read(has_prompt, prompt_id)
 
     async def get(self, user_id: str, prompt_id: str) -> ReadPrompt:
-        """An own prompt. Raises NotFound."""
+        """A prompt of the user. Raises NotFound."""
         row = await self._store.read(select_prompt, prompt_id, user_id) if is_uuid(prompt_id) else None
         if row is None:
             raise no_such_prompt()

@@ -80,7 +80,7 @@ class RedeemCodes:
         return await self._store.read(select_redeemed_codes, batch_id, after, limit)
 
     async def revoke(self, actor: Actor, batch_id: str) -> None:
-        """Codes of the batch that are left can no longer be redeemed. Raises NotFound."""
+        """Revoke the unused codes of the batch. Raises NotFound."""
         batch = await self.get(batch_id)
         audit = entry(self._clock, actor, "redeem_codes.revoke", batch_id, before=_audit_fields(batch))
         await self._store.write(_revoke, batch_id, self._clock.now_ms(), audit)

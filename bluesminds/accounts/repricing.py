@@ -53,7 +53,7 @@ class AccountDifference(Struct):
 
 
 class RepricingResult(Struct):
-    """`skipped`: requests without a price, or with several. `next`: where to go on; None at the end."""
+    """`skipped`: requests without a price, or with several. `next`: where to continue; None at the end."""
 
     requests: int = 0
     changed: int = 0

@@ -82,16 +82,14 @@ class SecondFactors:
         return row is not None and row.confirmed_at is not None
 
     async def begin(self, actor: Actor, user: UserRow) -> FactorSetup:
-        """A new secret, which replaces one that waits for its first code. Raises Conflict if codes are asked
-        for already.
-        """
+        """A new secret; it replaces an unconfirmed one. Raises Conflict if the second factor is on."""
         sealed = self._vault.seal(new_secret())
         row = SecondFactorRow(user.id, sealed, None, 0, self._clock.now_ms())
         await self._store.write(self._begin, actor, row)
         return self._setup(row, user)
 
     async def confirm(self, actor: Actor, user_id: str, code: str, *, session_id: str) -> Sequence[str]:
-        """Ask for codes from now on; recovery codes, which are shown once. All other sessions end.
+        """Turn the second factor on. Returns recovery codes, which are shown once. All other sessions end.
 
         Raises Conflict without a secret that waits, Unauthenticated for a wrong code, RateLimited.
         """

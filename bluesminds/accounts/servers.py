@@ -50,7 +50,7 @@ def check_keys(keys: Sequence[str]) -> None:
         message = f"A server can have {MAX_KEYS} API keys. Remove some."
         raise InvalidRequest("too_many_server_keys", message, param="api_keys")
     if len(keys) > 1 and any(len(key) < SHORTEST_SHOWN for key in keys):
-        message = f"Each of several API keys needs at least {SHORTEST_SHOWN} characters."
+        message = f"If a server has several API keys, each needs at least {SHORTEST_SHOWN} characters."
         raise InvalidRequest("invalid_value", message, param="api_keys")
     if len({last_four(key) for key in keys}) < len(keys):
         message = (

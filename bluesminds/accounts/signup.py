@@ -5,32 +5,21 @@ from dataclasses import replace
 from msgspec import Struct
 
 from bluesminds.accounts.audit import Actor, entry
+from bluesminds.accounts.context import AccountContext
 from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.single_use_tokens import invalid_token
-from bluesminds.accounts.throttle import Throttle
 from bluesminds.accounts.users import audit_fields, is_taken, new_user
-from bluesminds.common.clock import Clock
 from bluesminds.common.crypto import token_digest
 from bluesminds.common.emails import require_email
 from bluesminds.common.errors import Forbidden
-from bluesminds.config import AccountSettings
-from bluesminds.identity.password import Passwords
-from bluesminds.notify.mail_templates import MailTemplates
-from bluesminds.notify.outbox import MailOutbox
 from storage.audit import insert_audit, lock_audit_head
-from storage.base import Connection, Store
+from storage.base import Connection
 from storage.single_use_tokens import select_token, use_token
 from storage.users import UserRow, insert_user, select_user_by_email, update_user
 
 
-class SignUp(Struct, frozen=True, kw_only=True):
-    store: Store
-    clock: Clock
-    passwords: Passwords
-    throttle: Throttle
-    outbox: MailOutbox
-    templates: MailTemplates
-    settings: AccountSettings
+class SignUp(Struct, frozen=True):
+    context: AccountContext
     verification: EmailVerification
 
     async def sign_up(
@@ -42,25 +31,25 @@ class SignUp(Struct, frozen=True, kw_only=True):
         RateLimited.
         """
         self._require_allowed(invite)
-        self.throttle.check_public_form(actor.address)
+        self.context.throttle.check_public_form(actor.address)
         email = require_email(email)
-        password_hash = await self.passwords.hash(password)
+        password_hash = await self.context.passwords.hash(password)
         user = new_user(
-            self.clock,
+            self.context.clock,
             "user",
             email=email,
             password_hash=password_hash,
             full_name=full_name,
-            tier=self.settings.default_tier,
+            tier=self.context.settings.default_tier,
         )
-        may_mail = invite is not None or self.throttle.allow_mail("verify_email", email)
-        await self.store.write(self._sign_up, actor, user, invite, may_mail)
-        self.outbox.wake()
+        may_mail = invite is not None or self.context.throttle.allow_mail("verify_email", email)
+        await self.context.store.write(self._sign_up, actor, user, invite, may_mail)
+        self.context.outbox.wake()
 
     def _require_allowed(self, invite: str | None) -> None:
-        if self.settings.signup == "closed":
+        if self.context.settings.signup == "closed":
             raise Forbidden("signup_closed", "Sign-up is closed. Ask an administrator for an account.")
-        if self.settings.signup == "invite" and invite is None:
+        if self.context.settings.signup == "invite" and invite is None:
             raise Forbidden("invite_required", "Sign-up needs an invitation. Ask an administrator for one.")
 
     async def _sign_up(
@@ -73,7 +62,7 @@ class SignUp(Struct, frozen=True, kw_only=True):
         known = await select_user_by_email(connection, email)
         if is_taken(known) or not may_mail:
             if may_mail and known is not None and is_taken(known) and known.disabled_at is None:
-                await self.outbox.insert(connection, self.templates.email_taken(email))
+                await self.context.outbox.insert(connection, self.context.templates.email_taken(email))
             else:
                 await self.verification.insert_decoy(connection, email)
             return
@@ -88,24 +77,24 @@ class SignUp(Struct, frozen=True, kw_only=True):
     ) -> UserRow:
         """Insert the account, or update the unconfirmed account `known` with what the latest sign-up sent."""
         if known is None:
-            audit = entry(self.clock, actor, "user.signup", new.id, after=audit_fields(new))
+            audit = entry(self.context.clock, actor, "user.signup", new.id, after=audit_fields(new))
             await insert_audit(connection, audit)
             await insert_user(connection, new)
             return new
         user = replace(known, email=new.email, full_name=new.full_name, password_hash=new.password_hash)
         before, after = audit_fields(known), audit_fields(user)
         await insert_audit(
-            connection, entry(self.clock, actor, "user.signup", user.id, before=before, after=after)
+            connection, entry(self.context.clock, actor, "user.signup", user.id, before=before, after=after)
         )
         await update_user(connection, user)
         return user
 
     async def _use_invite(self, connection: Connection, actor: Actor, invite: str, email: str) -> None:
-        digest, now = token_digest(invite), self.clock.now_ms()
+        digest, now = token_digest(invite), self.context.clock.now_ms()
         row = await select_token(connection, digest, "invite", now)
         if row is None or row.email.lower() != email.lower():
             raise invalid_token()
         if not await use_token(connection, digest, "invite", now):
             raise invalid_token()
-        audit = entry(self.clock, actor, "invite.use", row.email, before={"invite_id": row.id})
+        audit = entry(self.context.clock, actor, "invite.use", row.email, before={"invite_id": row.id})
         await insert_audit(connection, audit)

@@ -120,7 +120,7 @@ class Throttle:
         self._lists.add(block)
 
     def allow_mail(self, purpose: Purpose, email: str) -> bool:
-        """Count a mail that a public form asks for, per mailbox and purpose: requests for one purpose must
+        """Count a mail that a public form requests, per mailbox and purpose: requests for one purpose must
         not block the mails of another.
         """
         key = f"{purpose} {email.lower()}"

@@ -131,7 +131,7 @@ class UsageReports:
         return await self._store.read(select_stats, query)
 
     async def of_users(self, user_ids: Sequence[str]) -> dict[str, list[SeriesRow]]:
-        """The days of the last 30 with requests, by user."""
+        """By user: the days with requests among the last 30."""
         now = self._clock.now_ms()
         since = (now // DAY - 29) * DAY
         queries = [SeriesQuery(since, now + 1, "day", "none", user_id) for user_id in user_ids]

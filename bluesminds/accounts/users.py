@@ -167,7 +167,7 @@ class Users:
         """
         if not is_uuid(user_id):
             raise no_such_user()
-        with trio.CancelScope(shield=True):  # the caches must be emptied, even if the client has left
+        with trio.CancelScope(shield=True):  # the caches must be emptied, even if the client has disconnected
             try:
                 await self._store.write(self._delete, actor, user_id)
             finally:

@@ -43,7 +43,7 @@ Ts = TypeVarTuple("Ts")
 
 
 class VendorKeyPolicy(Struct, frozen=True):
-    """Which accounts may use keys of their own; `tiers` is empty for all. `urls`: of vendors, where it is not
+    """Which accounts may use their own keys; `tiers` is empty for all. `urls`: of vendors, where it is not
     the usual one.
     """
 
@@ -94,7 +94,7 @@ class VendorKeys:
         return _require(await self._store.read(select_vendor_key, user_id, key_id) if found else None)
 
     async def check_allowed(self, user_id: str) -> None:
-        """Raises Forbidden if the account may not use keys of its own."""
+        """Raises Forbidden if the account may not use its own keys."""
         user = await self._store.read(select_user, user_id)
         if user is None or not self.policy.allows(user.tier):
             raise Forbidden(

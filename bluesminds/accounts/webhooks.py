@@ -142,8 +142,8 @@ class Webhooks:
     async def rotate(
         self, actor: Actor, owner: str, webhook_id: str, *, overlap: int
     ) -> tuple[WebhookRow, str]:
-        """The endpoint and its new secret, to be shown once. For `overlap` more seconds, deliveries have a
-        signature of the secret before as well. Raises NotFound.
+        """The endpoint and its new secret, to be shown once. For `overlap` more seconds, deliveries
+        are also signed with the previous secret. Raises NotFound.
         """
         now, secret = self._clock.now_ms(), new_secret()
 

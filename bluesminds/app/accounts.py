@@ -12,6 +12,7 @@ from bluesminds.accounts.billing.invoices import Invoices
 from bluesminds.accounts.billing.service import Billing
 from bluesminds.accounts.billing.trials import Referrals, Trials
 from bluesminds.accounts.chats import Chats
+from bluesminds.accounts.context import AccountContext
 from bluesminds.accounts.email_change import EmailChange
 from bluesminds.accounts.email_verification import EmailVerification
 from bluesminds.accounts.federated import FederatedSignIn
@@ -77,84 +78,39 @@ def opt_out_links(resources: Resources) -> OptOutLinks:
 
 
 def build_accounts(resources: Resources, password_hasher: PasswordHasher) -> AccountServices:
-    store, clock, outbox = resources.store, resources.clock, resources.outbox
-    settings = resources.settings.accounts
-    templates = resources.templates
-    passwords, throttle, sessions = Passwords(password_hasher), Throttle(), _build_sessions(resources)
-    verification = EmailVerification(
+    store, clock = resources.store, resources.clock
+    context = AccountContext(
         store=store,
         clock=clock,
-        passwords=passwords,
-        throttle=throttle,
-        outbox=outbox,
-        templates=templates,
-        settings=settings,
+        passwords=Passwords(password_hasher),
+        throttle=Throttle(),
+        outbox=resources.outbox,
+        templates=resources.templates,
+        settings=resources.settings.accounts,
     )
-    ledger = Ledger(store, clock=clock)
+    throttle, sessions, ledger = context.throttle, _build_sessions(resources), Ledger(store, clock=clock)
+    verification = EmailVerification(context)
     second_factors = SecondFactors(
         store, vault=resources.vault, pepper=resources.pepper, clock=clock, throttle=throttle
     )
-    identities = Identities(
-        store,
-        clock=clock,
-        sessions=sessions,
-        verification=verification,
-        settings=settings,
-        providers=frozenset(row.name for row in resources.settings.identity.providers),
-        changed=resources.key_changes.notify,
-    )
+    identities = _build_identities(resources, sessions, verification)
     return AccountServices(
         users=_build_users(resources),
-        passwords=passwords,
+        passwords=context.passwords,
         sessions=sessions,
         second_factors=second_factors,
         throttle=throttle,
-        login=Login(
-            store,
-            clock=clock,
-            passwords=passwords,
-            sessions=sessions,
-            second_factors=second_factors,
-            throttle=throttle,
-            outbox=outbox,
-            templates=templates,
-            log=resources.log,
-        ),
-        signup=SignUp(
-            store=store,
-            clock=clock,
-            passwords=passwords,
-            throttle=throttle,
-            outbox=outbox,
-            templates=templates,
-            settings=settings,
-            verification=verification,
-        ),
+        login=Login(context, sessions, second_factors, resources.log),
+        signup=SignUp(context, verification),
         email_verification=verification,
-        email_change=EmailChange(
-            store=store,
-            clock=clock,
-            throttle=throttle,
-            outbox=outbox,
-            templates=templates,
-            verification=verification,
-        ),
-        password_reset=PasswordReset(
-            store=store,
-            clock=clock,
-            passwords=passwords,
-            throttle=throttle,
-            outbox=outbox,
-            templates=templates,
-            settings=settings,
-            verification=verification,
-        ),
-        invitations=Invitations(store, clock=clock, outbox=outbox, templates=templates, settings=settings),
+        email_change=EmailChange(context, verification),
+        password_reset=PasswordReset(context, verification),
+        invitations=Invitations(context),
         keys=Keys(store, pepper=resources.pepper, clock=clock, changed=resources.key_changes.notify),
         key_reports=KeyReports(store, clock=clock, calendar=resources.calendar),
         identities=identities,
         privy=_build_privy(resources, identities, second_factors, throttle),
-        federated=_build_federated(resources, identities, second_factors, throttle),
+        federated=_build_federated(resources, identities, second_factors, context),
         local_sign_in=LocalSignIn(store, clock=clock, sessions=sessions),
         limits=_build_limits(resources),
         servers=Servers(store, vault=resources.vault, clock=clock, log=resources.log),
@@ -170,16 +126,36 @@ def build_accounts(resources: Resources, password_hasher: PasswordHasher) -> Acc
         chats=Chats(store, vault=resources.vault, clock=clock),
         prompts=_build_prompts(resources),
         vendor_keys=_build_vendor_keys(resources),
-        mail_tests=MailTests(store=store, clock=clock, mailer=resources.mailer, templates=templates),
-        mail_suppressions=_build_suppressions(resources),
-        mail_preferences=MailPreferences(
-            store=store,
-            clock=clock,
-            links=opt_out_links(resources),
-            enabled=sends_notifications(resources.settings),
+        mail_tests=MailTests(
+            store=store, clock=clock, mailer=resources.mailer, templates=resources.templates
         ),
+        mail_suppressions=_build_suppressions(resources),
+        mail_preferences=_build_mail_preferences(resources),
         webhooks=_build_webhooks(resources),
         alerts=_build_alerts(resources),
+    )
+
+
+def _build_identities(
+    resources: Resources, sessions: Sessions, verification: EmailVerification
+) -> Identities:
+    return Identities(
+        resources.store,
+        clock=resources.clock,
+        sessions=sessions,
+        verification=verification,
+        settings=resources.settings.accounts,
+        providers=frozenset(row.name for row in resources.settings.identity.providers),
+        changed=resources.key_changes.notify,
+    )
+
+
+def _build_mail_preferences(resources: Resources) -> MailPreferences:
+    return MailPreferences(
+        store=resources.store,
+        clock=resources.clock,
+        links=opt_out_links(resources),
+        enabled=sends_notifications(resources.settings),
     )
 
 
@@ -236,7 +212,7 @@ def _build_privy(
 
 
 def _build_federated(
-    resources: Resources, identities: Identities, second_factors: SecondFactors, throttle: Throttle
+    resources: Resources, identities: Identities, second_factors: SecondFactors, context: AccountContext
 ) -> FederatedSignIn | None:
     clients = sign_in_clients(resources.settings.identity, resources.pool, resources.clock)
     if not clients:
@@ -245,15 +221,10 @@ def _build_federated(
         clients,
         identities,
         second_factors,
-        AddressProofs(
-            store=resources.store,
-            outbox=resources.outbox,
-            templates=resources.templates,
-            throttle=throttle,
-        ),
+        AddressProofs(context),
         clock=resources.clock,
         vault=resources.vault,
-        throttle=throttle,
+        throttle=context.throttle,
         log=resources.log,
     )
 

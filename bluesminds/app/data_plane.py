@@ -35,6 +35,7 @@ from bluesminds.common.prices import combine
 from bluesminds.common.redaction import Redactor
 from bluesminds.common.values import LimitSet, Server
 from bluesminds.gateway.accounting import UsageAccounting
+from bluesminds.gateway.admission import Admission
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.bodies import BodyMemory
 from bluesminds.gateway.browser_origins import BrowserOrigins
@@ -141,10 +142,16 @@ def build_data_plane(
     bodies, stats = _build_body_memory(services), ListenerStats()
     accounting = _build_accounting(services, runtime, routing.prices, routing.registry)
     shadow = _build_shadow(services, runtime, routing, accounting, timeouts, copies)
+    admission = Admission(
+        routing.registry,
+        routing.balancer,
+        authentication.limiter,
+        accounting,
+        refuse_unpriced=settings.limits.unpriced == "refuse",
+    )
     gateway = Gateway(
         keys=authentication.keys,
-        registry=routing.registry,
-        balancer=routing.balancer,
+        admission=admission,
         limiter=authentication.limiter,
         sender=sender,
         relay=Relay(StreamRelay(outcomes), outcomes, expose_server=settings.server.expose_server),
@@ -152,7 +159,6 @@ def build_data_plane(
         shadow=shadow,
         links=RequestLinks(responses, objects, routing.registry, bodies, services.clock),
         total_timeout=settings.upstream.total_timeout,
-        refuse_unpriced=settings.limits.unpriced == "refuse",
         cache=_build_cache(services, runtime.metrics),
         prompts=_build_prompt_log(services, runtime.metrics),
     )
@@ -264,7 +270,7 @@ def _build_shadow(
 
 
 def _build_usage_notices(services: Services, runtime: Runtime, limiter: RateLimiter) -> UsageNotices | None:
-    """None if the settings let nothing use the events."""
+    """None if the settings enable no consumer of events."""
     if not has_event_consumers(services.settings):
         return None
     notices = UsageNotices(
@@ -592,7 +598,7 @@ def _build_edge(
     runtime: Runtime,
     keep_alive: KeepAlive | None,
 ) -> DataPlane:
-    keys, registry, limiter = gateway.keys, gateway.registry, gateway.limiter
+    keys, registry, limiter = gateway.keys, gateway.admission.registry, gateway.limiter
     runner = _build_relay(services, gateway, routing, runtime)
     passthrough = PassthroughHandler(
         keys,

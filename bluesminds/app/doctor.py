@@ -199,7 +199,7 @@ def _sign_in(loaded: Loaded) -> Diagnosis:
     if settings.server.public_url is None:
         text = "sign-up is open, but links in mail contain the listening address"
         return Diagnosis("sign-in", "warning", text, "set public_url in [server]")
-    return Diagnosis("sign-in", "ok", "sign-up is open, with mail")
+    return Diagnosis("sign-in", "ok", "sign-up is open, and mail is configured")
 
 
 _LOCAL: Final[tuple[Callable[[Loaded], Diagnosis], ...]] = (

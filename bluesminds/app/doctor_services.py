@@ -1,4 +1,4 @@
-"""Checks of `bluesminds doctor` that ask services: payment providers, and services to sign in with."""
+"""Checks of `bluesminds doctor` for payment providers and sign-in services."""
 
 from typing import Final
 

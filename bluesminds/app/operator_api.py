@@ -118,7 +118,7 @@ async def _explain(services: Services, question: RouteQuestion) -> Explanation:
 
 
 async def _load_routing(services: Services) -> Routing:
-    """Asks the servers for their models. The demo server only runs inside a gateway."""
+    """Reads the models of the servers. The demo server only runs inside a gateway."""
     problems: dict[str, str] = {}
     configured = [one for one in _configured(services, problems) if one.url and one.name not in problems]
     if not services.settings.servers:

@@ -118,7 +118,7 @@ class Routing(Struct, frozen=True):
         self.registry.rebuild()
 
     async def discover_models(self, seconds: float) -> None:
-        """Load the prices and the servers, and ask each server for its models, for at most `seconds`."""
+        """Load the prices and the servers, and read the models of each server, for at most `seconds`."""
         await self.prices_changed()
         await self.registry.reload()
         with trio.move_on_after(seconds):

@@ -111,7 +111,7 @@ async def open_services(
 
 
 def _webhook_pool(settings: Settings) -> Pool | None:
-    """A pool of its own: URLs of users get fewer connections and another address policy than servers."""
+    """A separate pool: URLs of users get fewer connections and another address policy than servers."""
     if not settings.webhooks.enabled:
         return None
     return Pool(

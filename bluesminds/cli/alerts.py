@@ -87,7 +87,7 @@ def test(name: str, config: Path | None, as_json: bool) -> None:
         if not as_json:
             click.echo(exits.printable(f"{channel}: {problem or 'sent'}"))
     if any(results["channels"].values()):
-        raise exits.Failure("a channel did not take the message", exits.UNAVAILABLE)
+        raise exits.Failure("a channel did not accept the message", exits.UNAVAILABLE)
 
 
 for command in (add, change):

@@ -95,7 +95,7 @@ def check(config: Path | None, connect: bool) -> None:
         raise InvalidConfig(ConfigError(problems))
     if connect and (silent := run(loaded, preflight.connectivity_checks, loaded)):
         raise InvalidConfig(ConfigError(silent), exits.UNAVAILABLE)
-    click.echo(f"{loaded.path or 'no configuration file; defaults are used'}: ok")
+    click.echo(f"{loaded.path or 'no configuration file (defaults)'}: ok")
     click.echo(_summary(loaded.settings))
 
 

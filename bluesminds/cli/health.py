@@ -1,4 +1,4 @@
-"""health: asks the running gateway whether it works, for the health checks of containers."""
+"""health: checks whether the running gateway works, for the health checks of containers."""
 
 import json
 import socket
@@ -37,7 +37,7 @@ class _SocketConnection(HTTPConnection):
 def health(ready: bool, config: Path | None, as_json: bool) -> None:
     """Check whether the running gateway works.
 
-    It asks GET /health, or GET /ready with --ready, through the socket in the state directory. The exit code
+    It sends GET /health, or GET /ready with --ready, through the socket in the state directory. The exit code
     is 0 or 7.
     """
     path = StateDir(operator_settings(config).settings.state_dir).socket_path

@@ -70,8 +70,8 @@ def _command(product: str) -> click.Command:
     run.__doc__ = f"""Import the SQLite database of {product}.
 
     FILE has channels, users and quotas. Prints the plan, and what cannot be imported. With --apply,
-    servers and users are created, and what is left of each quota becomes prepaid credit. What exists already
-    is left as it is, so the command can be repeated. Users get a random password; they choose their own with
+    servers and users are created, and the remaining quotas become prepaid credit. Existing servers and users
+    are not changed, so the command can be repeated. Users get a random password; they choose their own with
     a link.
     """
     return click.command(product)(run)
@@ -190,7 +190,7 @@ def show_plan(plan: ImportPlan, *, as_json: bool) -> None:
 
 
 def apply(plan: ImportPlan, config: Path | None) -> Iterator[str]:
-    """What was done, line by line. Raises exits.Failure, but not for what exists already."""
+    """Apply the plan: a line for each change. Existing objects are skipped. Raises exits.Failure."""
     for server in plan.servers:
         yield _create(config, "/servers", server, f"server {server['name']}")
     for user in plan.users:

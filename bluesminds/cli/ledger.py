@@ -23,7 +23,7 @@ _MEANINGS: Final = {
 def ledger_group() -> None:
     """Manage prepaid credit.
 
-    Users with a ledger entry pay for requests. The requests of other users are only measured.
+    Users with a ledger entry pay for requests. The requests of other users are counted but not charged.
     """
 
 
@@ -84,7 +84,9 @@ def _filters(command: click.Command) -> click.Command:
     )
     command.params += [
         click.Option(["--kind"], type=click.Choice(kinds), help="Only entries of this kind."),
-        click.Option(["--since"], metavar="TIME", help="Only from this time on, like 2026-02-28T12:00:00Z."),
+        click.Option(
+            ["--since"], metavar="TIME", help="Only at or after this time, such as 2026-02-28T12:00:00Z."
+        ),
         click.Option(["--until"], metavar="TIME", help="Only before this time."),
     ]
     return command
@@ -136,7 +138,7 @@ def statement(user: str, month: str | None, config: Path | None, as_csv: bool, a
     lines = [{"line": "opening balance", "amount_usd": found["opening_usd"], "entries": None}]
     lines += [one | {"line": one["kind"]} for one in found["sums"]]
     lines.append({"line": "closing balance", "amount_usd": found["closing_usd"], "entries": None})
-    click.echo(f"{found['month']}: {'prepaid' if found['prepaid'] else 'only measured'}")
+    click.echo(f"{found['month']}: {'prepaid' if found['prepaid'] else 'not charged'}")
     if found["prepaid"]:
         show({"data": lines}, as_json=False, columns=("line", "entries", "amount_usd"))
     columns = ("model", "requests", "input_tokens", "output_tokens", "cost_usd", "unpriced")

@@ -88,7 +88,7 @@ def list_(model: str | None, server: str | None, config: Path | None, as_json: b
 @click.argument("model")
 @_line_options
 @_rate_options
-@click.option("--until", metavar="DAY", help="Day after the last one (UTC), such as 2026-12-31.")
+@click.option("--until", metavar="DAY", help="Only before this day (UTC), such as 2026-12-31.")
 @click.option("--max-output-tokens", type=click.IntRange(1), help="Maximum output tokens of the model.")
 @config_option
 @json_option

@@ -20,7 +20,7 @@ _SIDES: Final = ("original", "replay")
 
 @click.command("replay")
 @click.argument("request_id", metavar="ID")
-@click.option("--model", help="Another model than that of the request.")
+@click.option("--model", help="Use another model.")
 @config_option
 @json_option
 def replay(request_id: str, model: str | None, config: Path | None, as_json: bool) -> None:

@@ -31,7 +31,7 @@ _NAME: Final = re.compile(r"[a-z0-9_-][a-z0-9_.-]{0,63}")
 
 
 def _option_flags(unset: str = "") -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """The options for timeouts and for clients that leave. `unset` is added to the help of each."""
+    """The options for timeouts and client disconnects. `unset` is added to the help of each."""
     flags = [
         click.option(
             "--connect-timeout", type=click.FloatRange(0), help=f"Maximum seconds to connect.{unset}"
@@ -39,12 +39,12 @@ def _option_flags(unset: str = "") -> Callable[[Callable[..., None]], Callable[.
         click.option(
             "--first-token-timeout",
             type=click.FloatRange(0),
-            help=f"Seconds until the first content of a stream, while another server is left.{unset}",
+            help=f"Maximum seconds until the first content, while another server is left.{unset}",
         ),
         click.option(
             "--first-byte-timeout",
             type=click.FloatRange(0),
-            help=f"Seconds until the first content of a stream, if no other server is left.{unset}",
+            help=f"Maximum seconds until the first content, if no other server is left.{unset}",
         ),
         click.option(
             "--chunk-timeout",

@@ -7,7 +7,7 @@ from msgspec import Struct
 AlertKind = Literal["budget", "error_share", "latency", "server", "drift", "queue"]
 AlertPhase = Literal["ok", "pending", "firing"]
 ChannelKind = Literal["slack", "discord", "webhook"]
-MAIL: Final = "mail"  # the channel that needs no configuration of its own
+MAIL: Final = "mail"  # the channel that needs no configuration
 
 UNITS: Final[dict[AlertKind, str]] = {
     "budget": "% of a shared budget is used",

@@ -66,7 +66,7 @@ PriceSource = Literal["server", "operator", "bundled", "own"]
 
 class CostItem(Struct, frozen=True, gc=False):
     """One line of a cost. `unit` is a field of Rates, or "second" with a quantity of milliseconds. `rate` is
-    nano-USD for a million units. `fallback`: the unit has no rate of its own.
+    nano-USD for a million units. `fallback`: the unit has no rate.
     """
 
     unit: str
@@ -138,7 +138,7 @@ OWN_PRICE: Final = Price(
 )
 """Of a request with a user's own key for a vendor: the user pays the vendor."""
 _FREE: Final = ("none", "cache")  # a response from the gateway's own cache costs nothing
-# Of a main count, the parts with rates of their own: field of the usage, unit.
+# Of a main count, the parts with separate rates: field of the usage, unit.
 _INPUTS: Final = (
     ("cache_read_tokens", "cached_input"),
     ("cache_write_tokens", "cache_write"),

@@ -15,8 +15,8 @@ Policy = Literal[
     "priority", "weighted", "least_latency", "least_busy", "cheapest", "affinity", "region", "pinned"
 ]
 Recovery = Literal["restart", "continue", "error"]
-# How a target takes the beginning of an answer: as the last message, with a mark in it (`prefix`: Mistral) or
-# in the request (`continue_final_message`: vLLM), or without one.
+# How a target continues a text that is the last message: with a mark in the message (`prefix`: Mistral), with
+# a field of the request (`continue_final_message`: vLLM), or without a mark.
 Prefill = Literal["message", "prefix", "continue_final_message"]
 FallbackReason = Literal["error", "limit", "timeout", "context_length", "content_filter"]
 Need = Literal["tools", "images", "audio"]

@@ -21,7 +21,7 @@ MAX_HEADERS: Final = 32
 def check_headers(headers: Mapping[str, str]) -> None:
     """Raises ValueError with a sentence that names the wrong header and does not contain its value."""
     if len(headers) > MAX_HEADERS:
-        raise ValueError(f"at most {MAX_HEADERS} headers are possible")
+        raise ValueError(f"at most {MAX_HEADERS} headers are allowed")
     names = [name.lower() for name in headers]
     for name, value in headers.items():
         if not _NAME.fullmatch(name):

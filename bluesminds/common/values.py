@@ -240,8 +240,8 @@ class Caller(Struct, frozen=True, gc=False):
 
 class ServerOptions(Struct, frozen=True, omit_defaults=True):
     """What differs at one server from [upstream], in seconds; None: no difference. `total_timeout` is for one
-    attempt. `on_disconnect`: whether the stream of a client that has left is read to its end, to learn its
-    usage, or for at most `drain_seconds` and `drain_tokens` of output.
+    attempt. `on_disconnect`: whether the stream of a disconnected client is read to its end, to get its
+    usage, at most for `drain_seconds` and `drain_tokens` of output.
     """
 
     connect_timeout: float | None = None

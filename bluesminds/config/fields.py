@@ -70,7 +70,7 @@ class FieldSpec:
 
     @property
     def is_table(self) -> bool:
-        """Whether the value is a table with names of its own."""
+        """Whether the value is a table with arbitrary names."""
         return get_origin(self.base_type) is dict
 
     @property

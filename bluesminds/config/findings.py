@@ -1,4 +1,4 @@
-"""What a check of the settings finds."""
+"""Findings of the checks of the settings."""
 
 from dataclasses import dataclass
 

@@ -36,7 +36,7 @@ def check_listener(settings: Settings) -> Iterator[Finding]:
         yield Finding(
             (("server", "max_spooled_bytes"), ("server", "max_upload_bytes")),
             "max_spooled_bytes in [server] is less than max_upload_bytes",
-            "a single upload may need as much; raise max_spooled_bytes",
+            "raise max_spooled_bytes to at least max_upload_bytes",
         )
     yield from _check_proxies(server)
     yield from _check_origins(server)

@@ -126,7 +126,7 @@ def _check_targets(source: Source, route: ModelRoute, servers: set[str]) -> Iter
             remedy = f'did you mean "{close}"?' if close else f"add a [[servers]] entry named {name}"
             yield Finding(about, f"{title} names the server {name}, which is not configured", remedy)
         if (target.server, target.model) in seen:
-            remedy = "keep one of them, or give each a model of its own"
+            remedy = "keep one of them, or set a different model in each"
             yield Finding(about, f"{title} names the server {name} twice", remedy)
         seen.add((target.server, target.model))
     shadow = route.options.shadow

@@ -49,7 +49,7 @@ ServerName = Annotated[
     str,
     Meta(
         pattern=r"^[a-z0-9_-][a-z0-9_.-]{0,63}\Z",
-        description='1 to 64 of a-z, 0-9, "-", "_" and ".", not "." first',
+        description='1 to 64 of a-z, 0-9, "-", "_" and ".", not starting with "."',
         examples=["main"],
     ),
 ]
@@ -510,7 +510,7 @@ AlertWindow = Annotated[float, Meta(ge=60, le=900, description='seconds from 60 
 
 
 class AlertRuleSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[[alerts.rules]]: fires if a figure is above `above` for `hold`. The figure is taken over `window`."""
+    """[[alerts.rules]]: fires if a figure, measured over `window`, is above `above` for `hold`."""
 
     name: AlertName
     kind: AlertKind
@@ -720,7 +720,7 @@ FallbackReasons = Annotated[
 
 
 class ConditionSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`when` of a route: all of it must hold."""
+    """`when` of a route: all conditions must hold."""
 
     tier: tuple[Tier, ...] = ()
     key_tag: Tags = ()
@@ -832,7 +832,7 @@ class BillingSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class StripeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """[stripe]: payments with Stripe. Without `webhook_secret` it is only asked."""
+    """[stripe]: payments with Stripe. Without `webhook_secret`, payments are only polled."""
 
     api_key: Secret | None = None
     webhook_secret: Secret | None = None

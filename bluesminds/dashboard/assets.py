@@ -1,7 +1,7 @@
 """The style sheet, scripts and images of the pages, under an address that changes with their content.
 
 All have the same digest in their path, so that modules can import each other by relative names, and browsers
-do not ask for them again.
+do not request them again.
 """
 
 import hashlib

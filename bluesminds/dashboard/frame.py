@@ -1,6 +1,7 @@
 """Renders pages: a template with what every page shows, and the headers of every page."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote
 
@@ -74,7 +75,7 @@ ADMIN_PAGES: Final = (
 
 
 class PageAccount(Struct, frozen=True):
-    """The reader, as the menu shows it. `label` is never empty."""
+    """The signed-in user, as the menu shows it. `label` is never empty."""
 
     label: str
     email: str
@@ -105,25 +106,11 @@ class Frame:
         self._expose_servers = expose_servers
         self._servers_down = servers_down
         self._clock = clock
-        self._templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("bluesminds.dashboard"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._templates.filters.update(words.FILTERS)
-        self._templates.globals.update(
-            assets=assets.path,
-            user_pages=_menu(USER_PAGES, left_out),
-            admin_pages=_menu(ADMIN_PAGES, left_out),
-            sparkline=charts.sparkline,
-            percent=words.percent,
-            share=words.share,
-            change=words.change,
-            link=link,
-            request_state=words.request_state,
-        )
+        self._shown = {
+            "assets": assets.path,
+            "user_pages": _menu(USER_PAGES, left_out),
+            "admin_pages": _menu(ADMIN_PAGES, left_out),
+        }
 
     def base_url(self, browser: BrowserRequest) -> str:
         """The base URL for SDKs."""
@@ -146,7 +133,9 @@ class Frame:
         **values: Any,  # noqa: ANN401 - what the template shows
     ) -> HandlerResponse[RawBody]:
         account = _account(principal)
-        html = self._templates.get_template(template).render(
+        found = _environment().get_template(template)
+        html = found.render(
+            self._shown,
             path=browser.path,
             theme=browser.theme,
             csrf=principal.csrf,
@@ -179,6 +168,28 @@ class Frame:
         )
         kept = tuple((name, value) for name, value in exc.headers.items() if name in ("retry-after", "allow"))
         return HandlerResponse(found.body, found.status, (*found.headers, *kept))
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    """Templates are compiled at their first use."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("bluesminds.dashboard"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(words.FILTERS)
+    environment.globals.update(
+        sparkline=charts.sparkline,
+        percent=words.percent,
+        share=words.share,
+        change=words.change,
+        link=link,
+        request_state=words.request_state,
+    )
+    return environment
 
 
 def _menu(pages: Sequence[MenuEntry], left_out: frozenset[str]) -> Sequence[MenuEntry]:

@@ -1,4 +1,4 @@
-"""The prompt log: requests and responses in full, of the own account; for administrators, of all accounts.
+"""The prompt log: full requests and responses of the user; for administrators, of all users.
 
 Administrators see which requests are kept. The texts are behind a link whose use is in the audit log, and
 only if the settings allow it.
@@ -97,7 +97,7 @@ class PromptsPages(Struct, frozen=True):
     async def one(
         self, principal: Principal, browser: BrowserRequest, request_id: str
     ) -> HandlerResponse[RawBody]:
-        """An own request with its answer."""
+        """A request of the user, with its response."""
         found = await self.prompts.get(principal.user_id, request_id)
         return self._show(principal, browser, found, api="/api/prompt-log", path="/prompts")
 
@@ -111,7 +111,7 @@ class PromptsPages(Struct, frozen=True):
     async def replay(
         self, principal: Principal, browser: BrowserRequest, request_id: str
     ) -> HandlerResponse[RawBody]:
-        """A form that sends an own request again, and shows both answers."""
+        """A form that sends a request of the user again, and shows both responses."""
         found = await self.prompts.get(principal.user_id, request_id)
         return await self._show_replay(principal, browser, found, api="/api/requests", path="/prompts")
 

@@ -40,16 +40,16 @@ FAILURES: Final[Mapping[str, str]] = {
     "ConnectTimeout": "no connection to the server in time",
     "PoolTimeout": "all connections to the server were in use",
     "WriteTimeout": "the server stopped reading the request",
-    "FirstByteTimeout": "the server did not begin to answer in time",
-    "ChunkTimeout": "the server stopped in the middle of its answer",
-    "UpstreamCut": "the connection ended before the answer was complete",
-    "UpstreamProtocolError": "the answer of the server is not valid HTTP",
-    "BodyTooLarge": "the answer of the server is too large",
-    "UnreadableAnswer": "the answer of the server is not a JSON object",
+    "FirstByteTimeout": "the server did not start its response in time",
+    "ChunkTimeout": "the server stopped during its response",
+    "UpstreamCut": "the connection ended before the response was complete",
+    "UpstreamProtocolError": "the response is not valid HTTP",
+    "BodyTooLarge": "the response is too large",
+    "UnreadableAnswer": "the response is not a JSON object",
     "NoWebSocket": "the server did not open a WebSocket",
-    "error_in_answer": "the server reported an error in its answer",
+    "error_in_answer": "the response contains an error",
     "EventTooLarge": "the server sent an event that is too large",
-    "error_in_stream": "the server sent an error in the middle of its answer",
+    "error_in_stream": "the server sent an error during its response",
     "different_answer": "the response differs from that of the previous server",
     "total_timeout": "the total timeout of the request was reached",
     "refused": "the server refused the request",
@@ -120,7 +120,7 @@ class ReceiptPage(Struct, frozen=True):
 def _why(row: UsageRow, receipt: ReceiptView | None) -> str:
     """Why the request failed, in a sentence; "" if it did not."""
     if row.outcome == "client_gone":
-        return "The client closed the connection before the answer was complete."
+        return "The client closed the connection before the response was complete."
     if row.outcome == "stopped":
         return "The stream was ended because the rest of the budget or of the credit was used up."
     if row.outcome == "ok":
@@ -128,10 +128,10 @@ def _why(row: UsageRow, receipt: ReceiptView | None) -> str:
     tried = [] if receipt is None else [one for one in receipt.attempts if one.reason not in _NOT_FAILED]
     if not tried:
         is_refused = not row.attempts
-        return REFUSALS.get(row.status, "") if is_refused else "The server answered with an error."
+        return REFUSALS.get(row.status, "") if is_refused else "The server responded with an error."
     last = tried[-1].reason or ""
     count = f"All {len(tried)} attempts failed" if len(tried) > 1 else "The only attempt failed"
-    return f"{count}. The last one: {FAILURES.get(last, f'the server answered {last}')}."
+    return f"{count}. The last one: {FAILURES.get(last, f'the server responded with {last}')}."
 
 
 class CostLine(Struct, frozen=True):

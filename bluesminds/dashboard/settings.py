@@ -1,4 +1,4 @@
-"""Settings of the own account: profile, password, sessions, keys for vendors, appearance, deletion."""
+"""Settings of the user's account: profile, password, sessions, keys for vendors, appearance, deletion."""
 
 from zoneinfo import available_timezones
 
@@ -32,7 +32,7 @@ class SettingsPage(Struct, frozen=True):
     mail: MailPreferences
 
     async def show(self, principal: Principal, browser: BrowserRequest) -> HandlerResponse[RawBody]:
-        """Settings of the own account."""
+        """Settings of the user's account."""
         user = await self.users.get(principal.user_id)
         mail = await self.mail.get(user.id)
         keys = [vendor_key_view(self.vendor_keys, row) for row in await self.vendor_keys.list(user.id)]

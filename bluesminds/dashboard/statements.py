@@ -1,4 +1,4 @@
-"""Monthly statements: the own ones, and for administrators those of a user."""
+"""Monthly statements of the user, and for administrators those of any user."""
 
 from collections.abc import Sequence
 from typing import Final

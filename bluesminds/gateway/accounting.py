@@ -49,9 +49,9 @@ class UsageEntry:
     ) -> None:
         self._accounting = accounting
         self._caller = caller
-        self._call = call
+        self.call = call
         self.id = call.context.id
-        self._reservation = reservation
+        self.reservation = reservation
         self._batch: Batch | None = None
         self._stage: Stage | None = None
         self._earlier: list[Attempt] = []  # those whose stream went on elsewhere
@@ -71,22 +71,14 @@ class UsageEntry:
         self.quarantine: Quarantine = ""
 
     @property
-    def call(self) -> Call:
-        return self._call
-
-    @property
     def rate_headers(self) -> Headers:
         """The tokens of this request count as reserved until it is settled."""
-        return self._reservation.headers
-
-    @property
-    def reservation(self) -> Reservation:
-        return self._reservation
+        return self.reservation.headers
 
     def begin_again(self, call: Call, reservation: Reservation) -> None:
-        """What was admitted before begins now, with another reservation in the place of the first."""
-        self._call = call
-        self._reservation = reservation
+        """An admitted request begins now, with another reservation instead of the first."""
+        self.call = call
+        self.reservation = reservation
 
     def begin_attempt(self, server: str) -> None:
         self.attempts = (*self.attempts, server)
@@ -100,7 +92,7 @@ class UsageEntry:
 
     def input_cost(self, target: Target) -> int:
         """What the input costs at the target, in nano-USD; 0 if it has no price."""
-        call, estimator = self._call, self._accounting.estimator
+        call, estimator = self.call, self._accounting.estimator
         price = estimator.price(target, call.model, call.context.at_ms)
         return 0 if price is None else price.max_cost(estimator.input_tokens(call), 0)
 
@@ -114,7 +106,7 @@ class UsageEntry:
         if usage is None:
             nano = self.input_cost(target)
         else:
-            call = self._call
+            call = self.call
             price = self._accounting.estimator.price(target, call.model, call.context.at_ms)
             nano = 0 if price is None else price.cost(usage) or 0
         if nano:
@@ -158,12 +150,12 @@ class UsageEntry:
     @property
     def started(self) -> float:
         """Trio's clock."""
-        return self._call.context.started
+        return self.call.context.started
 
     @property
     def reserved_nano(self) -> int:
         """Nano-USD that are reserved until it is settled."""
-        return self._reservation.reserved[1]
+        return self.reservation.reserved[1]
 
     def so_far(self) -> UsageRow:
         """The usage row if the request ended now, because the process crashes. An account with prepaid credit
@@ -174,7 +166,7 @@ class UsageEntry:
         return replace(
             self._row(500, "crashed", bill.usage),
             cost_nano=bill.cost,
-            charged_nano=(bill.cost or 0) if self._reservation.has_credit else None,
+            charged_nano=(bill.cost or 0) if self.reservation.has_credit else None,
         )
 
     def finish(self, status: int, outcome: str, usage: Usage) -> None:
@@ -194,34 +186,34 @@ class UsageEntry:
             self.cost = 0  # the vendor charges the user
         if outcome == STOPPED and self.cost is not None:
             # Its last piece was not sent, and its usage is the gateway's estimate.
-            self.cost = min(self.cost, self._reservation.reserved[1])
+            self.cost = min(self.cost, self.reservation.reserved[1])
         receipt = None if self.trail is None else self._receipt(self.trail, bill)
-        self._reservation.settle(_tokens(bill.usage), self.cost or 0)
+        self.reservation.settle(_tokens(bill.usage), self.cost or 0)
         self._learn(usage)
         row = self._row(status, outcome, bill.usage)
         self._batch = self._accounting.recorder.record(row, receipt)
-        self._accounting.observer.observe(row, self._call.context, self.label)
+        self._accounting.observer.observe(row, self.call.context, self.label)
 
     def _bill(self, usage: Usage) -> Bill:
-        return bill_request(self._accounting.estimator, self._call, self.target, usage, self._earlier)
+        return bill_request(self._accounting.estimator, self.call, self.target, usage, self._earlier)
 
     def _learn(self, usage: Usage) -> None:
         """Estimate later requests with what the last attempt has used."""
-        call, estimator = self._call, self._accounting.estimator
-        if usage.usage_source == "upstream" and usage.output_tokens and self._reservation.has_budget:
+        call, estimator = self.call, self._accounting.estimator
+        if usage.usage_source == "upstream" and usage.output_tokens and self.reservation.has_budget:
             estimator.outputs.learn(self._caller.key_id, call.model, usage.output_tokens)
         served = "" if self.target is None else self.target.serves
         estimator.learn(served or call.model, call.facts.text_bytes, usage)
 
     def _plausible(self, usage: Usage) -> Usage:
-        """The usage without what is absurd in it. The own counts replace those that are too large."""
-        facts, target = self._call.facts, self.target
+        """The usage without impossible counts. The gateway's counts replace those that are too large."""
+        facts, target = self.call.facts, self.target
         if usage.cost == NO_AMOUNT:
             self.quarantine = self.quarantine or "cost"
             usage = structs.replace(usage, cost=None)
         if _tokens(usage) <= ALWAYS_PLAUSIBLE:
             return usage
-        model = self._call.model if target is None else target.model or self._call.model
+        model = self.call.model if target is None else target.model or self.call.model
         if not is_too_large(usage, facts, self._accounting.context_length(model), self.own_output):
             return usage
         self.quarantine = "too_large"
@@ -230,7 +222,7 @@ class UsageEntry:
 
     def cost_of(self, usage: Usage) -> int | None:
         """What this usage costs, in nano-USD; None if that is unknown."""
-        call = self._call
+        call = self.call
         price = self._accounting.estimator.price(self.target, call.model, call.context.at_ms)
         return None if price is None else price.cost(usage, call.markup)
 
@@ -249,13 +241,13 @@ class UsageEntry:
             self.quarantine = "implausible" if stage.implausible else ""
             return stage.usage
         if sent:
-            return settle_usage(None, self._call.facts, delivered=0, pieces=0)[0]
+            return settle_usage(None, self.call.facts, delivered=0, pieces=0)[0]
         return NO_USAGE
 
-    @property
-    def next_number(self) -> int:
-        """The number of the next event of the stream, if its events are numbered."""
-        return 0 if self._stage is None else self._stage.next_number
+    def write_stream_error(self, code: str, message: str) -> bytes:
+        """The event that ends a stream with an error, in the client's format."""
+        number = 0 if self._stage is None else self._stage.next_number
+        return self.call.format.write_stream_error(code, message, number)
 
     @property
     def passes_bytes(self) -> bool:
@@ -269,16 +261,16 @@ class UsageEntry:
     async def wait_durable(self) -> None:
         """Wait for the row as the configured durability demands. Raises Unavailable."""
         if self._batch is not None:
-            await self._accounting.wait_durable(self._batch, self._call.context.id)
+            await self._accounting.wait_durable(self._batch, self.call.context.id)
 
     def _receipt(self, trail: RequestTrail, bill: Bill) -> ReceiptRow:
         """Call it before the reservation is settled."""
-        context = self._call.context
+        context = self.call.context
         found = trail.receipt(
-            self._call.model,
+            self.call.model,
             context.started,
-            reserved=self._reservation.reserved,
-            limits=self._reservation.uses(self._caller, _tokens(bill.usage), self.cost or 0),
+            reserved=self.reservation.reserved,
+            limits=self.reservation.uses(self._caller, _tokens(bill.usage), self.cost or 0),
             price_version=bill.price_version,
             cost=tuple(bill.items or ()),
             replay_of=context.replay_of,
@@ -286,7 +278,7 @@ class UsageEntry:
         return ReceiptRow(context.id, context.at_ms, write_receipt(found))
 
     def _row(self, status: int, outcome: str, usage: Usage) -> UsageRow:
-        context, target = self._call.context, self.target
+        context, target = self.call.context, self.target
         is_compared = self.own_output is not None and not self._earlier
         cost = self.reported_cost if usage.cost is None else usage.cost
         if cost == NO_AMOUNT:
@@ -300,12 +292,12 @@ class UsageEntry:
             key_id=self._caller.key_id,
             user_id=self._caller.user_id,
             endpoint=context.endpoint,
-            model=self._call.model,
+            model=self.call.model,
             server=self.server,
             status=status,
             outcome=outcome,
             # The field `stream` of a form may have come after its file, too late for the facts.
-            streamed=self._call.facts.stream or (self._stage is not None and not self.passes_bytes),
+            streamed=self.call.facts.stream or (self._stage is not None and not self.passes_bytes),
             attempts=len(self.attempts),
             input_tokens=usage.input_tokens,
             output_tokens=usage.output_tokens,
@@ -327,18 +319,18 @@ class UsageEntry:
             duration_ms=milliseconds(trio.current_time() - context.started),
             cost_nano=self.cost,
             price_version=self._price_version,
-            charged_nano=self._reservation.charged,
-            day=self._reservation.day,
-            month=self._reservation.month,
-            own_input_tokens=expected_input(self._call.facts) if is_compared else None,
+            charged_nano=self.reservation.charged,
+            day=self.reservation.day,
+            month=self.reservation.month,
+            own_input_tokens=expected_input(self.call.facts) if is_compared else None,
             own_output_tokens=self.own_output if is_compared else None,
             reported_cost_nano=cost,
             quarantine=self.quarantine,
-            markup=self._call.markup,
+            markup=self.call.markup,
             service_tier=usage.service_tier,
             sent_model="" if target is None else target.model,
             served_model="" if target is None else target.serves,
-            budget_tier=self._reservation.tier,
+            budget_tier=self.reservation.tier,
         )
 
 

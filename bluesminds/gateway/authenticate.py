@@ -92,7 +92,7 @@ class KeyAuthenticator:
         self._changed = trio.Event()
 
     def cached_until(self, context: RequestContext) -> float:
-        """When the store is asked for this key again, on Trio's clock. It must have been authenticated."""
+        """When the key is read from the store again, on Trio's clock. It must have been authenticated."""
         if self._keyless is not None and keyless_caller(context, self._keyless) is not None:
             return math.inf
         cached = self._callers.get(self._digest(context))

@@ -13,7 +13,7 @@ from bluesminds.gateway.routing.plans import Target
 from bluesminds.wire.usage import add_usage
 
 Attempt = tuple[Target | None, Usage]
-"""A target, and what it has used."""
+"""A target, and its usage."""
 
 
 class Bill(Struct, frozen=True):
@@ -30,7 +30,7 @@ class Bill(Struct, frozen=True):
 def bill_request(
     estimator: Estimator, call: Call, target: Target | None, usage: Usage, earlier: Iterable[Attempt]
 ) -> Bill:
-    """`usage`: of the target that has answered. `earlier`: attempts whose stream went on at another one."""
+    """`usage`: of the target that has answered. `earlier`: attempts whose stream another one resumed."""
     model, at_ms = call.model, call.context.at_ms
     price = estimator.price(target, model, at_ms)
     items: Sequence[CostItem] | None

@@ -88,12 +88,12 @@ class Body(HeldMemory, ABC):
     @abstractmethod
     async def read(self) -> None:
         """Read all of it into `data`. Raises InvalidRequest when it is compressed or too large, Unavailable
-        when there is no room for it, and ConnectionResetError when the client leaves first.
+        when there is no room for it, and ConnectionResetError when the client disconnects first.
         """
 
     @abstractmethod
     async def receive(self) -> bytes:
-        """The next bytes; b"" at the end. Raises ConnectionResetError when the client leaves first."""
+        """The next bytes; b"" at the end. Raises ConnectionResetError when the client disconnects first."""
 
     def open_spool(self) -> Spool:
         """Room for a part of the body. It is closed by `release`."""

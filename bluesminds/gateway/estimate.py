@@ -129,7 +129,7 @@ def _reserved(price: Price, input_: int, output: int, markup: int) -> int:
 
 
 def _stated_maximum(price: Price | None) -> int | None:
-    """What the operator states. The maximum of a bundled price is what the model could write, not what
+    """The maximum that the operator has set. That of a bundled price is what the model could write, not what
     requests are expected to use.
     """
     return None if price is None or price.source == "bundled" else price.max_output

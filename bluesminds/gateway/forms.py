@@ -55,7 +55,7 @@ class MultipartBody:
         self._values: dict[str, bytes] = {}
         self._part: PartHead | None = None  # the one that is being read
         self._part_size = 0
-        self._text_bytes = 0  # of all fields that are no files
+        self._text_bytes = 0  # of all fields that are not files
         self._model_at = -1  # the position of the field in the spool
         self._model_size = 0  # bytes of the client's field
         self._complete = False

@@ -85,7 +85,7 @@ class KeepAliveWriter(ForwardingWriter):
         try:
             with trio.CancelScope() as self._scope:
                 await self._out.write(self._ping)
-        except OSError:  # the client has left, which the request notices itself
+        except OSError:  # the client has disconnected, which the request notices itself
             pass
         finally:
             self._pinged, self._is_silent = None, False

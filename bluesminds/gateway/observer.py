@@ -71,7 +71,7 @@ class RequestObserver(Struct, frozen=True):
     ) -> None:
         """A request that was sent to no server: it is counted and logged, but has no usage row.
 
-        `model` is the client's text, so it is no label.
+        `model` is the client's text, so it is not used as a label.
         """
         self.metrics.requests[context.endpoint, "", "", str(status)] += 1
         if code is not None:

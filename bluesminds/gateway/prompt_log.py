@@ -1,6 +1,6 @@
-"""The prompt log: keeps requests and responses in full, for keys whose owners want it.
+"""The prompt log: keeps requests and responses in full, for keys and accounts that enable it.
 
-A `PromptRecord` collects what one request is answered with. When the request has ended, it waits in a bounded
+A `PromptRecord` collects the response of one request. When the request has ended, it waits in a bounded
 queue for a task of its own, which redacts, encrypts and stores it. If the queue is full, or the database
 fails for long, the record is dropped and counted: requests never wait for the log.
 """
@@ -248,7 +248,7 @@ class AnswerCollector:
             self.response += data
 
     def joined(self) -> str | None:
-        """The text of a stream; None for an answer that is no stream of events. Call it after `close`."""
+        """The text of a stream; None for a response that is not a stream of events. Call it after `close`."""
         return None if self._joiner is None else self._text
 
     def close(self) -> None:

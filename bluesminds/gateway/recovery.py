@@ -11,7 +11,8 @@ from msgspec import structs
 from bluesminds.common.errors import InvalidRequest, UpstreamFailed
 from bluesminds.common.log import Log
 from bluesminds.gateway.accounting import UsageEntry
-from bluesminds.gateway.call import Call, JsonBody
+from bluesminds.gateway.call import Call
+from bluesminds.gateway.json_body import JsonBody
 from bluesminds.gateway.routing.plans import Target
 from bluesminds.gateway.routing.routed import RoutedTargets
 from bluesminds.gateway.upstream.attempt import Reply
@@ -21,9 +22,9 @@ from bluesminds.wire.formats import codec_of
 from bluesminds.wire.prefill import PREFILLED, AnswerPrefill
 from bluesminds.wire.resumption import ContinuedStream, ResumedStream, read_sent
 
-MAX_SENT = 2 * 1024 * 1024  # bytes of a stream that are kept; a longer one cannot go on elsewhere
+MAX_SENT = 2 * 1024 * 1024  # bytes of a stream that are kept; a longer one cannot be resumed
 MAX_RECOVERIES = 2  # of one request
-FORMATS = frozenset(("chat", "messages", "gemini"))  # the events of other formats have ids of their own
+FORMATS = frozenset(("chat", "messages", "gemini"))  # the events of other formats contain ids
 
 
 class StreamRecovery:
@@ -50,7 +51,7 @@ class StreamRecovery:
 
     async def resume(self, failed: Reply, stage: Stage, reason: str) -> Reply | None:
         """The reply of another server to the same request, whose `stage` leaves out what the client has. The
-        caller closes it. None if the stream cannot go on.
+        caller closes it. None if the stream cannot be resumed.
         """
         self._failed.add((failed.endpoint.server.name, failed.model))
         targets = self._targets()
@@ -135,7 +136,7 @@ class StreamRecovery:
 
 
 def may_recover(call: Call, routed: RoutedTargets, entry: UsageEntry) -> bool:
-    """Whether the stream of a request can go on at another server. A budget has room for one answer."""
+    """Whether another server can resume the stream. With a budget it cannot: the budget covers one answer."""
     return (
         routed.options.recovery != "error"
         and call.facts.stream

@@ -11,7 +11,8 @@ from bluesminds.common.errors import GatewayError, InvalidRequest, Unavailable, 
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import NO_USAGE, Usage
 from bluesminds.gateway.accounting import UsageEntry
-from bluesminds.gateway.call import Call, CallBody, JsonBody
+from bluesminds.gateway.call import CallBody
+from bluesminds.gateway.json_body import JsonBody
 from bluesminds.gateway.recorder import usage_unrecorded_error
 from bluesminds.gateway.recovery import StreamRecovery
 from bluesminds.gateway.response_writer import Headers, ResponseWriter
@@ -34,7 +35,6 @@ class Relay(Struct, frozen=True):
 
     async def pass_on(
         self,
-        call: Call,
         body: CallBody,
         reply: Reply,
         entry: UsageEntry,
@@ -50,18 +50,22 @@ class Relay(Struct, frozen=True):
             reply = structs.replace(reply, headers=[*reply.headers, (b"x-bluesminds-dropped", names)])
         if recovery is not None and reply.is_events and reply.stage is not None:
             try:
-                await self.streams.relay_recoverable(
-                    call, reply, reply.stage, entry, out, self.headers(entry), recovery
-                )
+                await self._start_stream(reply, entry, out)
+                await self.streams.relay_recoverable(reply, reply.stage, entry, out, recovery)
             finally:
                 body.release()
         elif reply.stage is not None and reply.response is not None:
+            await self._start_stream(reply, entry, out)
             relay = self.streams.relay_events if reply.is_events else self.streams.relay_bytes
-            await relay(call, reply, reply.stage, reply.response, entry, out, self.headers(entry))
+            await relay(reply, reply.stage, reply.response, entry, out)
         elif reply.is_events:
-            await self._relay_converted(call, reply, entry, out)
+            await self._relay_converted(reply, entry, out)
         else:
-            await self._relay_json(call, reply, entry, out)
+            await self._relay_json(reply, entry, out)
+
+    async def _start_stream(self, reply: Reply, entry: UsageEntry, out: ResponseWriter) -> None:
+        entry.begin_response(reply.stage)
+        await out.start(reply.status, reply.headers + self.headers(entry) + STREAM_HEADERS)
 
     def headers(self, entry: UsageEntry) -> Headers:
         """The headers of every response to an admitted request, besides the request id."""
@@ -85,8 +89,9 @@ class Relay(Struct, frozen=True):
         headers = [JSON_TYPE, *self.headers(entry), (b"x-bluesminds-estimated", b"true")]
         await out.send(200, headers, answer)
 
-    async def _relay_json(self, call: Call, reply: Reply, entry: UsageEntry, out: ResponseWriter) -> None:
-        self._settle_whole(call, reply, entry)
+    async def _relay_json(self, reply: Reply, entry: UsageEntry, out: ResponseWriter) -> None:
+        call = entry.call
+        self._settle_whole(reply, entry)
         if call.observer is not None and reply.error is None:
             server = reply.endpoint.server.name
             await call.observer.finish(server, translated=reply.translated, body=reply.body)
@@ -98,23 +103,21 @@ class Relay(Struct, frozen=True):
         body = with_cost(reply.body, entry.cost) if call.facts.wants_cost else reply.body
         await out.send(reply.status, headers, body)
 
-    async def _relay_converted(
-        self, call: Call, reply: Reply, entry: UsageEntry, out: ResponseWriter
-    ) -> None:
+    async def _relay_converted(self, reply: Reply, entry: UsageEntry, out: ResponseWriter) -> None:
         """A JSON answer that was converted to events."""
-        self._settle_whole(call, reply, entry)
-        await observe_end(call, reply, reply.body)
+        self._settle_whole(reply, entry)
+        await observe_end(entry.call, reply, reply.body)
         await entry.wait_durable()
-        entry.begin_response()
-        await out.start(reply.status, reply.headers + self.headers(entry) + STREAM_HEADERS)
-        body = with_stream_cost(reply.body, entry.cost) if call.facts.wants_cost else reply.body
+        await self._start_stream(reply, entry, out)
+        wants_cost = entry.call.facts.wants_cost
+        body = with_stream_cost(reply.body, entry.cost) if wants_cost else reply.body
         await out.end(body)
 
-    def _settle_whole(self, call: Call, reply: Reply, entry: UsageEntry) -> None:
+    def _settle_whole(self, reply: Reply, entry: UsageEntry) -> None:
         if reply.error is not None:
             entry.finish(reply.status, "client_error", NO_USAGE)
             return
-        facts = reply.facts
+        call, facts = entry.call, reply.facts
         usage, implausible = settle_usage(
             facts.usage, call.facts, delivered=facts.delivered, pieces=facts.pieces
         )
@@ -139,7 +142,7 @@ async def settle_failure(entry: UsageEntry, error: GatewayError) -> GatewayError
     return error
 
 
-async def handle_total_timeout(call: Call, entry: UsageEntry, out: ResponseWriter) -> None:
+async def handle_total_timeout(entry: UsageEntry, out: ResponseWriter) -> None:
     """Raises the error if nothing has been sent; otherwise ends the stream with it."""
     if entry.settled:  # only the write of the usage row took too long
         failure: GatewayError = usage_unrecorded_error()
@@ -158,4 +161,4 @@ async def handle_total_timeout(call: Call, entry: UsageEntry, out: ResponseWrite
             await entry.wait_durable()
     if entry.passes_bytes:
         out.abort()
-    await out.end(call.format.write_stream_error(failure.code, failure.message, entry.next_number))
+    await out.end(entry.write_stream_error(failure.code, failure.message))

@@ -34,7 +34,7 @@ MODEL: Final = "model"
 
 
 class ReplayResult(Struct, frozen=True):
-    """`row`: the usage row of the replay. `response`: the JSON of an answer that was no stream, else "".
+    """`row`: the usage row of the replay. `response`: the JSON of a response that was not streamed, else "".
     `is_cut`: the answer is longer. `error` is None if a server answered.
     """
 
@@ -167,7 +167,7 @@ class Replayer:
         )
 
     def _subscribe(self, request_id: str) -> Subscription[UsageRow]:
-        """To the usage row. It is the only value, so that nothing is dropped."""
+        """Subscribe to the usage row of the replay. There is only one, so the queue cannot overflow."""
         try:
             return self._settled.subscribe(request_id, lambda row: row.id == request_id)
         except TooManyReaders:
@@ -184,7 +184,7 @@ class _MemoryWriter:
         self._collected = collected
 
     def on_gone(self, callback: Callable[[], object]) -> None:
-        """The control plane cancels a request whose client has left."""
+        """The control plane cancels a request whose client has disconnected."""
 
     async def send(self, status: int, headers: Headers, body: bytes) -> None:
         self._collected.begin(headers, streamed=False)

@@ -21,7 +21,8 @@ from msgspec import Struct
 from bluesminds.common.money import write_usd
 from bluesminds.common.values import Caller, Requirement, Usage, join_requirements
 from bluesminds.gateway.accounting import UsageEntry
-from bluesminds.gateway.call import Call, CallBody, JsonBody
+from bluesminds.gateway.call import Call, CallBody
+from bluesminds.gateway.json_body import JsonBody
 from bluesminds.gateway.limits.headers import Headers
 from bluesminds.gateway.response_writer import ForwardingWriter, ResponseWriter
 
@@ -84,7 +85,7 @@ class ResponseCache:
             return CacheLookup(self, b"", directives)
         owner = {"key": caller.key_id, "account": caller.user_id, "all": ""}[self._scope]
         if caller.own_keys is not None:
-            owner = owner or caller.user_id  # other users must not get what the vendor of this one answered
+            owner = owner or caller.user_id  # other users must not get responses for this user's vendor key
         required = join_requirements((caller.required, call.context.required))
         return CacheLookup(self, _digest(owner, required, call, body), directives)
 
@@ -160,7 +161,7 @@ class CacheLookup:
         return self._recorder
 
     def close(self, *, complete: bool) -> None:
-        """`complete`: the response is complete and no error."""
+        """`complete`: the response is complete and not an error."""
         response = None if self._recorder is None or not complete else self._recorder.response()
         if self._digest and response is not None:
             self._cache.store(self._digest, response)

@@ -158,7 +158,7 @@ class ServerObjects:
         ]
         reason, refused = "timeout", list(kinds)
         try:
-            with trio.move_on_after(self._timeout, shield=True):  # also if the client has left
+            with trio.move_on_after(self._timeout, shield=True):  # also if the client has disconnected
                 refused = list(await self._store.write(insert_objects, rows))
                 reason = "other_account"
         except StorageError as exc:

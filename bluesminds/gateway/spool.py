@@ -56,7 +56,7 @@ class Spool:
 
     @property
     def in_memory(self) -> bool:
-        """Whether there is no file."""
+        """Whether all bytes are in memory."""
         return self._file is None
 
     def contents(self, start: int, end: int) -> bytes:

@@ -27,7 +27,7 @@ from bluesminds.wire.resumption import ResumedStream, without_last
 from bluesminds.wire.stages import DONE
 
 TOO_LARGE = EventTooLarge.__name__
-DIFFERENT = "different_answer"  # the reason of an attempt whose answer does not go on where another one ended
+DIFFERENT = "different_answer"  # the reason of an attempt whose answer does not continue the earlier one
 END_SECONDS = 0.25  # how long a server may take to end its response after its [DONE]
 DONE_SECONDS = 5.0  # how long a server may take to send [DONE] after its answer is complete
 # Says that a stream ends because of a budget, in formats whose clients get comments as pings too.
@@ -37,67 +37,49 @@ STREAM_HEADERS: Headers = [(b"cache-control", b"no-cache, no-transform"), (b"x-a
 
 
 class StreamRelay(Struct, frozen=True):
-    """`headers`: of the response, besides those of the server."""
+    """The caller has sent the head of the response."""
 
     outcomes: AttemptOutcomes
 
     async def relay_events(
-        self,
-        call: Call,
-        reply: Reply,
-        stage: Stage,
-        response: Response,
-        entry: UsageEntry,
-        out: ResponseWriter,
-        headers: Headers,
+        self, reply: Reply, stage: Stage, response: Response, entry: UsageEntry, out: ResponseWriter
     ) -> None:
-        redact, observer = reply.endpoint.redact, call.observer
-        entry.begin_response(stage)
-        await out.start(reply.status, reply.headers + headers + STREAM_HEADERS)
-        data, budget = reply.body, entry.budget
+        call, redact, data, budget = entry.call, reply.endpoint.redact, reply.body, entry.budget
         try:
             while data:
                 passed = redact(stage.feed(data))
                 if budget is not None and not stage.finished and not budget.allows(stage.output):
-                    await self._stop(call, reply, stage, entry, out)
+                    await self._stop(reply, stage, entry, out)
                     return
                 if passed:
                     if call.facts.wants_cost:
                         passed = with_stream_cost(passed, entry.cost_of(stage.usage))
-                    if observer is not None:
-                        observer.feed(passed)
+                    if call.observer is not None:
+                        call.observer.feed(passed)
                     await out.write(passed)
                 data = b"" if stage.final else await _receive(response, stage)
             last = redact(stage.finish())
             if call.facts.wants_cost:
                 last = with_stream_cost(last, entry.cost_of(stage.usage))
-            last += self._end_stream(call, reply, stage, entry)
+            last += self._end_stream(reply, stage, entry)
             await observe_end(call, reply, last)
         except UpstreamError as exc:
-            last = self._cut(call, reply, entry, type(exc).__name__)
+            last = self._cut(reply, entry, type(exc).__name__)
         except EventTooLarge:
-            last = self._cut(call, reply, entry, TOO_LARGE)
-        try:
-            await entry.wait_durable()
-        except GatewayError as exc:
-            last = call.format.write_stream_error(exc.code, exc.message, entry.next_number)
-        await out.end(last)
+            last = self._cut(reply, entry, TOO_LARGE)
+        await _end_durably(entry, out, last)
         if stage.final:
             await _drain_after_done(response)
 
     async def relay_recoverable(
         self,
-        call: Call,
         reply: Reply,
         stage: Stage,
         entry: UsageEntry,
         out: ResponseWriter,
-        headers: Headers,
         recovery: StreamRecovery,
     ) -> None:
         """The caller closes `reply`."""
-        entry.begin_response(stage)
-        await out.start(reply.status, reply.headers + headers + STREAM_HEADERS)
         next_reply: Reply | None = None
         try:
             while True:
@@ -113,24 +95,19 @@ class StreamRelay(Struct, frozen=True):
                 entry.fail_attempt(DIFFERENT)
                 entry.close(reply.status, "cut")
             elif reason and stage.error is None:
-                last = self._cut(call, reply, entry, reason)
+                last = self._cut(reply, entry, reason)
             else:
-                last += self._end_stream(call, reply, stage, entry)
-            try:
-                await entry.wait_durable()
-            except GatewayError as exc:
-                last = call.format.write_stream_error(exc.code, exc.message, entry.next_number)
-            await out.end(last)
+                last += self._end_stream(reply, stage, entry)
+            await _end_durably(entry, out, last)
             if stage.final and reply.response is not None:
                 await _drain_after_done(reply.response)
         finally:
             if next_reply is not None:
                 next_reply.close()
 
-    async def _stop(
-        self, call: Call, reply: Reply, stage: Stage, entry: UsageEntry, out: ResponseWriter
-    ) -> None:
+    async def _stop(self, reply: Reply, stage: Stage, entry: UsageEntry, out: ResponseWriter) -> None:
         """End a stream whose cost reaches the budget, in the way of its format for the maximum length."""
+        call = entry.call
         entry.close(reply.status, STOPPED)
         last = reply.endpoint.redact(stage.stop())
         if call.facts.wants_cost:
@@ -138,27 +115,13 @@ class StreamRelay(Struct, frozen=True):
         await observe_end(call, reply, last)
         if call.format.codec is not None and call.format.codec.keep_alive.startswith(b":"):
             last = AT_BUDGET + last
-        try:
-            await entry.wait_durable()
-        except GatewayError as exc:
-            last = call.format.write_stream_error(exc.code, exc.message, entry.next_number)
-        await out.end(last)
+        await _end_durably(entry, out, last)
 
     async def relay_bytes(
-        self,
-        call: Call,
-        reply: Reply,
-        stage: Stage,
-        response: Response,
-        entry: UsageEntry,
-        out: ResponseWriter,
-        headers: Headers,
+        self, reply: Reply, stage: Stage, response: Response, entry: UsageEntry, out: ResponseWriter
     ) -> None:
         """The client sees the end of the response after the usage row is durable."""
-        redactor = StreamRedactor(reply.endpoint.secrets)
-        entry.begin_response(stage)
-        await out.start(reply.status, reply.headers + headers + STREAM_HEADERS)
-        data = reply.body
+        redactor, data = StreamRedactor(reply.endpoint.secrets), reply.body
         try:
             while data:
                 if passed := redactor.feed(stage.feed(data)):
@@ -171,7 +134,7 @@ class StreamRelay(Struct, frozen=True):
         if not stage.finished:
             self._close_cut(reply, entry, "UpstreamCut")
             out.abort()
-        self.outcomes.stream_ended(call, reply, None, implausible=stage.implausible)
+        self.outcomes.stream_ended(entry.call, reply, None, implausible=stage.implausible)
         entry.close(reply.status, "ok")
         try:
             await entry.wait_durable()
@@ -179,9 +142,9 @@ class StreamRelay(Struct, frozen=True):
             out.abort()
         await out.end(redactor.finish())
 
-    async def drain(self, call: Call, reply: Reply, entry: UsageEntry) -> None:
-        """The client has left. Read the stream on as far as its server allows, to learn its usage. The caller
-        closes `reply`.
+    async def drain(self, reply: Reply, entry: UsageEntry) -> None:
+        """The client has disconnected. Continue to read the stream as far as its server allows, to get its
+        usage. The caller closes `reply`.
         """
         stage, response, options = reply.stage, reply.response, reply.endpoint.server.options
         if stage is None or response is None or options is None:
@@ -199,33 +162,42 @@ class StreamRelay(Struct, frozen=True):
                     break
                 stage.feed(data)
         if stage.finished:
-            self.outcomes.stream_ended(call, reply, stage.error, implausible=stage.implausible)
+            self.outcomes.stream_ended(entry.call, reply, stage.error, implausible=stage.implausible)
         else:
             self.outcomes.release(reply)
         entry.close(CLIENT_GONE, "client_gone")
 
-    def _end_stream(self, call: Call, reply: Reply, stage: Stage, entry: UsageEntry) -> bytes:
+    def _end_stream(self, reply: Reply, stage: Stage, entry: UsageEntry) -> bytes:
         """The server has ended its response. Returns the last bytes for the client."""
         if stage.error is None and not stage.finished:
-            return self._cut(call, reply, entry, "UpstreamCut")
-        self.outcomes.stream_ended(call, reply, stage.error, implausible=stage.implausible)
+            return self._cut(reply, entry, "UpstreamCut")
+        self.outcomes.stream_ended(entry.call, reply, stage.error, implausible=stage.implausible)
         if stage.error is not None:
             entry.fail_attempt("error_in_stream")
         entry.close(reply.status, "ok" if stage.error is None else "upstream_error")
         return b"" if stage.final or stage.error is not None else DONE
 
-    def _cut(self, call: Call, reply: Reply, entry: UsageEntry, reason: str) -> bytes:
+    def _cut(self, reply: Reply, entry: UsageEntry, reason: str) -> bytes:
         self._close_cut(reply, entry, reason)
         if reason == TOO_LARGE:
             message = f"The server sent an event of more than {MAX_EVENT >> 20} MiB, which is too large."
-            return call.format.write_stream_error("upstream_invalid", message, entry.next_number)
+            return entry.write_stream_error("upstream_invalid", message)
         message = "The server ended the stream before the answer was complete. Try again."
-        return call.format.write_stream_error("upstream_cut", message, entry.next_number)
+        return entry.write_stream_error("upstream_cut", message)
 
     def _close_cut(self, reply: Reply, entry: UsageEntry, reason: str) -> None:
         self.outcomes.stream_failed(reply, reason)
         entry.fail_attempt(reason)
         entry.close(reply.status, "cut")
+
+
+async def _end_durably(entry: UsageEntry, out: ResponseWriter, last: bytes) -> None:
+    """Send the last bytes after the usage row is durable. If it cannot be written, send an error instead."""
+    try:
+        await entry.wait_durable()
+    except GatewayError as exc:
+        last = entry.write_stream_error(exc.code, exc.message)
+    await out.end(last)
 
 
 async def _pass_recoverable(

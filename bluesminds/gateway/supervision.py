@@ -1,6 +1,6 @@
 """Background tasks: their supervisor, and the tasks that check servers and clean up.
 
-A task that fails is restarted and shows in /ready.
+A task that fails is restarted, and reported in /ready.
 """
 
 import random

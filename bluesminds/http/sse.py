@@ -44,7 +44,7 @@ class EventSplitter:
         return not self._pending
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The events that data completes, each with its blank line. A lone blank line is an event of its own.
+        """The events that data completes, each with its blank line. A lone blank line is a separate event.
 
         Raises EventTooLarge, after every event before the large one has been returned.
         """

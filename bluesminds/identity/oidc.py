@@ -38,8 +38,8 @@ _HASHES: Final = {"RS256": "sha256", "PS256": "sha256", "ES256": "sha256", "ES38
 
 
 class OidcRow(Struct, frozen=True, kw_only=True):
-    """How to talk to a provider. `issuers`: those of its tokens. `trusted_emails`: it says nothing about
-    addresses, but all are verified. `hosted`: addresses are only certain inside its own domains (Google).
+    """The settings of a provider. `issuers`: allowed in its tokens. `trusted_emails`: all of its addresses
+    count as verified. `hosted`: only addresses in its own domains are certain (Google).
     """
 
     policy: ProviderPolicy
@@ -291,7 +291,7 @@ def name_of(said: object) -> str:
 
 
 def _google_owns(email: object, hosted_domain: object) -> bool:
-    """Google only answers for the addresses of its own mail and of its customers
+    """Google only guarantees the addresses of its own mail and of its customers
     (https://developers.google.com/identity/gsi/web/guides/verify-google-id-token).
     """
     return isinstance(hosted_domain, str) or str(email).lower().endswith("@gmail.com")

@@ -50,7 +50,7 @@ class Passwords:
         return await self._compute(self._matches, stored or dummy_hash(self._hasher), _normalized(password))
 
     def is_outdated(self, stored: str) -> bool:
-        """Whether it was made with other parameters than new ones are."""
+        """Whether the parameters of the hash are outdated."""
         return self._hasher.check_needs_rehash(stored)
 
     def _matches(self, stored: str, password: str) -> bool:

@@ -88,7 +88,7 @@ def _accounts(text: object) -> list[LinkedAccount]:
         return []
     try:
         if not isinstance(text, str):
-            raise IdentityRejected("linked accounts that are no text")
+            raise IdentityRejected("linked accounts that are not text")
         return msgspec.json.decode(text, type=list[LinkedAccount])
     except msgspec.DecodeError as exc:
         raise IdentityRejected("unreadable linked accounts") from exc

@@ -79,7 +79,7 @@ class MailOutbox:
             created_at=now,
         )
         if not await insert_mail(connection, row, MAX_WAITING) and not decoy:
-            self._log_dropped(mail, f"{MAX_WAITING} mails wait already")
+            self._log_dropped(mail, f"{MAX_WAITING} mails are already waiting")
 
     def wake(self) -> None:
         """Send what is due. Call it after the transaction."""

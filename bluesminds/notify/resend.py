@@ -13,7 +13,7 @@ from bluesminds.notify.mail import NAME, Mail, MailFailed, MailRefused, opt_out_
 
 LIMIT: Final = 65_536  # bytes of an answer
 MAX_WAIT: Final = 3600.0  # seconds that an answer may ask to wait
-# The errors of a mail that will not be accepted later. All others depend on the account, the key, the domain
+# Errors for which a retry cannot succeed. All others depend on the account, the key, the domain
 # or the load, and are tried again.
 _PERMANENT: Final = frozenset(
     ("validation_error", "missing_required_field", "missing_required_fields", "invalid_parameter")

@@ -44,7 +44,7 @@ from storage.webhooks import (
     update_webhook,
 )
 
-# Seconds after each failed try; about 75 hours in all. The schedule is the example of Standard Webhooks.
+# Seconds after each failed try; about 75 hours in total. The schedule is the example of Standard Webhooks.
 PAUSES: Final = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 JITTER: Final = 0.1  # share of a pause that is added at random
 SECONDS: Final = 20.0  # for one try
@@ -90,8 +90,8 @@ def new_delivery(webhook_id: str, event: EventRow, now: int) -> DeliveryRow:
 
 
 class WebhookQueue:
-    """Writes deliveries. An endpoint at which too many wait gets no more; this is logged at the first event
-    that is left out, and again after each LOGGED_EACH.
+    """Writes deliveries. An endpoint with too many waiting deliveries gets no new ones. This is logged at the
+    first skipped event, and again after each LOGGED_EACH.
     """
 
     def __init__(self, log: Log) -> None:

@@ -75,7 +75,7 @@ class SubscriptionState(Struct, frozen=True):
 
 class PaymentState(Struct, frozen=True):
     """A payment that succeeded. `checkout` and `subscription`: the provider's ids of what was paid; "" if not
-    known. `paid_cents` contains the tax. `reversed_cents`: what was refunded or charged back in all.
+    known. `paid_cents` contains the tax. `reversed_cents`: total of refunds and chargebacks.
     """
 
     id: str

@@ -217,7 +217,7 @@ class StripeProvider:
             payment = id_of(about.get("payment_intent"))
             return ProviderEvent(str(event["id"]), str(event["type"]), customer, str(order), payment)
         except (msgspec.DecodeError, KeyError, TypeError, AttributeError) as exc:
-            raise SignatureInvalid("the event has an unknown form") from exc
+            raise SignatureInvalid("the event has an unknown format") from exc
 
     def _verify(self, header: str, body: bytes, now: int) -> None:
         """Raises SignatureInvalid."""

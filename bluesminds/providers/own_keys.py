@@ -1,4 +1,4 @@
-"""The vendors for which users may store keys of their own, and the server that such a key is."""
+"""The vendors for which users may store their own keys, and the server that is built for such a key."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final

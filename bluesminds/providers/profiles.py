@@ -39,7 +39,7 @@ class ServerProfile(Struct, frozen=True):
     key_header: str = "authorization"
     extra_headers: Headers = ()
     output_bound: Literal["max_tokens", "max_completion_tokens"] | None = None
-    asks_usage: bool = True  # streams are asked for their usage
+    asks_usage: bool = True  # the usage of streams is requested
     unsupported: Mapping[FormatName, tuple[UnsupportedField, ...]] = _NO_FIELDS
 
     def headers(self, api_key: str | None, own: tuple[tuple[str, str], ...] = ()) -> Headers:

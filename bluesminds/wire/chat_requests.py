@@ -216,7 +216,7 @@ def decode_text(data: str, name: str) -> str:
     try:
         return b64decode(data, validate=True).decode()
     except (binascii.Error, UnicodeError) as exc:
-        raise InvalidRequest("invalid_value", f"`{name}` must be base64 of text.", param=name) from exc
+        raise InvalidRequest("invalid_value", f"`{name}` must be text in base64.", param=name) from exc
 
 
 def _read_answer(message: FieldReader) -> tuple[Part, ...]:

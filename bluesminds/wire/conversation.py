@@ -103,7 +103,7 @@ class ToolChoice(Struct, frozen=True):
 
 
 class ClientTool(Struct, frozen=True):
-    """How the client calls a tool that is no plain function for it. `name`: of the function here. `kind`:
+    """How the client calls a tool that is not a plain function for it. `name`: of the function here. `kind`:
     "custom", whose input is a text; "search", which finds more tools; or a function in a namespace.
     """
 

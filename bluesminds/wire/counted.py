@@ -87,13 +87,13 @@ def _search_units(meta: Raw) -> int | None:
     return int(units) if units == int(units) else None
 
 
-def read_count_reply(body: bytes) -> ReplyFacts:
-    """A count of tokens. Counting generates nothing and costs nothing."""
+def read_count_reply(body: bytes, name: str = "input_tokens") -> ReplyFacts:
+    """A count of tokens in the field `name`. Counting generates nothing and costs nothing."""
     try:
         value = read_value(body)
     except NOT_JSON:
         return ReplyFacts(readable=False)
-    count = value.get("input_tokens") if isinstance(value, dict) else None
+    count = value.get(name) if isinstance(value, dict) else None
     answered = isinstance(count, int)
     return ReplyFacts(
         readable=isinstance(value, dict),

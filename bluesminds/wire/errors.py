@@ -78,7 +78,7 @@ class ErrorDetail(Struct, frozen=True, gc=False):
 
 
 def refusal_kind(error: ErrorDetail) -> Literal["context_length", "content_filter"] | None:
-    """Why a model refuses the request, if another model may accept it. Many servers only say it in words."""
+    """Why a model refuses a request that another may accept. Many servers only report it in the message."""
     names = {_plain(name) for name in (error.code, error.type) if isinstance(name, str)}
     text = (error.message or "").casefold()
     if names & _CONTEXT_NAMES or any(said in text for said in _CONTEXT_TEXTS):

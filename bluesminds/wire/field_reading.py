@@ -100,7 +100,7 @@ class FieldReader:
         return bytes(self._rest.get(field, ABSENT)) not in _NULL
 
     def ignore(self, *fields: str) -> None:
-        """Fields that say nothing, and are not listed as dropped; without names, all that were not read."""
+        """Ignore fields without listing them as dropped. Without names: all fields that were not read."""
         for field in fields or tuple(self._rest):
             self._rest.pop(field, None)
 

@@ -4,15 +4,16 @@ Format: Gemini API reference. All fields of requests and answers are forwarded, 
 contains the model and whether to stream: they are read as fields, and written into the path of the server.
 """
 
+from functools import partial
+
 import msgspec
 from msgspec import Raw, Struct, structs
 
 from bluesminds.common.errors import InvalidRequest
-from bluesminds.common.values import Usage
 from bluesminds.http.sse import EventSplitter, write_event
 from bluesminds.wire.base import Format, ReplyFacts, RequestFacts
 from bluesminds.wire.conversation import ConversationRequest, StreamFinished, reply_of_events
-from bluesminds.wire.counted import no_events
+from bluesminds.wire.counted import no_events, read_count_reply
 from bluesminds.wire.errors import find_error
 from bluesminds.wire.gemini_codec import GEMINI_CODEC, write_reply
 from bluesminds.wire.gemini_errors import is_gemini_error, write_gemini_error, write_stream_error
@@ -168,7 +169,7 @@ def events_from_reply(body: bytes, wants_usage: bool) -> bytes:
     try:
         return write_event(msgspec.json.format(body, indent=-1))
     except NOT_JSON as exc:
-        raise ValueError("an answer in odd JSON") from exc
+        raise ValueError("an answer in unexpected JSON") from exc
 
 
 def reply_from_events(stream: bytes) -> bytes:
@@ -187,21 +188,6 @@ def reply_from_events(stream: bytes) -> bytes:
 def read_count_request(fields: Fields) -> RequestFacts:
     """Counting generates nothing and costs nothing: no text is charged."""
     return RequestFacts(decode_fields(fields, _count_fields).model, max_output=0)
-
-
-def read_count_reply(body: bytes) -> ReplyFacts:
-    try:
-        value = read_value(body)
-    except NOT_JSON:
-        return ReplyFacts(readable=False)
-    count = value.get("totalTokens") if isinstance(value, dict) else None
-    answered = isinstance(count, int)
-    return ReplyFacts(
-        readable=isinstance(value, dict),
-        choices=int(answered),
-        usage=Usage(0, 0, usage_source="upstream") if answered else None,
-        error=None if answered else find_error(body),
-    )
 
 
 def estimate_count(fields: Fields) -> bytes:
@@ -227,7 +213,7 @@ GEMINI_COUNT = structs.replace(
     GEMINI,
     name="gemini_count_tokens",
     read_request=read_count_request,
-    read_reply=read_count_reply,
+    read_reply=partial(read_count_reply, name="totalTokens"),
     read_event=no_events,
     events_from_reply=None,
     reply_from_events=None,

@@ -22,7 +22,7 @@ _UNSPECIFIED: Final = "type_unspecified"
 
 
 def write_json_schema(schema: Raw, param: str) -> bytes:
-    """Raises InvalidRequest with `param` for a value that is no schema."""
+    """Raises InvalidRequest with `param` for a value that is not a schema."""
     try:
         return msgspec.json.encode(_convert(read_value(schema)))
     except (*NOT_JSON, AttributeError, KeyError, TypeError) as exc:

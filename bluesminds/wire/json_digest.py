@@ -90,7 +90,7 @@ class JsonDigest:
 
     def _step(self, mark: int, data: bytes, noted: int, start: int) -> int:
         """A mark of the object itself, or of a list or an object in it. Returns the offset of the bytes that
-        are not noted yet; -1 if this is no object.
+        are not noted yet; -1 if this is not an object.
         """
         if self._depth == 2:
             if mark == _COMMA:

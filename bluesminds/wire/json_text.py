@@ -27,7 +27,7 @@ _object = msgspec.json.Decoder(Fields)
 _python = json.JSONDecoder()
 
 _SMALL_TEXT = 4096  # bytes; smaller values are not examined
-_SMALL_MEDIA = 1024  # bytes; a longer run of base64 is no text
+_SMALL_MEDIA = 1024  # bytes; a longer run of base64 is not text
 _LONGEST_MEDIA_TYPE = 256  # bytes
 _BASE64 = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_=\\"
 

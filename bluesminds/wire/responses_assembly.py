@@ -25,7 +25,7 @@ _EMPTIED: Final[dict[str, Raw]] = {
 
 
 def events_of_response(body: bytes) -> bytes:
-    """Raises ValueError for a body that is no response which has ended."""
+    """Raises ValueError for a body that is not a finished response."""
     items = output_items(body)
     fields = read_fields(body)
     status = msgspec.json.decode(fields.get("status", Raw(b'"completed"')))
@@ -77,7 +77,7 @@ def _events_of_item(index: int, item: Fields) -> Iterator[OutputEvent]:
 
 def _events_of_part(place: dict[str, Any], part: object) -> Iterator[OutputEvent]:
     if not isinstance(part, dict):
-        raise ValueError("an answer with a part that is no object")
+        raise ValueError("an answer with a part that is not an object")
     field = "refusal" if part.get("type") == "refusal" else "text"
     text = text_in(part, field)
     kind = "refusal" if field == "refusal" else "output_text"
@@ -90,7 +90,7 @@ def _events_of_part(place: dict[str, Any], part: object) -> Iterator[OutputEvent
 
 def _events_of_summary(place: dict[str, Any], part: object) -> Iterator[OutputEvent]:
     if not isinstance(part, dict):
-        raise ValueError("an answer with a part that is no object")
+        raise ValueError("an answer with a part that is not an object")
     text = text_in(part, "text")
     yield "response.reasoning_summary_part.added", place | {"part": part | {"text": ""}}
     yield "response.reasoning_summary_text.delta", place | {"delta": text}

@@ -65,7 +65,7 @@ def referenced_ids(fields: Fields) -> list[str]:
 
 
 def with_references(fields: Fields, found: Mapping[str, Fields]) -> Fields:
-    """The request with stored items, by id, in the place of references to them. Raises InvalidRequest for an
+    """The request with stored items, by id, instead of references to them. Raises InvalidRequest for an
     id that is not in `found`.
     """
     items = []
@@ -81,7 +81,7 @@ def with_references(fields: Fields, found: Mapping[str, Fields]) -> Fields:
 
 
 def output_items(response: bytes) -> list[Fields]:
-    """The items of a whole response. Raises ValueError for a body that is no response."""
+    """The items of a whole response. Raises ValueError for a body that is not a response."""
     try:
         items: list[Fields] = _raw_objects.decode(read_fields(response)["output"])
     except (*NOT_JSON, KeyError) as exc:

@@ -131,7 +131,7 @@ class ResponsesPassthrough(MeteredStage):
         return self._read(event, name, data, found)
 
     def _pass_odd(self, event: bytes, name: bytes, data: bytes) -> bytes:
-        """An event that is not of the form expected."""
+        """An event with an unexpected form."""
         found = read_responses_event(data)
         if found is not None or name == b"error":
             return self._read(event, name, data, found or ResponsesEvent())

@@ -111,7 +111,7 @@ def error_message_of(status: int, body: bytes, suffix: bytes = b"}") -> str:
 
 def repeatable_items(response: bytes) -> list[Fields]:
     """The output of a response, as input of the next request to a server that has not stored it. Without its
-    reasoning, items must not have the ids that refer to it. Raises ValueError for a body that is no response.
+    reasoning, items must not have the ids that refer to it. Raises ValueError if the body is not a response.
     """
     items = output_items(response)
     kept = [

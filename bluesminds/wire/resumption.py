@@ -43,7 +43,7 @@ class SentAnswer(Struct, frozen=True):
 
 
 def read_sent(client: Codec, conversation: ConversationRequest, data: bytes) -> SentAnswer | None:
-    """None if the stream cannot go on: within a call or reasoning, after a call, or without a text."""
+    """None if the stream cannot be resumed: within a call or reasoning, after a call, or without a text."""
     decoder, splitter = client.decoder(conversation), EventSplitter()
     events: list[StreamEvent] = []
     for event in splitter.feed(data):
@@ -85,7 +85,7 @@ class ResumedStream(Translation):
         self._part = sent.part
         self._left = sent.text  # what has not come again yet
         self._texts: set[int] = set()  # parts of the new answer that continue the part
-        self._hidden: set[int] = set()  # reasoning before the text, which the client has had or needs no more
+        self._hidden: set[int] = set()  # reasoning before the text, which the client already has
         self._joined = False  # the part of the client is closed
         self.diverged = False
 

@@ -20,6 +20,7 @@ from storage.base import Connection, Store
 from storage.events import select_new_events
 from storage.store import open_store
 from storage.users import UserRow, insert_user, select_user
+from tests.databases import create_sqlite
 from tests.storage.samples import user
 from tests.storage.test_ledger import FixedClock
 
@@ -93,6 +94,8 @@ async def billing_site(
 ) -> AsyncIterator[BillingSite]:
     """`url`: of the database; default, a new SQLite file in `home`."""
     clock, lines, changes = FixedClock(), list[bytes](), list[int]()
+    if url is None:
+        create_sqlite(home / "one.db")
     async with open_store(url or f"sqlite:{home / 'one.db'}") as store:
         member = user(1, "ada@example.com")
         await store.write(insert_user, member)

@@ -18,6 +18,7 @@ from storage import Connection, Store
 from storage.audit import AuditQuery, insert_audit
 from storage.chain import START, ChainCheck
 from storage.store import open_store
+from tests.databases import create_sqlite
 from tests.storage.samples import NOON
 
 ACCOUNTS = Path(__file__).resolve().parents[2] / "bluesminds" / "accounts"
@@ -125,6 +126,7 @@ def test_transactions_with_audit_row_lock_the_head_first() -> None:
 
 @pytest.fixture
 async def store(home: Path) -> AsyncIterator[Store]:
+    create_sqlite(home / "test.db")
     # Sixty queued writes must all start within this time.
     async with open_store(f"sqlite://{home / 'test.db'}", statement_timeout=120) as store:
         store.chain_key = chain_key(b"pepper")

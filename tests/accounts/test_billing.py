@@ -57,7 +57,7 @@ async def test_plan_marked_as_paid_gives_tier_and_credit_once(site: BillingSite)
 
 
 async def test_plan_without_included_credit_makes_no_wallet(site: BillingSite) -> None:
-    """The account stays measured only, or its requests would be rejected."""
+    """The account is still not charged, or its requests would be rejected."""
     await buy(site, "starter")
     assert (await site.tier(), await site.balance()) == ("starter", None)
     assert await site.proven()

@@ -377,7 +377,7 @@ async def test_unpaid_stripe_subscription_ends_after_the_grace(tmp_path: Path) -
 
 
 async def test_account_with_a_subscription_is_not_deleted(shop: Shop) -> None:
-    """Its provider would go on charging."""
+    """Its provider would continue to charge."""
     await shop.buy("starter")
     users, member = Users(shop.site.store, clock=shop.site.clock), shop.site.member
     with pytest.raises(Conflict) as refused:

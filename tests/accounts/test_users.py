@@ -24,6 +24,7 @@ from storage.keys import select_key_by_digest
 from storage.settings import select_setting
 from storage.store import open_store
 from storage.usage import DAY, insert_batch
+from tests.databases import create_sqlite
 from tests.storage.samples import NOON, usage
 
 
@@ -34,6 +35,7 @@ class Noon:
 
 @pytest.fixture
 async def store(home: Path) -> AsyncIterator[Store]:
+    create_sqlite(home / "test.db")
     async with open_store(f"sqlite://{home / 'test.db'}") as store:
         yield store
 

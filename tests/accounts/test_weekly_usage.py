@@ -16,6 +16,7 @@ from storage.mail_preferences import MailPreferencesRow, put_mail_preferences
 from storage.store import open_store
 from storage.usage import insert_batch
 from storage.users import insert_user
+from tests.databases import create_sqlite
 from tests.storage.samples import usage, user
 
 ADA, BOB = user(1, "ada@example.com"), user(2, "bob@example.com")
@@ -50,6 +51,7 @@ class Site:
 
 @pytest.fixture
 async def site(home: Path) -> AsyncIterator[Site]:
+    create_sqlite(home / "gateway.db")
     async with open_store(f"sqlite://{home}/gateway.db") as store:
         for one in (ADA, BOB):
             await store.write(insert_user, one)

@@ -149,14 +149,15 @@ async def backup(home: Path) -> Path:
         return await write(services, home / "one.tar.gz")
 
 
-@pytest.mark.parametrize("passphrase", ["another one", "", None])
 async def test_restore_with_wrong_passphrase_changes_nothing(
-    home: Path, backup: Path, passphrase: str | None
+    home: Path, backup: Path, subtests: pytest.Subtests
 ) -> None:
-    settings = settings_in(home / "new")
-    with pytest.raises(BackupFailed, match="passphrase"):
-        await restore(settings, backup, passphrase)
-    assert [path.name for path in settings.state_dir.iterdir()] == ["lock"]
+    for passphrase in ["another one", "", None]:
+        with subtests.test(passphrase=passphrase):
+            settings = settings_in(home / "new")
+            with pytest.raises(BackupFailed, match="passphrase"):
+                await restore(settings, backup, passphrase)
+            assert [path.name for path in settings.state_dir.iterdir()] == ["lock"]
 
 
 def changed(backup: Path, name: str, content: bytes) -> None:
@@ -172,12 +173,15 @@ def changed(backup: Path, name: str, content: bytes) -> None:
             tar.addfile(info, io.BytesIO(bytes(text)))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
-async def test_restore_of_truncated_file_is_refused(home: Path, backup: Path, share: float) -> None:
-    with backup.open("rb+") as file:
-        file.truncate(int(file.seek(0, 2) * share))
-    with pytest.raises(BackupFailed, match="not a complete backup"):
-        await restore(settings_in(home / "new"), backup)
+async def test_restore_of_truncated_file_is_refused(
+    home: Path, backup: Path, subtests: pytest.Subtests
+) -> None:
+    path = trio.Path(backup)
+    content = await path.read_bytes()
+    for share in (0.0, 0.1, 0.5, 0.9, 0.999):
+        await path.write_bytes(content[: int(len(content) * share)])
+        with subtests.test(share=share), pytest.raises(BackupFailed, match="not a complete backup"):
+            await restore(settings_in(home / "new"), backup)
 
 
 async def test_restore_of_file_with_changed_byte_is_refused(home: Path, backup: Path) -> None:
@@ -200,25 +204,29 @@ def unpacked(content: bytes) -> bytes | None:
         return None
 
 
-@pytest.mark.parametrize(
-    ("member", "content", "message"),
-    [
-        ("database", b"SQLite format 3\0" + bytes(100), "checksum"),
-        ("manifest.json", b"{}", "not a complete backup"),
-        ("manifest.json", b"", "not a complete backup"),
-        ("secrets", b"x" * 100, "passphrase"),
-        ("secrets", b"x" * 70_000, "not a complete backup"),
-        ("../escape", b"x", "not a complete backup"),
-    ],
-)
+CHANGED_MEMBERS = [
+    ("database", b"SQLite format 3\0" + bytes(100), "checksum"),
+    ("manifest.json", b"{}", "not a complete backup"),
+    ("manifest.json", b"", "not a complete backup"),
+    ("secrets", b"x" * 100, "passphrase"),
+    ("secrets", b"x" * 70_000, "not a complete backup"),
+    ("../escape", b"x", "not a complete backup"),
+]
+
+
 async def test_restore_of_changed_member_is_refused(
-    home: Path, backup: Path, member: str, content: bytes, message: str
+    home: Path, backup: Path, subtests: pytest.Subtests
 ) -> None:
-    changed(backup, member, content)
-    with pytest.raises(BackupFailed, match=message):
-        await restore(settings_in(home / "new"), backup)
-    assert not (home / "new" / "state" / "bluesminds.db").exists()
-    assert not (home / "new" / "state" / "escape").exists()
+    path = trio.Path(backup)
+    kept = await path.read_bytes()
+    for member, content, message in CHANGED_MEMBERS:
+        await path.write_bytes(kept)
+        changed(backup, member, content)
+        with subtests.test(member=member, size=len(content)):
+            with pytest.raises(BackupFailed, match=message):
+                await restore(settings_in(home / "new"), backup)
+            assert not (home / "new" / "state" / "bluesminds.db").exists()
+            assert not (home / "new" / "state" / "escape").exists()
 
 
 async def test_restore_of_newer_format_or_other_engine_is_refused(home: Path, backup: Path) -> None:

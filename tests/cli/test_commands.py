@@ -243,7 +243,7 @@ def test_servers_list_other_master_key_shows_problem(home: Path) -> None:
         (("servers", "test", "a\x1b[2J"), "'a\\x1b[2J' is not a server name"),
         (
             ("servers", "add", "UPPER", "--url", "http://127.0.0.1:9"),
-            'name must be 1 to 64 of a-z, 0-9, "-", "_" and ".", not "." first.',
+            'name must be 1 to 64 of a-z, 0-9, "-", "_" and ".", not starting with ".".',
         ),
     ],
 )

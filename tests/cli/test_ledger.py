@@ -50,7 +50,7 @@ def test_ledger_verify_finds_a_changed_entry(home: Path) -> None:
 def test_statement_shows_the_month_and_writes_csv(home: Path) -> None:
     user = User(home).prepare()
     make(user)
-    assert "only measured" in user.call("ledger", "statement", ADA).stdout
+    assert "not charged" in user.call("ledger", "statement", ADA).stdout
     user.call("ledger", "topup", ADA, "25", "--reference", "=invoice", "--key", "one")
     user.call("ledger", "adjust", ADA, "--", "-1.5")
     shown = user.call("ledger", "statement", ADA).stdout

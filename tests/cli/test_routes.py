@@ -76,27 +76,26 @@ def test_route_added_set_and_removed_by_its_model(user: User) -> None:
     assert user.call("routes", "remove", "gpt-5*").returncode == exits.NOT_FOUND
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "text"),
-    [
-        (("add", "x", "--target", "one,weight=x"), exits.USAGE, "is not a target"),
-        (("add", "x", "--target", "one,region=eu"), exits.USAGE, "is not a target"),
-        (("add", "x", "--when", "size=3"), exits.USAGE, "is not a condition"),
-        (("add", "x", "--when", "prompt_tokens_over=x"), exits.USAGE, "is not a condition"),
-        (("add", "x", "--target", "two"), exits.USAGE, "no server named two"),
-        (("add", "x", "--target", "one", "--shadow", "two"), exits.USAGE, "no server named two"),
-        (("set", "alias"), exits.USAGE, "no option was given"),
-        (("set", "alias", "--policy", "weighted"), exits.CONFLICT, "in the configuration"),
-        (("remove", "no/model"), exits.NOT_FOUND, "there is no route for 'no/model'"),
-        (("remove", "none"), exits.NOT_FOUND, "no route with this id"),
-    ],
-)
-def test_route_command_with_a_mistake_says_what_is_wrong(
-    user: User, words: tuple[str, ...], code: int, text: str
-) -> None:
-    done = user.call("routes", *words)
-    assert done.returncode == code
-    assert text in done.stderr
+MISTAKES: list[tuple[tuple[str, ...], int, str]] = [
+    (("add", "x", "--target", "one,weight=x"), exits.USAGE, "is not a target"),
+    (("add", "x", "--target", "one,region=eu"), exits.USAGE, "is not a target"),
+    (("add", "x", "--when", "size=3"), exits.USAGE, "is not a condition"),
+    (("add", "x", "--when", "prompt_tokens_over=x"), exits.USAGE, "is not a condition"),
+    (("add", "x", "--target", "two"), exits.USAGE, "no server named two"),
+    (("add", "x", "--target", "one", "--shadow", "two"), exits.USAGE, "no server named two"),
+    (("set", "alias"), exits.USAGE, "no option was given"),
+    (("set", "alias", "--policy", "weighted"), exits.CONFLICT, "in the configuration"),
+    (("remove", "no/model"), exits.NOT_FOUND, "there is no route for 'no/model'"),
+    (("remove", "none"), exits.NOT_FOUND, "no route with this id"),
+]
+
+
+def test_route_command_with_a_mistake_says_what_is_wrong(user: User, subtests: pytest.Subtests) -> None:
+    for words, code, text in MISTAKES:
+        with subtests.test(words=words):
+            done = user.call("routes", *words)
+            assert done.returncode == code
+            assert text in done.stderr
 
 
 def test_models_without_a_gateway_lists_those_of_the_configuration(user: User) -> None:

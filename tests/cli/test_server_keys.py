@@ -44,24 +44,23 @@ def test_keys_of_a_server_are_added_listed_and_removed(user: User) -> None:
     assert (keys(user), server(user)["has_api_key"]) == ([], False)
 
 
-@pytest.mark.parametrize(
-    ("words", "stdin", "code"),
-    [
-        (("add", "one"), "", exits.USAGE),
-        (("add", "one"), FIRST, exits.CONFLICT),
-        (("add", "two"), SECOND, exits.NOT_FOUND),
-        (("add", "../one"), SECOND, exits.USAGE),
-        (("list", "two"), "", exits.NOT_FOUND),
-        (("remove", "one", "zzzz"), "", exits.NOT_FOUND),
-        (("remove", "two", "aaaa"), "", exits.NOT_FOUND),
-    ],
-)
-def test_keys_command_with_a_mistake_changes_nothing(
-    user: User, words: tuple[str, ...], stdin: str, code: int
-) -> None:
-    done = user.call("servers", "keys", *words, stdin=stdin)
-    assert done.returncode == code, done.stderr
-    assert keys(user) == ["aaaa"]
+MISTAKES: list[tuple[tuple[str, ...], str, int]] = [
+    (("add", "one"), "", exits.USAGE),
+    (("add", "one"), FIRST, exits.CONFLICT),
+    (("add", "two"), SECOND, exits.NOT_FOUND),
+    (("add", "../one"), SECOND, exits.USAGE),
+    (("list", "two"), "", exits.NOT_FOUND),
+    (("remove", "one", "zzzz"), "", exits.NOT_FOUND),
+    (("remove", "two", "aaaa"), "", exits.NOT_FOUND),
+]
+
+
+def test_keys_command_with_a_mistake_changes_nothing(user: User, subtests: pytest.Subtests) -> None:
+    for words, stdin, code in MISTAKES:
+        with subtests.test(words=words):
+            done = user.call("servers", "keys", *words, stdin=stdin)
+            assert done.returncode == code, done.stderr
+            assert keys(user) == ["aaaa"]
 
 
 def test_timeouts_of_a_server_are_set_and_unset(user: User) -> None:

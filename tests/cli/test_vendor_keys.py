@@ -57,28 +57,27 @@ def test_vendor_keys_are_stored_changed_tested_and_removed(user: User) -> None:
     assert rows(user) == []
 
 
-@pytest.mark.parametrize(
-    ("words", "stdin", "code", "message"),
-    [
-        (("add", ADA, "grok"), KEY, exits.USAGE, "users cannot store keys for the vendor 'grok'"),
-        (("add", ADA, "ollama"), KEY, exits.USAGE, "users cannot store keys for the vendor 'ollama'"),
-        (("add", ADA, "openai"), "", exits.USAGE, "standard input contains no key"),
-        (("add", "bob@example.com", "openai"), KEY, exits.NOT_FOUND, "No user has this e-mail address."),
-        (("set", ADA, "openai"), "", exits.USAGE, "no option was given"),
-        (("set", ADA, "openai", "--mode", "only"), "", exits.NOT_FOUND, "has no key for 'openai'"),
-        (("test", ADA, "openai"), "", exits.NOT_FOUND, "has no key for 'openai'"),
-        (("remove", ADA, "openai"), "", exits.NOT_FOUND, "has no key for 'openai'"),
-    ],
-)
-def test_vendor_keys_mistake_says_what_is_wrong(
-    user: User, words: tuple[str, ...], stdin: str, code: int, message: str
-) -> None:
-    done = user.call("vendor-keys", *words, stdin=stdin)
-    assert (done.returncode, message in done.stderr) == (code, True), done.stderr
+MISTAKES: list[tuple[tuple[str, ...], str, int, str]] = [
+    (("add", ADA, "grok"), KEY, exits.USAGE, "users cannot store keys for the vendor 'grok'"),
+    (("add", ADA, "ollama"), KEY, exits.USAGE, "users cannot store keys for the vendor 'ollama'"),
+    (("add", ADA, "openai"), "", exits.USAGE, "standard input contains no key"),
+    (("add", "bob@example.com", "openai"), KEY, exits.NOT_FOUND, "No user has this e-mail address."),
+    (("set", ADA, "openai"), "", exits.USAGE, "no option was given"),
+    (("set", ADA, "openai", "--mode", "only"), "", exits.NOT_FOUND, "has no key for 'openai'"),
+    (("test", ADA, "openai"), "", exits.NOT_FOUND, "has no key for 'openai'"),
+    (("remove", ADA, "openai"), "", exits.NOT_FOUND, "has no key for 'openai'"),
+]
+
+
+def test_vendor_keys_mistake_says_what_is_wrong(user: User, subtests: pytest.Subtests) -> None:
+    for words, stdin, code, message in MISTAKES:
+        with subtests.test(words=words):
+            done = user.call("vendor-keys", *words, stdin=stdin)
+            assert (done.returncode, message in done.stderr) == (code, True), done.stderr
 
 
 def test_vendor_keys_are_refused_when_the_settings_say_so(user: User) -> None:
     (user.home / "gateway.toml").write_text("[vendor_keys]\nenabled = false\n")
     done = user.call("vendor-keys", "add", ADA, "openai", stdin=KEY + "\n")
     assert done.returncode != 0
-    assert "may not use keys of its own" in done.stderr
+    assert "may not store its own vendor keys" in done.stderr

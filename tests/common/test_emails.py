@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from bluesminds.common.emails import read_email, require_email
 from bluesminds.common.errors import InvalidRequest
+from tests.cases import each
 
 WRONG = [
     *("", "a", "@b.cc", "a@", "a@b", "a b@c.dd", "a@b .cc", "a@b@c.dd", "a..b@c.dd", ".a@c.dd", "a.@c.dd"),
@@ -42,7 +43,7 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize("text", WRONG)
+@each("text", WRONG)
 def test_read_email_invalid_address_is_refused(text: str) -> None:
     assert read_email(text) is None
     with pytest.raises(InvalidRequest) as caught:

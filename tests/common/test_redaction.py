@@ -1,13 +1,12 @@
 """Built-in and own patterns of the prompt log."""
 
-import pytest
-
 from bluesminds.common.redaction import Redactor
+from tests.cases import each
 
 ALL = Redactor(("email", "card", "key"))
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "expected"),
     [
         ("Write to ada@example.com today.", "Write to [email] today."),

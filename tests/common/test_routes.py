@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bluesminds.common.routes import ModelRoute, RouteCondition, RouteTable, RouteTraits, find_cycle
+from tests.cases import each
 
 PATTERNS = ("gpt-5", "gpt-5*", "gpt-5-mini*", "gpt*", "*")
 
@@ -42,7 +43,7 @@ def test_first_of_equal_routes_applies() -> None:
 PRO = RouteCondition(tier=("pro",), needs=("tools",))
 
 
-@pytest.mark.parametrize(
+@each(
     ("condition", "traits", "holds"),
     [
         (RouteCondition(), RouteTraits(), True),

@@ -3,9 +3,10 @@
 import pytest
 
 from bluesminds.common.server_headers import MAX_HEADERS, check_headers, holds_credential
+from tests.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "is_credential"),
     [
         ("Authorization", True),
@@ -38,7 +39,7 @@ def test_header_with_a_credential_is_known_by_its_name(name: str, is_credential:
         ({"A": "secret\r\nB: x"}, "the value of the header A must be printable ASCII text"),
         ({"A": "secret-é"}, "the value of the header A must be printable ASCII text"),
         ({"A": "1", "a": "2"}, "the header A is set twice"),
-        ({f"A{n}": "x" for n in range(MAX_HEADERS + 1)}, "at most 32 headers are possible"),
+        ({f"A{n}": "x" for n in range(MAX_HEADERS + 1)}, "at most 32 headers are allowed"),
     ],
 )
 def test_wrong_header_is_refused_without_its_value(headers: dict[str, str], message: str) -> None:

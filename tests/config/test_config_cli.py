@@ -45,7 +45,7 @@ def test_check_valid_file_succeeds(here: Path) -> None:
 
 def test_check_without_file_succeeds(here: Path) -> None:
     if not Path("/etc/bluesminds/gateway.toml").exists():
-        assert run(check).stdout.startswith("no configuration file; defaults are used: ok\n0 servers, ")
+        assert run(check).stdout.startswith("no configuration file (defaults): ok\n0 servers, ")
 
 
 def test_check_without_servers_prints_those_of_the_environment(

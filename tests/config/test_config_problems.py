@@ -192,7 +192,10 @@ ONE_PROBLEM = [
     ("\n[[servers]]\n", "a server has no name", 2, 'add a line like name = "main" under [[servers]]'),
     (
         '[[servers]]\nname = "Main"\n',
-        'name in [[servers]] "Main" must be 1 to 64 of a-z, 0-9, "-", "_" and ".", not "." first, not "Main"',
+        (
+            'name in [[servers]] "Main" must be 1 to 64 of a-z, 0-9, "-", "_" and ".", not starting with ".",'
+            ' not "Main"'
+        ),
         2,
         'write it like name = "main"',
     ),

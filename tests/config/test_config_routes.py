@@ -108,7 +108,7 @@ ONE_PROBLEM = [
         '[[routes]]\nmodel = "m"\ntargets = ["main", {server = "main", weight = 2}]\n',
         'targets in [[routes]] "m" names the server "main" twice',
         3,
-        "keep one of them, or give each a model of its own",
+        "keep one of them, or set a different model in each",
     ),
     (
         '[[routes]]\nmodel = "m"\n\ntargets = []\n',

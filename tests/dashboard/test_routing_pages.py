@@ -89,7 +89,7 @@ async def test_costs_are_computed_again_after_a_second_look(site: DashboardSite,
         page.get_by_role("button", name="Show what would change").press("Enter")
         expect(page.get_by_text("The costs of 2 of 2 requests would change by 0.001998 USD")).to_be_visible()
         page.get_by_role("button", name="Change the costs").press("Enter")
-        expect(page.get_by_text("The costs of 2 requests are changed.")).to_be_visible()
+        expect(page.get_by_text("The costs of 2 requests were changed.")).to_be_visible()
 
     await site.look(chromium, "admin", work)
 

@@ -270,7 +270,7 @@ class ModelServer:
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
-    """Empty for a relayed body that is no object, and for a number that is too large for every type."""
+    """Empty for a relayed body that is not an object, and for a number that is too large for every type."""
     try:
         value = msgspec.json.decode(body)
     except msgspec.DecodeError:

@@ -41,7 +41,7 @@ class Answer:
 @dataclass(slots=True)
 class ObjectServer:
     """`objects` are by collection and id, `contents` the bytes of files. `pages` counts listed pages, each of
-    at most `page` objects. `deleted_cursors`: where lists go on after deleted objects.
+    at most `page` objects. `deleted_cursors`: where lists continue after deleted objects.
     """
 
     name: str

@@ -14,6 +14,7 @@ from bluesminds.common.clock import Calendar, SystemClock
 from bluesminds.common.log import Log
 from bluesminds.common.values import NO_LIMITS, Caller, LimitSet, Usage
 from bluesminds.gateway.accounting import UsageAccounting, UsageEntry
+from bluesminds.gateway.admission import Admission
 from bluesminds.gateway.authenticate import KeyAuthenticator
 from bluesminds.gateway.browser_origins import BrowserOrigins
 from bluesminds.gateway.estimate import Estimator
@@ -229,12 +230,16 @@ async def test_bug_in_gateway_is_500_without_detail(nursery: trio.Nursery) -> No
     )
     gateway = Gateway(
         keys=keys,
-        registry=OneServer(),
-        balancer=Balancer(
-            ServerHealthRegistry(eject_after=5, eject_seconds=30),
-            LoadRegistry(),
-            RotationRegistry(),
-            random.random,
+        admission=Admission(
+            OneServer(),
+            Balancer(
+                ServerHealthRegistry(eject_after=5, eject_seconds=30),
+                LoadRegistry(),
+                RotationRegistry(),
+                random.random,
+            ),
+            setup.limiter,
+            setup.accounting,
         ),
         limiter=setup.limiter,
         sender=cast(Sender, Broken()),

@@ -178,7 +178,7 @@ async def has_recovered(gateway: Gateway) -> bool:
     return not any(server["circuits"] for server in await health(gateway))
 
 
-@pytest.mark.parametrize("policy", ["weighted", "least_latency"])
+@pytest.mark.parametrize("policy", ["weighted", pytest.param("least_latency", marks=pytest.mark.process)])
 async def test_failing_servers_under_load_are_hidden_from_clients(
     nursery: trio.Nursery, home: Path, mock_clock: MockClock, policy: str
 ) -> None:

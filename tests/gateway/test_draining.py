@@ -1,4 +1,4 @@
-"""Servers whose streams are read on after the client has left, and servers with timeouts of their own."""
+"""Streams that are read to the end after the client has disconnected, and servers with their own timeouts."""
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path

@@ -72,17 +72,21 @@ async def test_native_stream_passes_byte_for_byte(native: Gateway, google: Model
     assert (row["input_tokens"], row["output_tokens"], row["status"]) == (107, 5, 200)
 
 
-@pytest.mark.parametrize("path", [STREAM, f"{STREAM}?alt=json"])
 async def test_stream_without_alt_sse_is_a_json_array(
-    native: Gateway, google: ModelServer, path: str
+    native: Gateway, google: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    answer = await post(native, path)
-    assert answer.headers["content-type"] == "application/json"
-    assert google.asked[0].received.line.startswith(b"POST /v1beta/models/m:streamGenerateContent?alt=sse ")
-    elements = answer.json()
-    texts = [one["candidates"][0]["content"]["parts"][0]["text"] for one in elements]
-    assert texts == ["Hello", " world", ""]
-    assert elements[-1]["candidates"][0]["finishReason"] == "STOP"
+    for path in [STREAM, f"{STREAM}?alt=json"]:
+        with subtests.test(path):
+            google.asked.clear()
+            answer = await post(native, path)
+            assert answer.headers["content-type"] == "application/json"
+            assert google.asked[0].received.line.startswith(
+                b"POST /v1beta/models/m:streamGenerateContent?alt=sse "
+            )
+            elements = answer.json()
+            texts = [one["candidates"][0]["content"]["parts"][0]["text"] for one in elements]
+            assert texts == ["Hello", " world", ""]
+            assert elements[-1]["candidates"][0]["finishReason"] == "STOP"
 
 
 async def test_end_of_a_stream_waits_for_the_usage_row(native: Gateway, google: ModelServer) -> None:
@@ -148,16 +152,20 @@ async def test_refusal_of_a_file_is_the_clients_error(native: Gateway, google: M
     assert (await post(native, PLAIN)).content == body
 
 
-@pytest.mark.parametrize("framed", [False, True])
-async def test_error_in_a_native_stream_passes(native: Gateway, google: ModelServer, framed: bool) -> None:
-    failure = error(429, "RESOURCE_EXHAUSTED", "Quota exceeded.")
-    if framed:
-        failure = b"data: " + json.dumps(json.loads(failure)).encode() + b"\r\n\r\n"
-    google.plan(streamed(event({"text": "Hel"}), failure))
-    answer = await post(native, EVENTS)
-    assert answer.content == event({"text": "Hel"}) + failure
-    (row,) = await native.settled(1)
-    assert row["outcome"] == "upstream_error"
+async def test_error_in_a_native_stream_passes(
+    native: Gateway, google: ModelServer, subtests: pytest.Subtests
+) -> None:
+    for framed in [False, True]:
+        with subtests.test("framed" if framed else "bare"):
+            since = Since(native)
+            failure = error(429, "RESOURCE_EXHAUSTED", "Quota exceeded.")
+            if framed:
+                failure = b"data: " + json.dumps(json.loads(failure)).encode() + b"\r\n\r\n"
+            google.plan(streamed(event({"text": "Hel"}), failure))
+            answer = await post(native, EVENTS)
+            assert answer.content == event({"text": "Hel"}) + failure
+            (row,) = await since.settled(1)
+            assert row["outcome"] == "upstream_error"
 
 
 async def test_cut_stream_ends_with_an_error_of_googles(native: Gateway, google: ModelServer) -> None:
@@ -311,14 +319,15 @@ async def test_messages_client_gets_answers_of_a_gemini_server(native: Gateway, 
     assert google.asked[0].body["generationConfig"] == {"maxOutputTokens": 99}
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
 async def test_error_in_a_gemini_stream_reaches_other_clients(
-    native: Gateway, google: ModelServer, path: str
+    native: Gateway, google: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    google.plan(streamed(event({"text": "Hel"}), error(429, "RESOURCE_EXHAUSTED", "Quota exceeded.")))
-    async with native.client() as client:
-        answer = await client.post(path, json=CHAT | {"max_tokens": 99, "stream": True})
-    assert b"Quota exceeded." in answer.content and b"[DONE]" not in answer.content
+    for path in ["/v1/chat/completions", "/v1/messages"]:
+        with subtests.test(path):
+            google.plan(streamed(event({"text": "Hel"}), error(429, "RESOURCE_EXHAUSTED", "Quota exceeded.")))
+            async with native.client() as client:
+                answer = await client.post(path, json=CHAT | {"max_tokens": 99, "stream": True})
+            assert b"Quota exceeded." in answer.content and b"[DONE]" not in answer.content
 
 
 # Keys, models and errors
@@ -345,17 +354,20 @@ async def test_key_is_accepted_where_googles_clients_send_it(
             await use_key(gateway, place)
 
 
-@pytest.mark.parametrize("place", ["x-goog-api-key", "query"])
-async def test_googles_places_of_a_key_mean_nothing_elsewhere(gateway: Gateway, place: str) -> None:
-    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
-        query = f"?key={gateway.key}" if place == "query" else ""
-        headers = {} if place == "query" else {place: gateway.key}
-        for path in ("/v1/chat/completions", "/v1/messages", "/v1beta1/models"):
-            answer = await client.post(path + query, json=CHAT | {"max_tokens": 9}, headers=headers)
-            assert answer.status_code in (401, 404)
-        assert (await client.get(f"/api/auth/me{query}", headers=headers)).status_code == 401
-        listed = await client.get(f"/v1/models{query}", headers=headers)
-        assert listed.status_code == (401 if place == "query" else 200)
+async def test_googles_places_of_a_key_mean_nothing_elsewhere(
+    gateway: Gateway, subtests: pytest.Subtests
+) -> None:
+    for place in ["x-goog-api-key", "query"]:
+        with subtests.test(place):
+            async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+                query = f"?key={gateway.key}" if place == "query" else ""
+                headers = {} if place == "query" else {place: gateway.key}
+                for path in ("/v1/chat/completions", "/v1/messages", "/v1beta1/models"):
+                    answer = await client.post(path + query, json=CHAT | {"max_tokens": 9}, headers=headers)
+                    assert answer.status_code in (401, 404)
+                assert (await client.get(f"/api/auth/me{query}", headers=headers)).status_code == 401
+                listed = await client.get(f"/v1/models{query}", headers=headers)
+                assert listed.status_code == (401 if place == "query" else 200)
 
 
 async def test_paths_of_googles_sdks_under_v1_are_geminis(gateway: Gateway) -> None:

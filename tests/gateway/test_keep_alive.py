@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -10,6 +11,7 @@ from trio.testing import MockClock
 
 from tests import gateways
 from tests.fakes.model_server import DONE, USAGE, ModelServer, chunk, streamed, text_chunks
+from tests.gateway.cases import Since
 from tests.gateway.test_client_disconnects import begin, is_idle, until
 from tests.gateways import STREAM, Gateway, entry, eventually
 
@@ -52,26 +54,27 @@ async def read_with_ping(
         return found
 
 
-@pytest.mark.parametrize(
-    ("path", "body", "ping", "end"),
-    [
-        ("/v1/chat/completions", STREAM, COMMENT, DONE),
-        ("/v1/messages", MESSAGES, PING, b"message_stop"),
-        ("/v1/responses", {"model": "m", "input": "Hi.", "stream": True}, COMMENT, b"response.completed"),
-    ],
-    ids=["chat", "messages", "responses"],
-)
+FORMATS: list[tuple[str, dict[str, Any], bytes, bytes]] = [
+    ("/v1/chat/completions", STREAM, COMMENT, DONE),
+    ("/v1/messages", MESSAGES, PING, b"message_stop"),
+    ("/v1/responses", {"model": "m", "input": "Hi.", "stream": True}, COMMENT, b"response.completed"),
+]
+
+
 async def test_silent_stream_gets_the_ping_of_its_format(
-    start: Start, models: ModelServer, path: str, body: dict[str, object], ping: bytes, end: bytes
+    start: Start, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
     gateway = await start(0.05)
-    go_on = trio.Event()
-    models.plan(streamed(*answer(go_on)))
-    found = await read_with_ping(gateway, path, body, go_on, ping)
-    before, _, after = found.partition(ping)
-    assert before.endswith(b"\n\n") and b"Hello" in before and b"world" in after and end in after
-    (row,) = await gateway.settled(1)
-    assert (row["outcome"], row["output_tokens"]) == ("ok", USAGE["completion_tokens"])
+    for path, body, ping, end in FORMATS:
+        with subtests.test(path):
+            since = Since(gateway)
+            go_on = trio.Event()
+            models.plan(streamed(*answer(go_on)))
+            found = await read_with_ping(gateway, path, body, go_on, ping)
+            before, _, after = found.partition(ping)
+            assert before.endswith(b"\n\n") and b"Hello" in before and b"world" in after and end in after
+            (row,) = await since.settled(1)
+            assert (row["outcome"], row["output_tokens"]) == ("ok", USAGE["completion_tokens"])
 
 
 async def test_stream_of_geminis_format_gets_no_ping(start: Start, models: ModelServer) -> None:

@@ -22,7 +22,7 @@ from tests.fakes.model_server import (
     whole,
 )
 from tests.fakes.raw_upstream import Peer
-from tests.gateway.cases import own_servers
+from tests.gateway.cases import Since, own_servers
 from tests.gateways import Gateway, entry, eventually
 
 MPEG = b"Content-Type: audio/mpeg"
@@ -193,17 +193,22 @@ async def test_key_of_server_is_removed_from_text(gateway: Gateway, models: Mode
     assert answer.content == b"key ***********."
 
 
-@pytest.mark.parametrize("path", ["/images/generations", "/images/generate"])
-async def test_images_pass_and_are_counted(gateway: Gateway, models: ModelServer, path: str) -> None:
+async def test_images_pass_and_are_counted(
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
+) -> None:
     body = json.dumps({"created": 1, "data": [{"b64_json": "aaaa"}] * 2, "usage": TOKENS}).encode()
-    models.plan(whole(body))
-    answer = await post(gateway, path, DRAW | {"n": 2})
-    assert (answer.content, answer.headers["content-type"]) == (body, "application/json")
-    assert models.asked[0].received.line == b"POST /v1/images/generations HTTP/1.1"
-    (row,) = gateway.rows()
-    assert row["endpoint"] == "images.generations"
-    assert units(row) == (10, 300, 2, None, "upstream", None)
-    assert (row["image_input_tokens"], row["image_output_tokens"]) == (4, 290)
+    for path in ["/images/generations", "/images/generate"]:
+        with subtests.test(path):
+            since = Since(gateway)
+            models.asked.clear()
+            models.plan(whole(body))
+            answer = await post(gateway, path, DRAW | {"n": 2})
+            assert (answer.content, answer.headers["content-type"]) == (body, "application/json")
+            assert models.asked[0].received.line == b"POST /v1/images/generations HTTP/1.1"
+            (row,) = since.rows()
+            assert row["endpoint"] == "images.generations"
+            assert units(row) == (10, 300, 2, None, "upstream", None)
+            assert (row["image_input_tokens"], row["image_output_tokens"]) == (4, 290)
 
 
 async def test_image_stream_passes_and_is_counted(gateway: Gateway, models: ModelServer) -> None:
@@ -306,13 +311,15 @@ async def test_long_json_without_usage_is_counted(gateway: Gateway, models: Mode
     assert units(row) == (5, None, 3, None, "estimated", None)
 
 
-@pytest.mark.parametrize("end", [Cut, Fin, None])
 async def test_long_json_that_is_cut_closes_the_connection(
-    gateway: Gateway, models: ModelServer, end: Any
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
     steps = pieces_of(long_images())[:-1]
-    models.plan(streamed(*steps, *([end] if end else []), content_type=JSON_TYPE))
-    with pytest.raises(httpx.RemoteProtocolError):
-        await post(gateway, "/images/generations", DRAW)
-    (row,) = await gateway.settled(1)
-    assert (row["outcome"], row["status"]) == ("cut", 200)
+    for end in [Cut, Fin, None]:
+        with subtests.test(end.__name__ if end else "ended"):
+            since = Since(gateway)
+            models.plan(streamed(*steps, *([end] if end else []), content_type=JSON_TYPE))
+            with pytest.raises(httpx.RemoteProtocolError):
+                await post(gateway, "/images/generations", DRAW)
+            (row,) = await since.settled(1)
+            assert (row["outcome"], row["status"]) == ("cut", 200)

@@ -145,17 +145,23 @@ async def test_missing_count_is_estimated(gateway: Gateway, models: ModelServer)
     assert {source for *_, source in rows} == {"estimated"}
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"prompt_tokens_details": {"cached_tokens": "0"}}, {"prompt_tokens": 11.0}]
-)
+ODD_DETAILS: list[dict[str, Any]] = [
+    {"prompt_tokens_details": {"cached_tokens": "0"}},
+    {"prompt_tokens": 11.0},
+]
+
+
 async def test_odd_usage_detail_is_ignored(
-    gateway: Gateway, models: ModelServer, wrong: dict[str, object]
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    models.plan(whole(completion(usage={"prompt_tokens": 11, "completion_tokens": 2} | wrong)))
-    await gateway.chat()
-    (row,) = gateway.rows()
-    assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (11, 2, "upstream")
-    assert gateway.events("usage_implausible") == []
+    for wrong in ODD_DETAILS:
+        with subtests.test(str(wrong)):
+            since = Since(gateway)
+            models.plan(whole(completion(usage={"prompt_tokens": 11, "completion_tokens": 2} | wrong)))
+            await gateway.chat()
+            (row,) = since.rows()
+            assert (row["input_tokens"], row["output_tokens"], row["usage_source"]) == (11, 2, "upstream")
+            assert since.events("usage_implausible") == []
 
 
 async def test_pictures_are_not_estimated_as_text(gateway: Gateway, models: ModelServer) -> None:
@@ -329,18 +335,20 @@ async def test_whole_answer_to_stream_request_becomes_events(gateway: Gateway, m
     assert (row["outcome"], row["input_tokens"], row["streamed"]) == ("ok", 11, 1)
 
 
-@pytest.mark.parametrize("body", [ASK, STREAM], ids=["plain", "streamed"])
 async def test_response_json_under_the_type_of_events_is_an_answer(
-    gateway: Gateway, models: ModelServer, body: dict[str, object]
+    gateway: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
     async def mislabelled(_: ModelServer, peer: Peer, asked: Asked) -> None:
         await peer.answer(completion(), EVENT_STREAM)
 
-    models.plan(mislabelled)
-    answer = await gateway.chat(body)
-    assert answer.status_code == 200
-    assert b'"content":"Hello world"' in answer.content
-    assert gateway.rows()[0]["outcome"] == "ok"
+    for body in [ASK, STREAM]:
+        with subtests.test("stream" if body is STREAM else "whole"):
+            since = Since(gateway)
+            models.plan(mislabelled)
+            answer = await gateway.chat(body)
+            assert answer.status_code == 200
+            assert b'"content":"Hello world"' in answer.content
+            assert since.rows()[0]["outcome"] == "ok"
 
 
 async def test_stream_answer_to_json_request_becomes_json(gateway: Gateway, models: ModelServer) -> None:

@@ -141,19 +141,21 @@ async def test_recovery_error_ends_the_stream_with_an_error(
 FAILURES: list[Plan] = [refusal(400), refusal(503), streamed(Cut)]
 
 
-@pytest.mark.parametrize("failure", FAILURES, ids=range(3))
 async def test_failure_of_the_next_server_is_not_shown(
-    start: Start, models: ModelServer, second: ModelServer, failure: Plan
+    start: Start, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
     gateway = await start()
-    models.plan(streamed(*TOKENS[:3], Cut))
-    second.default = failure
-    answer = await gateway.chat(STREAM)
-    assert answer.status_code == 200
-    assert b"this is" not in answer.content
-    assert b"upstream_cut" in answer.content and b"[DONE]" not in answer.content
-    (row,) = gateway.rows()
-    assert row["outcome"] == "cut"
+    for number, failure in enumerate(FAILURES):
+        with subtests.test(str(number)):
+            since = Since(gateway)
+            models.plan(streamed(*TOKENS[:3], Cut))
+            second.default = failure
+            answer = await gateway.chat(STREAM)
+            assert answer.status_code == 200
+            assert b"this is" not in answer.content
+            assert b"upstream_cut" in answer.content and b"[DONE]" not in answer.content
+            (row,) = since.rows()
+            assert row["outcome"] == "cut"
 
 
 async def test_stream_goes_on_at_an_ejected_server_if_no_other_is_left(
@@ -255,14 +257,18 @@ async def test_target_without_prefill_restarts_the_stream(
     assert second.asked[0].body["messages"] == models.asked[0].body["messages"]
 
 
-@pytest.mark.parametrize("sent", [[*call_chunks([CALL])], [REASONING]], ids=["call", "reasoning"])
+NOT_CONTINUED = {"call": [*call_chunks([CALL])], "reasoning": [REASONING]}
+
+
 async def test_call_and_reasoning_are_not_continued(
-    start: Start, models: ModelServer, second: ModelServer, sent: list[bytes]
+    start: Start, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
     gateway = await start(**CONTINUE)
-    models.plan(streamed(*sent, Cut))
-    answer = await gateway.chat(STREAM)
-    assert b"upstream_cut" in answer.content and second.asked == []
+    for name, sent in NOT_CONTINUED.items():
+        with subtests.test(name):
+            models.plan(streamed(*sent, Cut))
+            answer = await gateway.chat(STREAM)
+            assert b"upstream_cut" in answer.content and second.asked == []
 
 
 async def test_continued_answer_that_is_complete_closes_the_block(

@@ -50,16 +50,18 @@ def play(nursery: trio.Nursery, home: Path) -> Play:
 @pytest.fixture
 def play_all(nursery: trio.Nursery, home: Path) -> PlayAll:
     """Starts one gateway in front of the servers of several cases. The name of a case is its model, and the
-    beginning of the names of its servers. One failure ejects a server.
+    beginning of the names of its servers.
     """
 
-    async def start(names: Iterable[str], **more: Any) -> tuple[Gateway, dict[str, ScriptedUpstream]]:
+    async def start(
+        names: Iterable[str], *, eject_after: int = 1, **more: Any
+    ) -> tuple[Gateway, dict[str, ScriptedUpstream]]:
         upstreams, tables, prices = {}, [], []
         for name in names:
             upstreams[name], own = await serve(nursery, name, **more)
             tables += [table | {"name": f"{name}-{table['name']}"} for table in own]
             prices.append(PRICE | {"model": name})
-        upstream = {"eject_after": 1}
+        upstream = {"eject_after": eject_after}
         gateway = await gateways.start(nursery, home, servers=tables, prices=prices, upstream=upstream)
         return gateway, upstreams
 
@@ -259,15 +261,19 @@ async def test_stream_without_answer_goes_to_the_next_server(
             assert since.events("attempt_failed")[0]["reason"] == "UpstreamCut"
 
 
-@pytest.mark.parametrize("name", NO_ANSWER)
-async def test_stream_without_answer_of_every_server_is_an_error(play: Play, name: str) -> None:
-    gateway, upstream = await play(name, eject_after=5)
-    answer = await ask(gateway, name)
-    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unreachable")
-    assert answer.headers["x-should-retry"] == "false"
-    (row,) = gateway.rows()
-    assert (row["outcome"], row["attempts"], row["output_tokens"]) == ("upstream_error", 3, None)
-    assert len(upstream.asked) == 3
+async def test_stream_without_answer_of_every_server_is_an_error(
+    play_all: PlayAll, subtests: pytest.Subtests
+) -> None:
+    gateway, upstreams = await play_all(NO_ANSWER, eject_after=5)
+    for name in NO_ANSWER:
+        with subtests.test(name):
+            since = Since(gateway)
+            answer = await ask(gateway, name)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_unreachable")
+            assert answer.headers["x-should-retry"] == "false"
+            (row,) = since.rows()
+            assert (row["outcome"], row["attempts"], row["output_tokens"]) == ("upstream_error", 3, None)
+            assert len(upstreams[name].asked) == 3
 
 
 ERRORS = [

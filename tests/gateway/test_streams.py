@@ -318,19 +318,22 @@ async def test_connection_that_ends_response_after_done_is_kept(
     assert models.upstream.accepted == accepted
 
 
-@pytest.mark.parametrize("end", [Cut, Fin, Stall])
 async def test_cut_stream_ends_with_error_event(
-    impatient: Gateway, models: ModelServer, end: type[Cut] | type[Fin] | type[Stall]
+    impatient: Gateway, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    models.plan(streamed(chunk("one"), chunk("two"), b'data: {"half', Pause(0.05), end))
-    answer = await impatient.chat(STREAM)
-    *passed, last = events(answer.content)
-    assert passed == [chunk("one"), chunk("two")]
-    assert told(last)["code"] == "upstream_cut"
-    assert len(models.asked) == 1
-    (row,) = impatient.rows()
-    assert (row["outcome"], row["status"], row["attempts"]) == ("cut", 200, 1)
-    assert (row["output_tokens"], row["usage_source"]) == (2, "estimated")
+    for end in [Cut, Fin, Stall]:
+        with subtests.test(end.__name__):
+            since = Since(impatient)
+            models.asked.clear()
+            models.plan(streamed(chunk("one"), chunk("two"), b'data: {"half', Pause(0.05), end))
+            answer = await impatient.chat(STREAM)
+            *passed, last = events(answer.content)
+            assert passed == [chunk("one"), chunk("two")]
+            assert told(last)["code"] == "upstream_cut"
+            assert len(models.asked) == 1
+            (row,) = since.rows()
+            assert (row["outcome"], row["status"], row["attempts"]) == ("cut", 200, 1)
+            assert (row["output_tokens"], row["usage_source"]) == (2, "estimated")
 
 
 async def test_usage_known_before_the_break_is_kept(gateway: Gateway, models: ModelServer) -> None:

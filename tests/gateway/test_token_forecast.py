@@ -21,15 +21,17 @@ async def ask(gateway: Gateway, body: dict[str, Any]) -> httpx.Response:
         return await client.post("/v1/messages", json=body)
 
 
-@pytest.mark.parametrize(("asked", "sent"), [(50, 20), (20, 20), (5, 5)])
 async def test_maximum_above_the_one_of_the_model_is_lowered(
-    nursery: trio.Nursery, home: Path, models: ModelServer, asked: int, sent: int
+    nursery: trio.Nursery, home: Path, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], prices=[PRICE])
-    answer = await ask(gateway, MESSAGE | {"max_tokens": asked})
-    assert answer.status_code == 200
-    assert answer.headers.get("x-bluesminds-dropped") == (None if asked == sent else "max_tokens")
-    assert [one.body["max_tokens"] for one in models.asked] == [sent]
+    for asked, sent in [(50, 20), (20, 20), (5, 5)]:
+        with subtests.test(f"{asked} {sent}"):
+            models.asked.clear()
+            answer = await ask(gateway, MESSAGE | {"max_tokens": asked})
+            assert answer.status_code == 200
+            assert answer.headers.get("x-bluesminds-dropped") == (None if asked == sent else "max_tokens")
+            assert [one.body["max_tokens"] for one in models.asked] == [sent]
 
 
 async def test_maximum_of_a_request_that_is_not_translated_is_kept(

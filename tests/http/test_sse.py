@@ -5,6 +5,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bluesminds.http.sse import EventSplitter, EventTooLarge, event_data, write_event
+from tests.cases import each
 
 STREAM = st.lists(
     st.sampled_from(
@@ -107,7 +108,7 @@ def test_splitter_pending_bytes_are_known() -> None:
         assert splitter.is_empty == empty
 
 
-@pytest.mark.parametrize(
+@each(
     ("event", "data"),
     [
         (b"data: x\n\n", b"x"),

@@ -95,14 +95,13 @@ async def test_provider_at_a_private_address_is_not_connected_to(server: Identit
     assert server.paths == []
 
 
-@pytest.mark.parametrize(
-    "url", ["file:///etc/passwd", "https://user@host/", "unix:/run/x", "https://a b/", ""]
-)
-async def test_endpoint_that_is_no_url_is_refused(server: IdentityServer, url: str) -> None:
-    server.metadata["jwks_uri"] = url
-    async with client_of(server) as client:
-        with pytest.raises(ProviderUnavailable):
-            await client.authorization_url(ATTEMPT)
+async def test_endpoint_that_is_no_url_is_refused(server: IdentityServer, subtests: pytest.Subtests) -> None:
+    for url in ["file:///etc/passwd", "https://user@host/", "unix:/run/x", "https://a b/", ""]:
+        with subtests.test(url=url):
+            server.metadata["jwks_uri"] = url
+            async with client_of(server) as client:
+                with pytest.raises(ProviderUnavailable):
+                    await client.authorization_url(ATTEMPT)
 
 
 async def test_secret_is_sent_in_the_form_if_the_provider_asks_for_it(server: IdentityServer) -> None:

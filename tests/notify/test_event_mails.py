@@ -21,6 +21,7 @@ from storage.events import insert_event
 from storage.mail_preferences import MailPreferencesRow, put_mail_preferences
 from storage.store import open_store
 from storage.users import insert_user, update_user
+from tests.databases import create_sqlite
 from tests.storage.samples import NOON, user
 
 BASE = "https://gateway.example"
@@ -29,13 +30,6 @@ ADA = replace(user(1, "ada@example.com"), email_verified_at=NOON)
 BOB = replace(user(2, "bob@example.com"), email_verified_at=NOON, role="admin")
 EVE = replace(user(3, "eve@example.com"), role="admin")  # not confirmed
 ENDS = "2027-01-16T08:00:00.000Z"
-CREDIT_NOTE = {
-    "invoice": "i2",
-    "kind": "credit_note",
-    "number": "INV-000002",
-    "total_cents": -2900,
-    "currency": "usd",
-}
 KEY = {"name": "laptop", "prefix": "bm_Ab12", "last4": "wxyz", "expires_at": ENDS}
 SIGN_IN = {"address": "203.0.113.7", "user_agent": "curl"}
 LIMIT = {"key_id": None, "limit_name": "usd_per_month", "period": "2027-01", "share": 80}
@@ -90,6 +84,7 @@ class Site:
 
 @pytest.fixture
 async def site(home: Path) -> AsyncIterator[Site]:
+    create_sqlite(home / "gateway.db")
     async with open_store(f"sqlite://{home}/gateway.db") as store:
         for one in (ADA, BOB, EVE):
             await store.write(insert_user, one)

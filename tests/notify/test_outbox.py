@@ -16,6 +16,7 @@ from storage import Connection, Store
 from storage.base import StorageUnavailable
 from storage.mail_outbox import count_mails
 from storage.store import open_store
+from tests.databases import create_sqlite
 from tests.gateways import eventually
 
 LONG = 600.0  # seconds; no test waits for it
@@ -84,6 +85,7 @@ class Site:
 
 @pytest.fixture
 async def site(home: Path) -> AsyncIterator[Site]:
+    create_sqlite(home / "gateway.db")
     async with open_store(f"sqlite://{home}/gateway.db") as store:
         yield Site(store)
 
@@ -164,7 +166,7 @@ async def test_outbox_full_drops_new_mails(site: Site, monkeypatch: pytest.Monke
     outbox = site.outbox(Script())
     await site.put(outbox, 0, 1, 2)
     await site.put(outbox, 3, decoy=True)
-    assert site.events() == [("mail_dropped", "2 mails wait already")]
+    assert site.events() == [("mail_dropped", "2 mails are already waiting")]
 
 
 async def test_outbox_decoy_is_deleted_and_never_sent(site: Site) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import storage.sqlite
 from bluesminds.__main__ import main
-from bluesminds.gateway.pipeline import Gateway
+from bluesminds.gateway.admission import Admission
 from bluesminds.gateway.recorder import Recorder
 from bluesminds.web import data_plane
 from storage.postgres import PostgresTransaction
@@ -67,7 +67,7 @@ def _before_commit() -> None:
 
 
 POINTS: Final[dict[str, Callable[[], None]]] = {
-    "reserved": lambda: _after(Gateway, "_open"),
+    "reserved": lambda: _after(Admission, "_open"),
     "first_byte": lambda: _after_await(data_plane.ASGIResponseWriter, "write"),
     "before_commit": _before_commit,
     "committed": lambda: _after_await(Recorder, "_try_insert"),

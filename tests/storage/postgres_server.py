@@ -33,6 +33,13 @@ def _retry_start(start: Callable[[], None]) -> None:
     return start()
 
 
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 class PostgresServer:
     def __init__(self) -> None:
         # Not in pytest's directory: a Unix socket needs a short path, and the server may run as another user.
@@ -46,6 +53,7 @@ class PostgresServer:
         _retry_start(self._server.start)
         self._databases = 0
         self._template = ""  # the name of a database with the schema
+        self._shared = ""  # the URL of another
         # A killed process loses nothing that it wrote, synced or not. No test cuts the power.
         self.psql("ALTER SYSTEM SET fsync = off;")
         self.psql("SELECT pg_reload_conf();")
@@ -62,6 +70,12 @@ class PostgresServer:
             add_schema(url)
             self._template = urlsplit(url).path[1:]
         return self.create_empty_database(f" TEMPLATE {self._template} STRATEGY FILE_COPY")
+
+    def shared_database(self) -> str:
+        """The URL of one database with the schema, which contains what was written before."""
+        self.start()
+        self._shared = self._shared or self.create_database()
+        return self._shared
 
     def create_empty_database(self, options: str = "") -> str:
         """The URL of a new database."""
@@ -89,12 +103,15 @@ class PostgresServer:
 
     def kill(self) -> None:
         """Send SIGKILL to the postmaster and all of its children."""
+        psutil.wait_procs(self._kill(), timeout=10)
+
+    def _kill(self) -> list[psutil.Process]:
         postmaster = psutil.Process(self._server.get_pid())
-        family = [*postmaster.children(recursive=True), postmaster]
-        for process in [postmaster, *family[:-1]]:
+        family = [postmaster, *postmaster.children(recursive=True)]
+        for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended
                 process.kill()
-        psutil.wait_procs(family, timeout=10)
+        return family
 
     def start(self) -> None:
         _retry_start(self._server.ensure_postgres_running)
@@ -112,7 +129,10 @@ class PostgresServer:
             os.kill(process.pid, number)
 
     def close(self) -> None:
-        self.kill()  # an orderly stop writes every database of the session to disk
+        # An orderly stop would write every database of the session to disk. Init may reap processes late.
+        family = self._kill()
+        while not all(map(_has_ended, family)):
+            time.sleep(0.01)  # noqa: TID251 - no event loop waits for it
         self._server.cleanup_mode = None  # nothing is left to stop
         self._server.cleanup()
         atexit.unregister(self._server._cleanup)

@@ -17,7 +17,8 @@ class Entry:
 
 async def create(connection: Connection) -> None:
     await connection.execute(
-        "CREATE TABLE entries (chain TEXT, seq BIGINT, amount BIGINT, hash TEXT, PRIMARY KEY (chain, seq))"
+        "CREATE TABLE IF NOT EXISTS entries"
+        " (chain TEXT, seq BIGINT, amount BIGINT, hash TEXT, PRIMARY KEY (chain, seq))"
     )
     for chain in ("a", "b"):
         await connection.execute(

@@ -160,7 +160,7 @@ async def test_limits_are_told_of_the_credit_and_of_its_last_revision(store: Sto
 @pytest.mark.parametrize(
     ("statement", "problem"),
     [
-        ("DELETE FROM usage_adjustments", "has no new cost"),
+        ("DELETE FROM usage_adjustments", "no changed cost matches"),
         ("UPDATE usage_adjustments SET posted_nano = 1", "is missing or has another amount"),
     ],
 )

@@ -181,23 +181,22 @@ async def test_created_key_is_shown_once(gateway: Gateway) -> None:
     assert "digest" not in text
 
 
-@pytest.mark.parametrize(
-    ("body", "message", "param"),
-    [
-        ({"name": "n", "rpm": 5}, "Unknown field `rpm`: `rpm` belongs under `limits`.", None),
-        ({"name": "n", "limits": {"rps": 5}}, "Unknown field `limits.rps`. Known: `rpm`, `tpm`, ", "limits"),
-        ({"name": "n", "\x1b[1m": 5}, "Unknown field. Known: `name`, ", None),
-        ({}, "Missing field `name`. It must be 1 to 100 characters without control characters.", "name"),
-        ({"name": "n", "limits": {"rpm": 0}}, "limits.rpm must be null ", "limits.rpm"),
-    ],
-)
-async def test_invalid_body_is_rejected_with_a_hint(
-    gateway: Gateway, body: dict[str, Any], message: str, param: str | None
-) -> None:
-    async with gateway.operator() as client:
-        error = (await client.post("/api/admin/keys", json=body)).json()["error"]
-    assert error["message"].startswith(message)
-    assert (error["code"], error["param"]) == ("invalid_value", param)
+INVALID_BODIES: list[tuple[dict[str, Any], str, str | None]] = [
+    ({"name": "n", "rpm": 5}, "Unknown field `rpm`: `rpm` belongs under `limits`.", None),
+    ({"name": "n", "limits": {"rps": 5}}, "Unknown field `limits.rps`. Known: `rpm`, `tpm`, ", "limits"),
+    ({"name": "n", "\x1b[1m": 5}, "Unknown field. Known: `name`, ", None),
+    ({}, "Missing field `name`. It must be 1 to 100 characters without control characters.", "name"),
+    ({"name": "n", "limits": {"rpm": 0}}, "limits.rpm must be null ", "limits.rpm"),
+]
+
+
+async def test_invalid_body_is_rejected_with_a_hint(gateway: Gateway, subtests: pytest.Subtests) -> None:
+    for body, message, param in INVALID_BODIES:
+        with subtests.test(body=body):
+            async with gateway.operator() as client:
+                error = (await client.post("/api/admin/keys", json=body)).json()["error"]
+            assert error["message"].startswith(message)
+            assert (error["code"], error["param"]) == ("invalid_value", param)
 
 
 async def test_chat_request_without_model_names_the_missing_field(gateway: Gateway) -> None:

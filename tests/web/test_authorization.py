@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
-import httpx
 import pytest
 import trio
 
 from bluesminds.accounts.audit import OPERATOR as AS_OPERATOR
+from bluesminds.accounts.chats import ChatFacts, ChatMessage
 from bluesminds.accounts.vendor_keys import VendorKeyTest
 from bluesminds.common.prompts import LoggedPrompt, write_prompt
 from bluesminds.http.asgi import ASGIApp
@@ -29,6 +30,7 @@ from tests import gateways
 from tests.deployment import KEYS, Callers, anonymous_client, forget_changes
 from tests.fakes.resend_server import WEBHOOK_SECRET
 from tests.gateways import Gateway
+from tests.plain_client import PlainAnswer, PlainClient, connect
 from tests.storage.samples import usage
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -558,29 +560,28 @@ CREDENTIALS = [
 ]
 
 
-async def call(client: httpx.AsyncClient, name: str, carried: Carried) -> httpx.Response:
+async def call(client: PlainClient, name: str, carried: Carried) -> PlainAnswer:
     """A request without effect: with unknown ids and a body that no route accepts."""
     method, _, path = name.partition(" ")
+    body = {"no such field": 1} if method in ("POST", "PUT", "PATCH") else None
+    return await send(client, method, re.sub(r"\{\w+(:path)?\}", UNKNOWN_ID, path), carried, body)
+
+
+async def send(
+    client: PlainClient, method: str, path: str, carried: Carried, body: object = None
+) -> PlainAnswer:
     headers, cookies, query = carried
     if cookies:
         headers = headers | {"cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
-    body = {"json": {"no such field": 1}} if method in ("POST", "PUT", "PATCH") else {}
-    path = re.sub(r"\{\w+(:path)?\}", UNKNOWN_ID, path)
-    request = client.build_request(method, path, headers=headers, params=query or None, **body)  # type: ignore[arg-type]
-    answer = await client.send(request, stream=True)
-    try:
-        if answer.headers.get("content-type") != "text/event-stream":  # which does not end soon
-            await answer.aread()
-    finally:
-        await answer.aclose()
-    return answer
+    target = f"{path}?{urlencode(query)}" if query else path
+    return await client.send(method, target, headers, body)
 
 
-def rejection_of(answer: httpx.Response) -> Refusal:
+def rejection_of(answer: PlainAnswer) -> Refusal:
     """Status and code, if authentication or authorization rejected the request."""
-    assert answer.status_code < 500 or answer.request.url.path == "/ready", answer.text
+    assert answer.status_code < 500 or answer.target == "/ready", answer.text
     if answer.status_code in (401, 403):
-        code = answer.json()["error"]["code"]
+        code = answer.code
         # A setting rejects this for everyone who may call the route; tests/gateway/test_prompt_log.py.
         return None if code == "prompt_log_private" else (answer.status_code, code)
     return None
@@ -656,6 +657,9 @@ async def test_build_quart_app_mounts_only_the_given_routes(gateway: Gateway) ->
     assert rules == [("/one", {"GET", "HEAD"})]
 
 
+PART = 10  # the fast tier tries one in so many routes with a credential that is like another one
+
+
 def tried_routes(callers: Callers) -> Iterator[tuple[Credential, list[str]]]:
     """Each credential with the routes to try it on. The process tier, which has PostgreSQL, tries all. The
     fast tier tries all with one of the credentials that are allowed the same, and a part with the others.
@@ -665,12 +669,12 @@ def tried_routes(callers: Callers) -> Iterator[tuple[Credential, list[str]]]:
         allowed = tuple(str(credential.expected(name)) for name in CONTROL)
         is_complete = callers.gateway.services.store.engine == "postgres" or allowed not in known
         known.add(allowed)
-        yield credential, CONTROL if is_complete else CONTROL[number % 5 :: 5]
+        yield credential, CONTROL if is_complete else CONTROL[number % PART :: PART]
 
 
 async def test_control_routes_with_each_credential_allow_or_reject(callers: Callers) -> None:
     wrong = []
-    async with anonymous_client(callers.gateway) as client:
+    async with connect(callers.gateway) as client:
         for credential, names in tried_routes(callers):
             carried = await credential.make(callers)
             forget_changes(callers.gateway)
@@ -702,7 +706,7 @@ async def test_change_from_another_site_is_rejected(callers: Callers) -> None:
     """Every route with the first headers, and a part of the routes with each of the others."""
     wrong = []
     host = f"127.0.0.1:{callers.gateway.port}"
-    async with anonymous_client(callers.gateway) as client:
+    async with connect(callers.gateway) as client:
         csrf_headers, cookies, _ = await session("admin", cookie=True, csrf="own")(callers)
         for number, headers in enumerate(FOREIGN):
             sent = {name: value.replace("HOST", host) for name, value in headers.items()}
@@ -719,15 +723,13 @@ async def test_change_from_the_own_site_is_accepted(callers: Callers) -> None:
     for origin in (f"http://127.0.0.1:{callers.gateway.port}", f"HTTP://127.0.0.1:{callers.gateway.port}"):
         headers, cookies, _ = await session("user", cookie=True, csrf="own")(callers)
         headers |= {"origin": origin, "sec-fetch-site": "same-origin"}
-        async with anonymous_client(callers.gateway) as client:
+        async with connect(callers.gateway) as client:
             answer = await call(client, "POST /api/keys", (headers, cookies, {}))
-            assert answer.json()["error"]["code"] == "invalid_value", (
-                "authorized, then rejected by validation"
-            )
+            assert answer.code == "invalid_value", "authorized, then rejected by validation"
 
 
 async def test_operator_cannot_use_routes_of_users(callers: Callers) -> None:
-    async with callers.gateway.operator() as client:
+    async with connect(callers.gateway, local=True) as client:
         for name in CONTROL:
             answer = await call(client, name, ({}, {}, {}))
             if ACCESS[name] == "signed in":
@@ -756,44 +758,42 @@ NOT_FOUND = (
 
 @pytest.mark.parametrize("thief", ["other", "admin"])
 async def test_resource_of_another_user_is_not_found(thief: str, callers: Callers) -> None:
-    """Also for an administrator, on the routes for own resources."""
+    """Also for an administrator, on the routes for the user's own resources."""
     owned = [name for name, access in ACCESS.items() if access == "signed in" and "{" in name]
     assert len(owned) > 10
-    async with anonymous_client(callers.gateway) as client:
+    async with connect(callers.gateway) as client:
         for name in owned:
             method, _, path = name.partition(" ")
             token, _, session_id = await callers.session("user")
             own = {"authorization": f"Bearer {token}"}
-            path_values = {"key_id": await new_key(callers), "session_id": session_id, "position": "0"}
-            path_values["chat_id"] = await new_chat(client, own)
-            path_values["request_id"] = await new_request(callers)
-            path_values["vendor_key_id"] = await new_vendor_key(callers)
-            path_values["webhook_id"], path_values["delivery_id"] = await new_webhook(callers)
-            path_values["invoice_id"] = await new_invoice(callers)
-            path_values["order_id"] = await new_order(callers)
+            path_values = {"session_id": session_id, "position": "0"}
+            for variable, make in NEW.items():
+                if f"{{{variable}}}" in path:
+                    path_values[variable] = await make(callers)
+            if "{delivery_id}" in path:
+                path_values["delivery_id"] = await new_delivery(callers, path_values["webhook_id"])
             url = path.format_map(path_values)
-            body = {"json": BODIES.get(name, {})} if method in ("POST", "PUT", "PATCH") else {}
+            body = BODIES.get(name, {}) if method in ("POST", "PUT", "PATCH") else None
             stolen = {"authorization": f"Bearer {(await callers.session(thief))[0]}"}
-            before = await client.get("/api/keys", headers=own, params={"limit": 100})
+            before = await client.send("GET", "/api/keys?limit=100", own)
             if thief == "admin" and "/requests/{request_id}" in name:
                 continue  # administrators see the requests of all users
-            refused = await client.request(method, url, headers=stolen, **body)  # type: ignore[arg-type]
+            refused = await client.send(method, url, stolen, body)
             assert refused.status_code == 404, name
-            code = refused.json()["error"]["code"]
-            assert code in NOT_FOUND, name
-            after = await client.get("/api/keys", headers=own, params={"limit": 100})
+            assert refused.code in NOT_FOUND, name
+            after = await client.send("GET", "/api/keys?limit=100", own)
             assert (after.status_code, after.text) == (200, before.text), name
-            allowed = await client.request(method, url, headers=own, **body)  # type: ignore[arg-type]
+            allowed = await client.send(method, url, own, body)
             if method == "POST" and name.endswith("/replay"):  # the request of `new_request` has no key
-                assert allowed.json()["error"]["code"] == "replay_key_unusable"
+                assert allowed.code == "replay_key_unusable"
                 continue
             assert allowed.status_code in (200, 201, 204), (name, allowed.text)
 
 
 async def new_key(callers: Callers) -> str:
-    async with callers.gateway.operator() as operator:
+    async with connect(callers.gateway, local=True) as operator:
         body = {"name": "mine", "user_id": callers.users["user"]}
-        return str((await operator.post("/api/admin/keys", json=body)).json()["id"])
+        return str((await operator.send("POST", "/api/admin/keys", {}, body)).json()["id"])
 
 
 async def new_vendor_key(callers: Callers) -> str:
@@ -807,8 +807,7 @@ async def new_vendor_key(callers: Callers) -> str:
     return row.id
 
 
-async def new_webhook(callers: Callers) -> tuple[str, str]:
-    """A webhook and one of its deliveries."""
+async def new_webhook(callers: Callers) -> str:
     webhooks, owner = callers.gateway.services.accounts.webhooks, callers.users["user"]
     assert webhooks is not None
     for old in await webhooks.list(owner):
@@ -816,8 +815,13 @@ async def new_webhook(callers: Callers) -> tuple[str, str]:
     row, _ = await webhooks.create(
         AS_OPERATOR, owner, url="https://hooks.invalid/", events=("*",), description=""
     )
-    delivery = await webhooks.test(owner, row.id, "webhook.test")
-    return row.id, delivery.id
+    return row.id
+
+
+async def new_delivery(callers: Callers, webhook_id: str) -> str:
+    webhooks = callers.gateway.services.accounts.webhooks
+    assert webhooks is not None
+    return (await webhooks.test(callers.users["user"], webhook_id, "webhook.test")).id
 
 
 async def new_order(callers: Callers) -> str:
@@ -853,11 +857,24 @@ async def new_request(callers: Callers) -> str:
     return row.id
 
 
-async def new_chat(client: httpx.AsyncClient, headers: dict[str, str]) -> str:
-    chat = str((await client.post("/api/chats", headers=headers, json={})).json()["id"])
-    body = {"messages": [{"role": "user", "text": "mine"}]}
-    assert (await client.post(f"/api/chats/{chat}/messages", headers=headers, json=body)).status_code == 201
-    return chat
+async def new_chat(callers: Callers) -> str:
+    """With one message."""
+    chats, owner = callers.gateway.services.accounts.chats, callers.users["user"]
+    chat = await chats.create(owner, ChatFacts("mine", "m"))
+    await chats.add(owner, chat.id, [ChatMessage("user", "mine")])
+    return chat.id
+
+
+# By the variables of paths.
+NEW: dict[str, Callable[[Callers], Awaitable[str]]] = {
+    "key_id": new_key,
+    "chat_id": new_chat,
+    "request_id": new_request,
+    "vendor_key_id": new_vendor_key,
+    "webhook_id": new_webhook,
+    "invoice_id": new_invoice,
+    "order_id": new_order,
+}
 
 
 async def test_lists_contain_only_own_resources(callers: Callers) -> None:
@@ -920,19 +937,16 @@ CALLS: list[tuple[str, Callable[[Callers], Awaitable[Carried]], dict[str, str], 
 
 async def test_data_plane_with_each_credential_allows_or_rejects(callers: Callers) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
-    async with anonymous_client(callers.gateway) as client:
+    async with connect(callers.gateway) as client:
         for prefix in ("/v1", "/api/v1"):
             for what, make, more, chat, models in CALLS:
                 headers, cookies, query = await make(callers)
-                headers = headers | more
-                if cookies:
-                    headers["cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
-                url = f"{prefix}/chat/completions"
-                answer = await client.post(url, json=body, headers=headers, params=query or None)
+                carried = (headers | more, cookies, query)
+                answer = await send(client, "POST", f"{prefix}/chat/completions", carried, body)
                 assert rejection_of(answer) == chat, (what, more, answer.text)
                 assert chat is not None or answer.status_code == 200, (what, answer.text)
                 for path in ("/models", "/models/m"):
-                    answer = await client.get(prefix + path, headers=headers, params=query or None)
+                    answer = await send(client, "GET", prefix + path, carried)
                     if path == "/models/m" and what.startswith("for another model"):
                         assert answer.status_code in (403, 404), what
                     else:
@@ -943,7 +957,7 @@ async def test_data_plane_with_each_credential_allows_or_rejects(callers: Caller
 
 
 async def test_error_responses_and_log_contain_no_credential(callers: Callers) -> None:
-    async with anonymous_client(callers.gateway) as client, trio.open_nursery():
+    async with connect(callers.gateway) as client, trio.open_nursery():
         for _, make, more, *_ in CALLS:
             headers, cookies, query = await make(callers)
             secrets = [
@@ -951,7 +965,7 @@ async def test_error_responses_and_log_contain_no_credential(callers: Callers) -
                 *cookies.values(),
                 *query.values(),
             ]
-            answer = await client.get("/v1/models", headers=headers | more, params=query or None)
+            answer = await send(client, "GET", "/v1/models", (headers | more, cookies, query))
             shown = answer.text + str(answer.headers)
             assert not [secret for secret in secrets if len(secret) > 30 and secret in shown]
             logged = callers.gateway.log

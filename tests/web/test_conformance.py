@@ -3,7 +3,6 @@
 from functools import partial
 from typing import Any
 
-import httpx
 import pytest
 import schemathesis
 import trio
@@ -19,7 +18,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from bluesminds.web.docs.relayed_endpoints import RELAYED
-from tests.deployment import Callers
+from tests.deployment import Callers, anonymous_client
 
 CHECKS = [
     not_a_server_error,
@@ -114,7 +113,7 @@ def tried(operation: Any, mode: GenerationMode, headers: Any, callers: Callers, 
 
 async def test_error_response_conforms_to_the_reference(callers: Callers) -> None:
     document = (await callers.gateway.get("/openapi.json")).json()
-    async with httpx.AsyncClient(base_url=callers.gateway.url, trust_env=False) as client:
+    async with anonymous_client(callers.gateway) as client:
         refused = (await client.get("/api/admin/users")).json()
     schema = document["components"]["schemas"]["ErrorObject"]
     assert refused.keys() == {"error"}

@@ -10,6 +10,7 @@ import trio
 from bluesminds.gateway.operations import OPERATIONS
 from bluesminds.web.cors import Preflight, preflight_headers, read_preflight, response_headers
 from tests import gateways
+from tests.deployment import anonymous_client
 from tests.fakes.model_server import DONE, ModelServer, chunk, streamed
 from tests.gateways import ASK, STREAM, Gateway, entry
 
@@ -23,7 +24,7 @@ ALLOW_ORIGIN = "access-control-allow-origin"
 async def send(gateway: Gateway, method: str, path: str, **headers: str) -> httpx.Response:
     """Without an API key unless `headers` has one."""
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
-    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=60) as client:
+    async with anonymous_client(gateway) as client:
         return await client.request(method, path, headers=headers)
 
 
@@ -98,29 +99,36 @@ def test_response_exposes_only_headers_for_scripts() -> None:
     ]
 
 
-@pytest.mark.parametrize("prefix", ["/v1", "/api/v1"])
 async def test_preflight_of_configured_origin_allows_methods_of_path(
-    configured: Gateway, prefix: str
+    configured: Gateway, subtests: pytest.Subtests
 ) -> None:
-    paths: dict[str, str] = {}
-    for operation in OPERATIONS:
-        path = operation.path.removeprefix("/v1")
-        paths[path] = f"{paths[path]}, {operation.method}" if path in paths else operation.method
-    paths |= {"/models": "GET, HEAD", "/models/org/m": "GET, HEAD", "/none": "GET, HEAD, POST, DELETE"}
-    for path, methods in paths.items():
-        response = await preflight(
-            configured, prefix + path, access_control_request_headers="authorization,content-type,cookie"
-        )
-        assert (response.status_code, response.content) == (204, b"")
-        assert "content-length" not in response.headers
-        assert cors_headers(response) == {
-            ALLOW_ORIGIN: APP,
-            "access-control-allow-methods": methods,
-            "access-control-allow-headers": "authorization, content-type",
-            "access-control-max-age": "7200",
-        }
-        varies = {name.strip() for name in response.headers["vary"].split(",")}
-        assert varies == {"origin", "access-control-request-method", "access-control-request-headers"}
+    for prefix in ["/v1", "/api/v1"]:
+        with subtests.test(prefix=prefix):
+            paths: dict[str, str] = {}
+            for operation in OPERATIONS:
+                path = operation.path.removeprefix("/v1")
+                paths[path] = f"{paths[path]}, {operation.method}" if path in paths else operation.method
+            paths |= {
+                "/models": "GET, HEAD",
+                "/models/org/m": "GET, HEAD",
+                "/none": "GET, HEAD, POST, DELETE",
+            }
+            for path, methods in paths.items():
+                response = await preflight(
+                    configured,
+                    prefix + path,
+                    access_control_request_headers="authorization,content-type,cookie",
+                )
+                assert (response.status_code, response.content) == (204, b"")
+                assert "content-length" not in response.headers
+                assert cors_headers(response) == {
+                    ALLOW_ORIGIN: APP,
+                    "access-control-allow-methods": methods,
+                    "access-control-allow-headers": "authorization, content-type",
+                    "access-control-max-age": "7200",
+                }
+                varies = {name.strip() for name in response.headers["vary"].split(",")}
+                assert varies == {"origin", "access-control-request-method", "access-control-request-headers"}
 
 
 async def test_preflight_for_private_network_is_allowed_if_asked(configured: Gateway) -> None:
@@ -157,59 +165,63 @@ async def test_options_without_requested_method_is_not_a_preflight(configured: G
     assert response.headers[ALLOW_ORIGIN] == APP
 
 
-@pytest.mark.parametrize("path", ["/api/auth/me", "/api/keys", "/", "/health"])
-async def test_other_paths_have_no_cors(configured: Gateway, path: str) -> None:
-    for method in ("OPTIONS", "GET"):
-        response = await send(configured, method, path, **ASKED)
-        assert cors_headers(response) == {}, method
+async def test_other_paths_have_no_cors(configured: Gateway, subtests: pytest.Subtests) -> None:
+    for path in ["/api/auth/me", "/api/keys", "/", "/health"]:
+        with subtests.test(path=path):
+            for method in ("OPTIONS", "GET"):
+                response = await send(configured, method, path, **ASKED)
+                assert cors_headers(response) == {}, method
 
 
-# Origins of the settings, of the key and of the page; the status, and whether the page may read it.
-READERS: list[tuple[list[str], list[str] | None, str | None, int, bool]] = [
-    ([], None, None, 200, False),
-    ([], None, APP, 200, False),
-    ([], [APP], APP, 200, True),
-    ([], [APP], OTHER, 403, False),
-    ([], [APP], "null", 403, False),
-    ([], [APP], None, 403, False),
-    ([APP], None, APP, 200, True),
-    ([APP], None, OTHER, 200, False),
-    ([APP], [OTHER], APP, 403, True),
-    ([APP], [OTHER], OTHER, 200, True),
-    ([APP], [OTHER], "https://third.example.com", 403, False),
-    (["*"], None, OTHER, 200, True),
-    (["*"], None, "null", 200, True),
-    (["*"], [APP], OTHER, 403, True),
-    (["*"], None, None, 200, False),
-]
+# By the origins of the settings. Origins of the key and of the page; the status, and whether the page may
+# read it.
+READERS: dict[str, list[tuple[list[str] | None, str | None, int, bool]]] = {
+    "": [
+        (None, None, 200, False),
+        (None, APP, 200, False),
+        ([APP], APP, 200, True),
+        ([APP], OTHER, 403, False),
+        ([APP], "null", 403, False),
+        ([APP], None, 403, False),
+    ],
+    APP: [
+        (None, APP, 200, True),
+        (None, OTHER, 200, False),
+        ([OTHER], APP, 403, True),
+        ([OTHER], OTHER, 200, True),
+        ([OTHER], "https://third.example.com", 403, False),
+    ],
+    "*": [
+        (None, OTHER, 200, True),
+        (None, "null", 200, True),
+        ([APP], OTHER, 403, True),
+        (None, None, 200, False),
+    ],
+}
 
 
-@pytest.mark.parametrize(("listed", "of_key", "origin", "status", "readable"), READERS)
+@pytest.mark.parametrize("listed", READERS)
 async def test_response_is_readable_if_settings_or_key_list_the_origin(
-    nursery: trio.Nursery,
-    home: Path,
-    models: ModelServer,
-    listed: list[str],
-    of_key: list[str] | None,
-    origin: str | None,
-    status: int,
-    readable: bool,
+    nursery: trio.Nursery, home: Path, models: ModelServer, listed: str, subtests: pytest.Subtests
 ) -> None:
     servers = [entry("one", models.url)]
-    gateway = await gateways.start(nursery, home, servers=servers, server={"cors_origins": listed})
-    _, key = await gateway.new_key(allowed_origins=of_key)
-    headers = {} if origin is None else {"origin": origin}
-    async with gateway.client(key) as client:
-        for response in (
-            await client.post(CHAT, json=ASK, headers=headers),
-            await client.get("/v1/models", headers=headers),
-        ):
-            assert response.status_code == status, response.text
-            assert response.headers.get(ALLOW_ORIGIN) == (origin if readable else None)
-            assert response.headers["vary"] == "origin"
-            exposed = response.headers.get("access-control-expose-headers", "")
-            assert exposed.startswith("x-") == readable
-            assert ("x-request-id" in exposed) == readable
+    origins = [listed] if listed else []
+    gateway = await gateways.start(nursery, home, servers=servers, server={"cors_origins": origins})
+    for of_key, origin, status, readable in READERS[listed]:
+        _, key = await gateway.new_key(allowed_origins=of_key)
+        headers = {} if origin is None else {"origin": origin}
+        with subtests.test(of_key=of_key, origin=origin):
+            async with gateway.client(key) as client:
+                for response in (
+                    await client.post(CHAT, json=ASK, headers=headers),
+                    await client.get("/v1/models", headers=headers),
+                ):
+                    assert response.status_code == status, response.text
+                    assert response.headers.get(ALLOW_ORIGIN) == (origin if readable else None)
+                    assert response.headers["vary"] == "origin"
+                    exposed = response.headers.get("access-control-expose-headers", "")
+                    assert exposed.startswith("x-") == readable
+                    assert ("x-request-id" in exposed) == readable
 
 
 async def test_error_is_readable_for_the_origin_of_the_key(gateway: Gateway) -> None:

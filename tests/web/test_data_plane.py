@@ -12,6 +12,7 @@ import trio
 from bluesminds.common.errors import Unavailable
 from bluesminds.web.asgi_body import ASGIBody
 from tests import gateways
+from tests.deployment import anonymous_client
 from tests.fakes.model_server import DONE, ModelServer, chunk, streamed
 from tests.gateways import ASK, STREAM, Gateway, body_memory, entry, eventually
 
@@ -65,44 +66,46 @@ SPELLINGS = [
 ]
 
 
-@pytest.mark.parametrize("path", SPELLINGS)
-async def test_extra_slashes_in_a_path_are_ignored(gateway: Gateway, path: str) -> None:
-    path = gateway.url + path
-    answer = await send(gateway, "POST", path, json=ASK)
-    assert answer.status_code == 200
-    models = path.replace("chat/completions", "models").replace("chat//completions", "models")
-    assert (await send(gateway, "GET", models)).json()["data"][0]["id"] == "m"
-    head = await send(gateway, "HEAD", models)
-    assert (head.status_code, head.content) == (200, b"")
-    refused = await send(gateway, "HEAD", path)
-    assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
+async def test_extra_slashes_in_a_path_are_ignored(gateway: Gateway, subtests: pytest.Subtests) -> None:
+    for path in SPELLINGS:
+        with subtests.test(path=path):
+            url = gateway.url + path
+            answer = await send(gateway, "POST", url, json=ASK)
+            assert answer.status_code == 200
+            models = url.replace("chat/completions", "models").replace("chat//completions", "models")
+            assert (await send(gateway, "GET", models)).json()["data"][0]["id"] == "m"
+            head = await send(gateway, "HEAD", models)
+            assert (head.status_code, head.content) == (200, b"")
+            refused = await send(gateway, "HEAD", url)
+            assert (refused.status_code, refused.headers["allow"]) == (405, "POST")
 
 
-@pytest.mark.parametrize(
-    ("path", "code", "said"),
-    [
-        ("/v1/responses/r-1/other", "unsupported_endpoint", "This part of the Responses API"),
-        ("/v1/conversations", "unsupported_endpoint", "the whole conversation as `input`"),
-        ("/v1/assistants", "unsupported_endpoint", "Use /v1/responses"),
-        ("/v1/files", "unsupported_endpoint", "The Files API"),
-        ("/v1/chat/completion", "unknown_url", "Did you mean /v1/chat/completions?"),
-        ("/v1/v1/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
-        ("/v1/embedding", "unknown_url", "Did you mean /v1/embeddings?"),
-        ("/v1/xyz", "unknown_url", "GET /docs lists the endpoints"),
-        ("/v1", "unknown_url", "no such endpoint under /v1"),
-        ("/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
-        ("/openai/deployments/gpt-5/chat/completion", "unknown_url", "Did you mean /v1/chat/completions?"),
-        ("/v1/openai/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
-        ("/xyz", "unknown_url", "The OpenAI-compatible API is under /v1"),
-    ],
-)
+UNKNOWN_PATHS: list[tuple[str, str, str]] = [
+    ("/v1/responses/r-1/other", "unsupported_endpoint", "This part of the Responses API"),
+    ("/v1/conversations", "unsupported_endpoint", "the whole conversation as `input`"),
+    ("/v1/assistants", "unsupported_endpoint", "Use /v1/responses"),
+    ("/v1/files", "unsupported_endpoint", "The Files API"),
+    ("/v1/chat/completion", "unknown_url", "Did you mean /v1/chat/completions?"),
+    ("/v1/v1/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
+    ("/v1/embedding", "unknown_url", "Did you mean /v1/embeddings?"),
+    ("/v1/xyz", "unknown_url", "GET /docs lists the endpoints"),
+    ("/v1", "unknown_url", "no such endpoint under /v1"),
+    ("/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
+    ("/openai/deployments/gpt-5/chat/completion", "unknown_url", "Did you mean /v1/chat/completions?"),
+    ("/v1/openai/chat/completions", "unknown_url", "Did you mean /v1/chat/completions?"),
+    ("/xyz", "unknown_url", "The OpenAI-compatible API is under /v1"),
+]
+
+
 async def test_unknown_path_names_the_endpoint_that_was_meant(
-    gateway: Gateway, path: str, code: str, said: str
+    gateway: Gateway, subtests: pytest.Subtests
 ) -> None:
-    answer = await send(gateway, "POST", path, json=ASK)
-    error = told(answer)
-    assert (answer.status_code, error["code"]) == (404, code)
-    assert said in error["message"]
+    for path, code, said in UNKNOWN_PATHS:
+        with subtests.test(path=path):
+            answer = await send(gateway, "POST", path, json=ASK)
+            error = told(answer)
+            assert (answer.status_code, error["code"]) == (404, code)
+            assert said in error["message"]
 
 
 async def test_log_line_has_method_and_path_without_query(gateway: Gateway) -> None:
@@ -194,22 +197,23 @@ async def test_models_are_listed_in_openais_shape(gateway: Gateway) -> None:
     missing = await send(gateway, "GET", "/v1/models/org%2Fmissing")
     assert (missing.status_code, told(missing)["code"]) == (404, "model_not_found")
     assert "org/missing" in missing.text
-    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+    async with anonymous_client(gateway) as client:
         for path in ("/v1/models", "/v1/models/m"):
             answer = await client.get(path)
             assert (answer.status_code, told(answer)["code"]) == (401, "missing_api_key")
 
 
-@pytest.mark.parametrize("header", ["authorization", "x-api-key"])
-async def test_headers_of_any_bytes_are_answered(gateway: Gateway, header: str) -> None:
-    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n"
-    sent = head + b"%b: Bearer \xff\xe9bm_\r\n\r\n{}"
-    stream = await trio.open_tcp_stream("127.0.0.1", gateway.port)
-    async with stream:
-        await stream.send_all(sent % header.encode())
-        answer = await stream.receive_some()
-    assert answer.startswith(b"HTTP/1.1 401 ")
-    assert b'"invalid_api_key"' in answer
+async def test_headers_of_any_bytes_are_answered(gateway: Gateway, subtests: pytest.Subtests) -> None:
+    for header in ["authorization", "x-api-key"]:
+        with subtests.test(header=header):
+            head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: t\r\nContent-Length: 2\r\n"
+            sent = head + b"%b: Bearer \xff\xe9bm_\r\n\r\n{}"
+            stream = await trio.open_tcp_stream("127.0.0.1", gateway.port)
+            async with stream:
+                await stream.send_all(sent % header.encode())
+                answer = await stream.receive_some()
+            assert answer.startswith(b"HTTP/1.1 401 ")
+            assert b'"invalid_api_key"' in answer
 
 
 async def test_refusal_is_logged_without_key(gateway: Gateway) -> None:
@@ -235,7 +239,7 @@ async def test_every_request_is_counted_and_logged(gateway: Gateway, models: Mod
         ):
             await client.request(method, path, json=json_body)
     await gateway.chat(key="bm_none")
-    async with httpx.AsyncClient(base_url=gateway.url, trust_env=False) as client:
+    async with anonymous_client(gateway) as client:
         await client.get("/v1/models")
     found = [
         (row["endpoint"], row["status"], row.get("code"), row["key_id"], row["model"])

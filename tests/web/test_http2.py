@@ -35,7 +35,7 @@ async def gateway(nursery: trio.Nursery, home: Path, models: ModelServer, author
 
 @pytest.fixture
 def client(gateway: Gateway, authority: trustme.CA) -> httpx.AsyncClient:
-    trust = ssl.create_default_context()
+    trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     authority.configure_trust(trust)
     return httpx.AsyncClient(
         base_url=f"https://localhost:{gateway.port}/v1",

@@ -11,6 +11,7 @@ import pytest
 from bluesminds.common.prices import RATE_FIELDS
 from tests.deployment import PASSWORD, Callers, anonymous_client, create_callers, forget_changes
 from tests.gateways import Gateway
+from tests.plain_client import connect
 
 LIMITS = {
     *("rpm", "tpm", "concurrency", "tokens_per_day", "tokens_per_month"),
@@ -249,7 +250,7 @@ async def test_write_routes_reject_column_names(callers: Callers) -> None:
     }
     before = content(gateway)
     tried = 0
-    async with anonymous_client(gateway) as others, gateway.operator() as operator:
+    async with connect(gateway) as others, connect(gateway, local=True) as operator:
         for name, (fields, body) in WRITES.items():
             client = operator if name in OF_THE_OPERATOR else others
             method, _, path = name.partition(" ")
@@ -257,9 +258,7 @@ async def test_write_routes_reject_column_names(callers: Callers) -> None:
             forget_changes(gateway)
             for column in sorted(columns - fields):
                 sent = body | {column: "admin"}
-                answer = await client.request(
-                    method, path.format_map(path_values), json=sent, headers=headers
-                )
+                answer = await client.send(method, path.format_map(path_values), headers, sent)
                 error = answer.json()["error"]
                 assert (answer.status_code, error["code"]) == (400, "invalid_value"), (name, column)
                 assert error["message"].startswith("Unknown field"), (name, column)

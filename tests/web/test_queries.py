@@ -28,27 +28,26 @@ async def test_lists_paged_are_those_in_the_documentation(nursery: trio.Nursery,
     assert paged == set(re.findall(r"`([^`]+)`", named))
 
 
-@pytest.mark.parametrize(
-    ("query", "message", "param"),
-    [
-        ("zz=1", f"Unknown query parameter `zz`. {KNOWN}", None),
-        ("zz=1&zz=2", f"Unknown query parameter `zz`. {KNOWN}", None),
-        ("zz=%00", f"Unknown query parameter `zz`. {KNOWN}", None),
-        ("%3Cb%3E%1B=1&limit=1", f"Unknown query parameter. {KNOWN}", None),
-        ("limit=1&limit=1", "Duplicate query parameter `limit`.", "limit"),
-        ("after=%00", "after must not contain NUL.", "after"),
-        ("limit=1.0", "limit must be a whole number from 1 to 100.", "limit"),
-        ("active=yes", "active must be true or false.", "active"),
-    ],
-)
-async def test_query_invalid_is_rejected_with_the_reason(
-    gateway: Gateway, query: str, message: str, param: str | None
-) -> None:
-    async with gateway.operator() as client:
-        answer = await client.get(f"/api/admin/keys?{query}")
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (400, "invalid_value")
-    assert (error["message"], error["param"]) == (message, param)
+INVALID_QUERIES: list[tuple[str, str, str | None]] = [
+    ("zz=1", f"Unknown query parameter `zz`. {KNOWN}", None),
+    ("zz=1&zz=2", f"Unknown query parameter `zz`. {KNOWN}", None),
+    ("zz=%00", f"Unknown query parameter `zz`. {KNOWN}", None),
+    ("%3Cb%3E%1B=1&limit=1", f"Unknown query parameter. {KNOWN}", None),
+    ("limit=1&limit=1", "Duplicate query parameter `limit`.", "limit"),
+    ("after=%00", "after must not contain NUL.", "after"),
+    ("limit=1.0", "limit must be a whole number from 1 to 100.", "limit"),
+    ("active=yes", "active must be true or false.", "active"),
+]
+
+
+async def test_query_invalid_is_rejected_with_the_reason(gateway: Gateway, subtests: pytest.Subtests) -> None:
+    for query, message, param in INVALID_QUERIES:
+        with subtests.test(query=query):
+            async with gateway.operator() as client:
+                answer = await client.get(f"/api/admin/keys?{query}")
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (400, "invalid_value")
+            assert (error["message"], error["param"]) == (message, param)
 
 
 async def test_query_of_route_without_parameters_is_rejected(gateway: Gateway) -> None:

@@ -97,87 +97,111 @@ _common = {
 }
 
 
+# Strategies are built here and not where they are drawn from: hypothesis checks each new object, which takes
+# longer than drawing from it.
+_flags = st.booleans()
+_seeds = st.none() | st.integers(0, 99)
+_some_tools = st.lists(tools, max_size=2)
+
+
 @st.composite
 def extra_sampling(draw: st.DrawFn) -> dict[str, Any]:
     """What chat completions and Gemini have."""
-    seed = draw(st.none() | st.integers(0, 99))
+    seed = draw(_seeds)
     return {"seed": seed, "presence_penalty": draw(penalties), "frequency_penalty": draw(penalties)}
+
+
+_extra_sampling = extra_sampling()
+_thought_lists = st.lists(st.builds(ThinkingPart, texts), max_size=1)
+_text_lists = st.lists(text_parts, max_size=1)
+_call_lists = st.lists(calls, max_size=3)
+_chat_turns = _turns(
+    text_parts | images | documents | sounds | _results(text_parts, st.just(False)),
+    st.tuples(_thought_lists, _text_lists, _call_lists).map(lambda lists: [*lists[0], *lists[1], *lists[2]]),
+)
+_efforts = st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh", "max"])
+_reasoning = st.none() | st.builds(Reasoning, _efforts)
 
 
 @st.composite
 def chat_requests(draw: st.DrawFn) -> ConversationRequest:
-    answers = st.tuples(
-        st.lists(st.builds(ThinkingPart, texts), max_size=1),
-        st.lists(text_parts, max_size=1),
-        st.lists(calls, max_size=3),
-    ).map(lambda lists: [*lists[0], *lists[1], *lists[2]])
-    user = text_parts | images | documents | sounds | _results(text_parts, st.just(False))
-    some = tuple(draw(st.lists(tools, max_size=2)))
-    stream = draw(st.booleans())
-    efforts = st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh", "max"])
+    some = tuple(draw(_some_tools))
+    stream = draw(_flags)
     common: dict[str, Any] = {name: draw(strategy) for name, strategy in _common.items()}
     return ConversationRequest(
         **common | {"stream": stream},
-        turns=draw(_turns(user, answers)),
-        response_json=not common["response_schema"] and draw(st.booleans()),
+        turns=draw(_chat_turns),
+        response_json=not common["response_schema"] and draw(_flags),
         tools=some,
-        tool_choice=draw(choices) if some and draw(st.booleans()) else None,
+        tool_choice=draw(choices) if some and draw(_flags) else None,
         parallel=draw(optional_flags) if some else None,
-        reasoning=draw(st.none() | st.builds(Reasoning, efforts)),
+        reasoning=draw(_reasoning),
         wants_usage=stream,
-        **draw(extra_sampling()),
+        **draw(_extra_sampling),
     )
+
+
+_media = images | documents | st.builds(MediaPart, st.just("document"), url=urls)
+_messages_thoughts = st.builds(ThinkingPart, texts, texts) | st.builds(ThinkingPart, redacted=texts)
+_messages_turns = _turns(
+    text_parts | _media | _results(text_parts | _media, _flags),
+    st.lists(text_parts | calls | _messages_thoughts, max_size=5).map(lambda parts: list(join_texts(parts))),
+)
+_messages_modes = st.sampled_from(["", "enabled", "adaptive", "between_tools", "disabled"])
+_messages_efforts = st.sampled_from(["", "low", "medium", "high", "xhigh", "max"])
+_budgets = st.integers(1024, 9999)
+_top_k = st.none() | st.integers(1, 99)
 
 
 @st.composite
 def messages_requests(draw: st.DrawFn) -> ConversationRequest:
-    thoughts = st.builds(ThinkingPart, texts, texts) | st.builds(ThinkingPart, redacted=texts)
-    answers = st.lists(text_parts | calls | thoughts, max_size=5).map(lambda parts: list(join_texts(parts)))
-    media = images | documents | st.builds(MediaPart, st.just("document"), url=urls)
-    user = text_parts | media | _results(text_parts | media, st.booleans())
-    some = tuple(draw(st.lists(tools, max_size=2)))
-    choice = draw(choices) if some and draw(st.booleans()) else None
-    modes = st.sampled_from(["", "enabled", "adaptive", "between_tools", "disabled"])
-    efforts = st.sampled_from(["", "low", "medium", "high", "xhigh", "max"])
-    mode, effort = draw(modes), draw(efforts)
+    some = tuple(draw(_some_tools))
+    choice = draw(choices) if some and draw(_flags) else None
+    mode, effort = draw(_messages_modes), draw(_messages_efforts)
     thinks = mode in ("enabled", "adaptive")
     if thinks and choice is not None and choice.mode in ("required", "tool"):
         choice = None
-    budget = draw(st.integers(1024, 9999)) if mode == "enabled" else None
+    budget = draw(_budgets) if mode == "enabled" else None
     bound: dict[str, Any] = {} if budget is None else {"max_output": 10_000}
     unsampled: dict[str, Any] = {"temperature": None, "top_p": None} if thinks else {}
     return ConversationRequest(
         **{name: draw(strategy) for name, strategy in _common.items()} | bound | unsampled,
-        turns=draw(_turns(user, answers)),
+        turns=draw(_messages_turns),
         tools=some,
         tool_choice=choice,
         parallel=draw(optional_flags) if choice is not None and choice.mode != "none" else None,
         reasoning=Reasoning(effort, mode, budget) if mode or effort else None,  # type: ignore[arg-type]
-        top_k=None if thinks else draw(st.none() | st.integers(1, 99)),
+        top_k=None if thinks else draw(_top_k),
         shows_reasoning=mode not in ("", "disabled"),
     )
 
 
+_responses_thoughts = st.builds(ThinkingPart, texts) | st.builds(ThinkingPart, texts, names)
+_responses_turns = _turns(
+    text_parts | _media | sounds | _results(text_parts | _media, st.just(False)),
+    st.lists(text_parts | calls | _responses_thoughts, max_size=5).map(lambda parts: list(join_texts(parts))),
+)
+_functions = st.lists(
+    st.builds(ToolDefinition, names, st.just("") | texts, schemas, _flags),
+    max_size=2,
+    unique_by=lambda tool: tool.name,
+)
+
+
 @st.composite
 def responses_requests(draw: st.DrawFn) -> ConversationRequest:
-    thoughts = st.builds(ThinkingPart, texts) | st.builds(ThinkingPart, texts, names)
-    answers = st.lists(text_parts | calls | thoughts, max_size=5).map(lambda parts: list(join_texts(parts)))
-    media = images | documents | st.builds(MediaPart, st.just("document"), url=urls)
-    user = text_parts | media | sounds | _results(text_parts | media, st.just(False))
-    functions = st.builds(ToolDefinition, names, st.just("") | texts, schemas, st.booleans())
-    some = tuple(draw(st.lists(functions, max_size=2, unique_by=lambda tool: tool.name)))
-    efforts = st.sampled_from(["none", "minimal", "low", "medium", "high", "xhigh", "max"])
+    some = tuple(draw(_functions))
     fields = {name: draw(strategy) for name, strategy in _common.items() if name != "stop"}
     has_schema = bool(fields["response_schema"])
     return ConversationRequest(
         **fields,  # type: ignore[arg-type]
-        turns=draw(_turns(user, answers)),
+        turns=draw(_responses_turns),
         tools=some,
-        tool_choice=draw(choices) if some and draw(st.booleans()) else None,
+        tool_choice=draw(choices) if some and draw(_flags) else None,
         parallel=draw(optional_flags) if some else None,
-        reasoning=draw(st.none() | st.builds(Reasoning, efforts)),
+        reasoning=draw(_reasoning),
         response_strict=draw(optional_flags) if has_schema else None,
-        response_json=draw(st.booleans()) and not has_schema,
+        response_json=draw(_flags) and not has_schema,
     )
 
 
@@ -188,17 +212,30 @@ signatures = st.sampled_from(["c2ln", "AAAA", "+/8="])
 signed_calls = st.builds(ToolCallPart, names, names, compact_objects, signatures)
 
 
+_gemini_parts = st.lists(text_parts | signed_calls | st.builds(ThinkingPart, texts, signatures), max_size=5)
+
+
 @st.composite
 def gemini_answers(draw: st.DrawFn) -> list[Part]:
     """Texts with and without signatures, signed thoughts and calls."""
     parts: list[Part] = []
-    for part in draw(
-        st.lists(text_parts | signed_calls | st.builds(ThinkingPart, texts, signatures), max_size=5)
-    ):
+    for part in draw(_gemini_parts):
         parts.append(part)
-        if isinstance(part, TextPart) and draw(st.booleans()):
+        if isinstance(part, TextPart) and draw(_flags):
             parts.append(ThinkingPart(signature=draw(signatures)))
     return list(join_texts(parts))
+
+
+_gemini_answers = gemini_answers()
+_gemini_tools = st.lists(tools.map(lambda tool: structs.replace(tool, strict=None)), max_size=2)
+_gemini_counts = st.integers(0, 3)
+_gemini_images = st.lists(images.filter(lambda image: not image.url), max_size=1)
+_gemini_users = st.lists(text_parts | images | documents | sounds, max_size=2)
+_gemini_reasoning = (
+    st.builds(Reasoning, st.sampled_from(["minimal", "low", "medium", "high"]))
+    | st.builds(Reasoning, st.just(""), st.just("enabled"), st.integers(1, 9999))
+    | st.just(Reasoning(mode="adaptive"))
+)
 
 
 @st.composite
@@ -207,37 +244,31 @@ def gemini_requests(draw: st.DrawFn) -> ConversationRequest:
     answer, and one result in the turn after it.
     """
     turns = [Turn("user", (draw(text_parts),))]
-    some = draw(st.lists(tools.map(lambda tool: structs.replace(tool, strict=None)), max_size=2))
-    media = images | documents
-    for number in range(draw(st.integers(0, 3))):
+    some = draw(_gemini_tools)
+    for number in range(draw(_gemini_counts)):
         call = structs.replace(draw(signed_calls), id=f"call_{number}")
-        turns.append(Turn("assistant", (*draw(gemini_answers()), call)))
-        texts_ = st.lists(text_parts, max_size=1) if draw(st.booleans()) else st.just([])
-        inner = [*draw(texts_), *draw(st.lists(images.filter(lambda image: not image.url), max_size=1))]
-        is_error = draw(st.booleans())
+        turns.append(Turn("assistant", (*draw(_gemini_answers), call)))
+        inner: list[Part] = draw(_text_lists) if draw(_flags) else []
+        inner += draw(_gemini_images)
+        is_error = draw(_flags)
         inner = inner if inner and isinstance(inner[0], TextPart) else [TextPart("{}"), *inner]
         result = ToolResultPart(f"call_{number}", tuple(inner), is_error)
-        turns.append(Turn("user", (result, *draw(st.lists(text_parts | media | sounds, max_size=2)))))
+        turns.append(Turn("user", (result, *draw(_gemini_users))))
     reasoning, shown = None, False
-    if draw(st.booleans()):
-        efforts = st.sampled_from(["minimal", "low", "medium", "high"])
-        reasoning = draw(
-            st.builds(Reasoning, efforts)
-            | st.builds(Reasoning, st.just(""), st.just("enabled"), st.integers(1, 9999))
-            | st.just(Reasoning(mode="adaptive"))
-        )
-        shown = draw(st.booleans())
+    if draw(_flags):
+        reasoning = draw(_gemini_reasoning)
+        shown = draw(_flags)
     common = {name: draw(strategy) for name, strategy in _common.items()} | {"user": "", "stream": False}
     return ConversationRequest(
         **common,  # type: ignore[arg-type]
         turns=join_turns(turns),
         tools=tuple(some),
-        tool_choice=draw(choices) if some and draw(st.booleans()) else None,
-        response_json=not common["response_schema"] and draw(st.booleans()),
+        tool_choice=draw(choices) if some and draw(_flags) else None,
+        response_json=not common["response_schema"] and draw(_flags),
         reasoning=reasoning,
-        top_k=draw(st.none() | st.integers(1, 99)),
+        top_k=draw(_top_k),
         shows_reasoning=shown,
-        **draw(extra_sampling()),
+        **draw(_extra_sampling),
     )
 
 
@@ -246,8 +277,8 @@ counts = st.integers(1, 9999)
 
 @st.composite
 def gemini_replies(draw: st.DrawFn) -> ConversationReply:
-    parts = draw(gemini_answers())
-    if draw(st.booleans()):
+    parts = draw(_gemini_answers)
+    if draw(_flags):
         parts.append(ThinkingPart(redacted=draw(signatures)))
     called = any(isinstance(part, ToolCallPart) for part in parts)
     stop = draw(st.sampled_from(["length", "filter", "tool" if called else "end"]))
@@ -258,36 +289,43 @@ def gemini_replies(draw: st.DrawFn) -> ConversationReply:
 @st.composite
 def chat_replies(draw: st.DrawFn) -> ConversationReply:
     parts: list[Part] = [
-        *draw(st.lists(st.builds(ThinkingPart, texts), max_size=1)),
-        *draw(st.lists(text_parts, max_size=1)),
+        *draw(_thought_lists),
+        *draw(_text_lists),
     ]
-    some = draw(st.lists(calls, max_size=3))
+    some = draw(_call_lists)
     stops = st.sampled_from(["length", "tool", "filter"] if some else ["end", "length", "filter"])
     usage = Usage(draw(counts) + 300, draw(counts) + 99, 200, 100, 99, "upstream")
     return ConversationReply("r1", "m", (*parts, *some), draw(stops), usage=usage)  # type: ignore[arg-type]
 
 
+_compact_texts = st.dictionaries(texts, texts, max_size=2).map(
+    lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+)
+_messages_parts = st.lists(
+    text_parts | _messages_thoughts | st.builds(ToolCallPart, names, names, _compact_texts), max_size=5
+)
+
+
 @st.composite
 def messages_replies(draw: st.DrawFn) -> ConversationReply:
-    thoughts = st.builds(ThinkingPart, texts, texts) | st.builds(ThinkingPart, redacted=texts)
-    compact = st.dictionaries(texts, texts, max_size=2).map(
-        lambda value: json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-    )
-    some = st.builds(ToolCallPart, names, names, compact)
-    parts = join_texts(draw(st.lists(text_parts | thoughts | some, max_size=5)))
+    parts = join_texts(draw(_messages_parts))
     stop = draw(st.sampled_from(["end", "length", "tool", "filter", "pause", "sequence"]))
     sequence = draw(names) if stop == "sequence" else ""
     usage = Usage(draw(counts) + 300, draw(counts) + 99, 200, 100, 99, "upstream")
     return ConversationReply("r1", "m", parts, stop, sequence, usage)  # type: ignore[arg-type]
 
 
+_responses_parts = st.lists(
+    text_parts | st.builds(ThinkingPart, texts, texts) | st.builds(ThinkingPart, texts) | calls, max_size=5
+)
+
+
 @st.composite
 def responses_replies(draw: st.DrawFn) -> ConversationReply:
-    thoughts = st.builds(ThinkingPart, texts, texts) | st.builds(ThinkingPart, texts)
-    parts = join_texts(draw(st.lists(text_parts | thoughts | calls, max_size=5)))
+    parts = join_texts(draw(_responses_parts))
     stops = ["length", "filter", "tool" if any(isinstance(one, ToolCallPart) for one in parts) else "end"]
     stop = draw(st.sampled_from(stops))
-    if stop == "filter" and draw(st.booleans()):
+    if stop == "filter" and draw(_flags):
         refusal = TextPart(draw(texts), refusal=True)
         parts = (*(one for one in parts if isinstance(one, ThinkingPart)), refusal)
     usage = Usage(draw(counts) + 300, draw(counts) + 99, 200, 100, 99, "upstream")

@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from bluesminds.wire.answer_text import AnswerJoiner, answer_text, last_prompt_text
+from tests.cases import each
 
 CALL = {"name": "sum", "arguments": '{"a":1}'}
 ANSWERS: list[tuple[dict[str, Any], str]] = [
@@ -52,7 +53,7 @@ STREAMS: list[tuple[list[dict[str, Any]], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("reply", "expected"), ANSWERS)
+@each(("reply", "expected"), ANSWERS)
 def test_text_of_each_format_is_found(reply: dict[str, Any], expected: str) -> None:
     assert answer_text(msgspec.json.encode(reply)).strip() == expected
 

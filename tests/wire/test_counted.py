@@ -16,6 +16,7 @@ from bluesminds.wire.moderations import MODERATIONS
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.rerank import RERANK
 from bluesminds.wire.usage import settle_usage
+from tests.cases import each
 from tests.wire.test_stages import json_values
 
 VECTOR = {"object": "embedding", "index": 0, "embedding": [0.5, -1e-3]}
@@ -29,7 +30,7 @@ def read(format_: Format, body: Any) -> Any:
     return format_.read_reply(json.dumps(body).encode())
 
 
-@pytest.mark.parametrize(
+@each(
     ("format_", "body", "items", "tokens", "units"),
     [
         (
@@ -118,7 +119,7 @@ def test_vectors_with_odd_numbers_are_read() -> None:
     assert (facts.choices, facts.usage) == (1, Usage(8, 0, usage_source="upstream"))
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@each("name", FORMATS)
 def test_format_reads_its_golden_request_and_reply(name: FormatName) -> None:
     golden = json.loads((GOLDEN / f"{name}.json").read_text())
     format_ = FORMATS[name]

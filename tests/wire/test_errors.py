@@ -16,6 +16,7 @@ from bluesminds.wire.errors import (
     write_error,
     write_stream_error,
 )
+from tests.cases import each
 from tests.wire.test_stages import json_values
 
 # (body, message, type, param, code, own status)
@@ -83,7 +84,7 @@ SHAPES: list[tuple[Any, tuple[Any, ...]]] = [
 ]
 
 
-@pytest.mark.parametrize(("body", "expected"), SHAPES)
+@each(("body", "expected"), SHAPES)
 def test_error_in_any_shape_is_read(body: Any, expected: tuple[Any, ...]) -> None:
     data = json.dumps(body).encode()
     assert read_error(418, data) == ErrorDetail(*expected)

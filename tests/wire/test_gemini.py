@@ -23,6 +23,7 @@ from bluesminds.wire.gemini_signatures import seal, unseal
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
 from bluesminds.wire.responses_codec import RESPONSES_CODEC
 from bluesminds.wire.translation import Translation
+from tests.cases import each
 from tests.wire.conversations import (
     chat_conversation,
     check_messages_order,
@@ -400,7 +401,7 @@ def test_refusal_of_a_chat_server_is_shown_to_gemini_clients() -> None:
     assert events[-1][1]["candidates"][0]["finishReason"] == "SAFETY"
 
 
-@pytest.mark.parametrize("length", range(12))
+@each("length", range(12))
 def test_stop_ends_a_stream_for_gemini_cleanly(length: int) -> None:
     stage = Translation(CHAT_CODEC, GEMINI_CODEC, to_gemini(), facts())
     stream = b"".join([stage.feed(piece) for piece in CHAT_STREAM[:length]]) + stage.stop()

@@ -10,6 +10,7 @@ from bluesminds.wire.conversation import EncodingOptions
 from bluesminds.wire.errors import ErrorDetail, read_error
 from bluesminds.wire.formats import FORMATS
 from bluesminds.wire.translation import Translation
+from tests.cases import each
 from tests.wire.conversations import CODECS, events_in, facts, fields_of, json_of, run_stage
 
 GOLDEN = Path(__file__).parent / "golden" / "translation"
@@ -24,7 +25,7 @@ def load(name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", cases("request"))
+@each("name", cases("request"))
 def test_request_is_translated(name: str) -> None:
     case = load(name)
     client, server = CODECS[case["client"]], CODECS[case["server"]]
@@ -34,7 +35,7 @@ def test_request_is_translated(name: str) -> None:
     assert list(encoded.dropped) == case["dropped"]
 
 
-@pytest.mark.parametrize("name", cases("reply"))
+@each("name", cases("reply"))
 def test_reply_is_translated(name: str) -> None:
     case = load(name)
     client, server = CODECS[case["client"]], CODECS[case["server"]]
@@ -43,7 +44,7 @@ def test_reply_is_translated(name: str) -> None:
     assert json.loads(client.encode_reply(reply, request)) == case["translated"]
 
 
-@pytest.mark.parametrize("name", cases("stream"))
+@each("name", cases("stream"))
 def test_stream_is_translated(name: str) -> None:
     case = load(name)
     client, server = CODECS[case["client"]], CODECS[case["server"]]

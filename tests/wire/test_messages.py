@@ -13,6 +13,7 @@ from bluesminds.common.values import Usage
 from bluesminds.wire.errors import ErrorDetail
 from bluesminds.wire.messages import COUNT_TOKENS, MESSAGES, estimate_count
 from bluesminds.wire.messages_passthrough import MessagesPassthrough
+from tests.cases import each
 from tests.wire.conversations import check_messages_order, events_in, facts, fields_of, named, run_stage
 from tests.wire.test_translation import MESSAGES_STREAM, state
 
@@ -57,7 +58,7 @@ def test_native_stream_without_message_stop_gets_one() -> None:
     assert stage.finished and stage.final and stage.usage == USAGE
 
 
-@pytest.mark.parametrize("length", range(18))
+@each("length", range(18))
 def test_stop_ends_a_native_stream_cleanly(length: int) -> None:
     stage = MessagesPassthrough(facts())
     written = b"".join([stage.feed(piece) for piece in MESSAGES_STREAM[:length]]) + stage.stop()

@@ -3,7 +3,6 @@
 import json
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from bluesminds.wire.models import (
     write_gemini_model,
     write_model,
 )
+from tests.cases import each
 from tests.prices import token_price
 from tests.wire.test_stages import json_values
 
@@ -33,7 +33,7 @@ GITHUB = {
 }
 
 
-@pytest.mark.parametrize(
+@each(
     ("item", "details"),
     [
         (OPENROUTER, ModelDetails(131072, 8192, ("text", "image"), ("text",))),

@@ -18,6 +18,7 @@ from bluesminds.wire.multipart import (
     write_content_type,
     write_field,
 )
+from tests.cases import each
 
 B = b"0123456789abcdef"
 FIELD = b'Content-Disposition: form-data; name="model"'
@@ -87,7 +88,7 @@ def test_part_of_a_real_client_is_read(head: bytes, name: str, is_file: bool) ->
     assert read(form((head, b"x")))[0] == [(name, is_file, b"x")]
 
 
-@pytest.mark.parametrize(
+@each(
     "head",
     [
         b"",
@@ -123,7 +124,7 @@ def test_part_that_servers_read_differently_is_refused(head: bytes) -> None:
     assert refusal(form((head, b"x")))
 
 
-@pytest.mark.parametrize(
+@each(
     "body",
     [
         b"",

@@ -3,10 +3,10 @@
 from typing import Any
 
 import msgspec
-import pytest
 
 from bluesminds.wire.json_text import read_fields
 from bluesminds.wire.needs import request_needs
+from tests.cases import each
 
 TOOL = {"type": "function", "function": {"name": "f"}}
 
@@ -15,7 +15,7 @@ def user(*parts: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": list(parts)}]}
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "needs"),
     [
         ({"messages": [{"role": "user", "content": "Hi"}]}, set()),

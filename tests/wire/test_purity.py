@@ -20,6 +20,7 @@ PURE = {
     "binascii",
     "collections",
     "datetime",
+    "functools",
     "hashlib",
     "json",
     "math",

@@ -12,6 +12,7 @@ from bluesminds.common.errors import InvalidRequest, RateLimited
 from bluesminds.common.values import Usage
 from bluesminds.wire.realtime import REALTIME, read_client, read_server, write_error
 from bluesminds.wire.sockets import OTHER, ClientEvent, ServerEvent
+from tests.cases import each
 
 GOLDEN = json.loads((Path(__file__).parent / "golden" / "realtime.json").read_text())
 JSON: st.SearchStrategy[Any] = st.recursive(
@@ -45,7 +46,7 @@ def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-@pytest.mark.parametrize("case", GOLDEN["server"], ids=lambda case: case["type"])
+@each("case", GOLDEN["server"])
 def test_server_event_is_read(case: dict[str, Any]) -> None:
     read = dict(case["read"])
     if (usage := read.get("usage")) is not None:

@@ -18,6 +18,7 @@ from bluesminds.wire.json_text import MAX_ODD, read_fields, text_bytes, text_siz
 from bluesminds.wire.moderations import MODERATIONS
 from bluesminds.wire.requests import force_usage, read_body
 from bluesminds.wire.rerank import RERANK
+from tests.cases import each
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -39,7 +40,7 @@ def chat(**more: Any) -> dict[str, Any]:
     return {"model": "m", "messages": [], **more}
 
 
-@pytest.mark.parametrize(
+@each(
     ("more", "expected"),
     [
         ({}, {}),
@@ -61,7 +62,7 @@ def test_chat_request_is_read(more: dict[str, Any], expected: dict[str, Any]) ->
     assert facts == RequestFacts(**{"model": "m", **expected, "text_bytes": facts.text_bytes})
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "param"),
     [
         (chat(max_tokens=0), "max_tokens"),

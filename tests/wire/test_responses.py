@@ -17,6 +17,7 @@ from bluesminds.wire.responses_codec import RESPONSES_CODEC
 from bluesminds.wire.responses_passthrough import ResponsesPassthrough
 from bluesminds.wire.responses_stream import ResponsesDecoder
 from bluesminds.wire.stages import StreamOpening
+from tests.cases import each
 from tests.wire.conversations import check_responses_order, events_in, facts, fields_of, named, run_stage
 from tests.wire.test_translation import state
 
@@ -168,7 +169,7 @@ def test_other_ends_of_a_native_stream_are_read(status: str) -> None:
         assert stage.error is not None and (stage.error.status, stage.error.message) == (429, "Too fast.")
 
 
-@pytest.mark.parametrize("length", range(len(RESPONSES_STREAM) + 1))
+@each("length", range(len(RESPONSES_STREAM) + 1))
 def test_stop_ends_a_native_stream_cleanly(length: int) -> None:
     stage = ResponsesPassthrough(facts())
     written = b"".join([stage.feed(piece) for piece in RESPONSES_STREAM[:length]]) + stage.stop()

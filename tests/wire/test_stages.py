@@ -16,6 +16,7 @@ from bluesminds.wire.chat import CHAT, events_from_reply, reply_from_events
 from bluesminds.wire.completions import COMPLETIONS
 from bluesminds.wire.errors import read_error
 from bluesminds.wire.stages import Passthrough, StreamOpening, looks_like_events
+from tests.cases import each
 from tests.wire.replies import DONE, chunk, data_of, delta_chunk, event, request, run, stage
 
 texts = st.text(max_size=12) | st.sampled_from(
@@ -227,7 +228,7 @@ def test_named_events_and_comments_pass(named: bytes) -> None:
     assert run(stage(), [named]) == named
 
 
-@pytest.mark.parametrize(
+@each(
     ("delta", "tokens"),
     [
         ({"content": "x" * 40}, 10),
@@ -485,7 +486,7 @@ def test_stop_before_any_chunk_is_a_whole_stream() -> None:
     assert (events[0]["model"], events[1]) == ("m", "[DONE]")
 
 
-@pytest.mark.parametrize(
+@each(
     ("first", "expected"),
     [
         (b"data: x", True),

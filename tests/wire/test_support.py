@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from bluesminds.wire.conversation import ConversationRequest, Reasoning
 from bluesminds.wire.errors import read_error
 from bluesminds.wire.support import Refusal, Support, blames_field, find_refusal, names_forced_usage
+from tests.cases import each
 
 FULL = Support()
 CONVERSATION = ConversationRequest(
@@ -96,7 +97,7 @@ BOUND = [
 ]
 
 
-@pytest.mark.parametrize(
+@each(
     ("body", "refusal"),
     [
         *((body, NO_REASONING) for body in REASONING),

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from bluesminds.common.values import Usage
 from bluesminds.wire.base import Stage
+from tests.cases import each
 from tests.wire.conversations import (
     check_messages_order,
     events_in,
@@ -407,7 +408,7 @@ def test_error_in_a_chat_stream_becomes_an_error_event() -> None:
     assert stage.error is not None and not stage.finished
 
 
-@pytest.mark.parametrize("length", range(12))
+@each("length", range(12))
 def test_stop_ends_a_messages_stream_cleanly(length: int) -> None:
     stage = to_messages(**THINKS)
     stream = b"".join([stage.feed(piece) for piece in CHAT_STREAM[:length]]) + stage.stop()
@@ -419,7 +420,7 @@ def test_stop_ends_a_messages_stream_cleanly(length: int) -> None:
     assert stage.final and stage.feed(CHAT_STREAM[4]) == b"" and stage.finish() == b""
 
 
-@pytest.mark.parametrize("length", range(17))
+@each("length", range(17))
 def test_stop_ends_a_chat_stream_cleanly(length: int) -> None:
     stage = to_chat()
     stream = b"".join([stage.feed(piece) for piece in MESSAGES_STREAM[:length]]) + stage.stop()

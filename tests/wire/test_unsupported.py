@@ -12,6 +12,7 @@ from bluesminds.wire.gemini_codec import GEMINI_CODEC
 from bluesminds.wire.messages_codec import MESSAGES_CODEC
 from bluesminds.wire.requests import read_body
 from bluesminds.wire.responses_codec import RESPONSES_CODEC
+from tests.cases import each
 from tests.wire.conversations import fields_of, json_of
 
 OPTIONS = EncodingOptions(model="m")
@@ -184,7 +185,7 @@ RESPONSES_CASES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("fields", "param"), CHAT_CASES)
+@each(("fields", "param"), CHAT_CASES)
 def test_chat_field_without_a_counterpart_is_refused(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         translate(CHAT_CODEC, MESSAGES_CODEC, CHAT | fields)
@@ -196,7 +197,7 @@ def test_chat_field_without_a_counterpart_is_refused(fields: dict[str, Any], par
     assert param in refused.value.message
 
 
-@pytest.mark.parametrize(("fields", "param"), MESSAGES_CASES)
+@each(("fields", "param"), MESSAGES_CASES)
 def test_messages_field_without_a_counterpart_is_refused(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         translate(MESSAGES_CODEC, CHAT_CODEC, MESSAGES | fields)
@@ -221,14 +222,14 @@ def test_stop_sequences_have_no_equivalent_in_responses(codec: Codec, field: str
     assert refused.value.code == "unsupported_by_server"
 
 
-@pytest.mark.parametrize(("fields", "param"), GEMINI_CASES)
+@each(("fields", "param"), GEMINI_CASES)
 def test_gemini_field_without_a_counterpart_is_refused(fields: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         translate(GEMINI_CODEC, CHAT_CODEC, GEMINI | fields)
     assert (refused.value.code, refused.value.param) == ("unsupported_by_server", param)
 
 
-@pytest.mark.parametrize(
+@each(
     ("codec", "fields", "param"),
     [
         (GEMINI_CODEC, {"contents": "Hi"}, "contents"),

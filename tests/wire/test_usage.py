@@ -21,6 +21,7 @@ from bluesminds.wire.usage import (
     read_usage,
     settle_usage,
 )
+from tests.cases import each
 
 
 def read(report: Any, **options: bool) -> Usage | None:
@@ -142,14 +143,14 @@ SPELLINGS: list[tuple[dict[str, Any], tuple[int | None, ...]]] = [
     ({"prompt_tokens": 10, "completion_tokens": 9, "total_tokens": "many"}, (10, 9)),
     # A part is no larger than its whole.
     ({"prompt_tokens": 5, "completion_tokens": 1, "cached_tokens": 9}, (5, 1, 5)),
-    # An odd detail costs only itself.
+    # An invalid detail is ignored, the rest is used.
     ({"prompt_tokens": 5, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": "0"}}, (5, 9)),
     ({"prompt_tokens": 5, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": -1}}, (5, 9)),
     ({"prompt_tokens": 5, "completion_tokens": 9, "completion_tokens_details": []}, (5, 9)),
 ]
 
 
-@pytest.mark.parametrize(("report", "expected"), SPELLINGS)
+@each(("report", "expected"), SPELLINGS)
 def test_usage_in_any_spelling_is_normalised(
     report: dict[str, Any], expected: tuple[int | None, ...]
 ) -> None:
@@ -283,7 +284,7 @@ def test_cache_writes_for_an_hour_are_read_and_kept_in_streams() -> None:
     assert less is not None and less.cache_write_hour_tokens == 40, "a part is not larger than the whole"
 
 
-@pytest.mark.parametrize(
+@each(
     ("reported", "delivered", "pieces", "complete", "charged", "implausible"),
     [
         (None, 9, 1, True, (11, 3), False),

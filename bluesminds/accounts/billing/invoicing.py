@@ -16,8 +16,8 @@ from storage.invoices import (
 
 
 async def issue_invoice(work: SettlementWork, payment: PaymentRow, total_cents: int, tax_cents: int) -> int:
-    """Issue an invoice, or a credit note for a negative total. Later ones of a payment name the first, and
-    have its parties. Returns the number.
+    """Issue an invoice, or a credit note for a negative total. Later ones for the same payment refer to the
+    first, and have the same seller and buyer. Returns the number.
     """
     first = await select_payment_invoice(work.connection, payment.id)
     row = InvoiceRow(

@@ -40,7 +40,7 @@ from storage.billing import (
 )
 from storage.users import UserRow
 
-MAX_OPEN_ORDERS: Final = 20  # of a user; a provider is asked about each of them
+MAX_OPEN_ORDERS: Final = 20  # of a user; each is read from its provider
 
 
 class PlacedOrder(Struct, frozen=True):
@@ -72,7 +72,7 @@ class Orders:
         as_admin: bool = False,
     ) -> PlacedOrder:
         """Order a plan, or credit of `cents`. Raises NotFound, Conflict, InvalidRequest, and Unavailable if
-        the provider cannot be asked.
+        the provider cannot be reached.
         """
         plans = await self._catalog.all()
         user = await self._context.user(user_id)
@@ -208,7 +208,7 @@ class Orders:
     async def _require_sold(self, user_id: str, plan: BillingPlan, provider: str) -> None:
         if not plan.price_cents or (provider != MANUAL and provider not in plan.products):
             raise Conflict(
-                "plan_not_sold", "This plan cannot be bought there. Choose another plan or provider."
+                "plan_not_sold", "This provider does not sell this plan. Choose another plan or provider."
             )
         await self._require_unsold(user_id, provider)
 

@@ -47,7 +47,7 @@ _USERS_PER_PAGE: Final = 100
 
 
 class SyncReport(Struct, frozen=True):
-    """Users whose state was read, and those whose provider could not be asked."""
+    """Users whose state was read, and those whose provider could not be reached."""
 
     users: int
     failed: int
@@ -61,7 +61,7 @@ class Reconciliation:
 
     async def handle(self, name: str, headers: Mapping[str, str], body: bytes) -> None:
         """Handle an event of a provider. It is settled when this returns. Raises SignatureInvalid,
-        Unavailable if the provider cannot be asked, and StorageError.
+        Unavailable if the provider cannot be reached, and StorageError.
         """
         provider = self._context.providers[name]
         event = provider.read_event(headers, body, self._context.clock.now_ms())
@@ -204,7 +204,7 @@ class Reconciliation:
             await trio.sleep(ROUND)
 
     async def settle_due(self) -> None:
-        """Ends of orders, periods and grace, and reminders. A provider is asked first, if it can be."""
+        """Ends of orders, periods and grace, and reminders. Reads the provider first, if possible."""
         now = self._context.clock.now_ms()
         await self._store.write(expire_orders, MANUAL, now - self._context.policy.order_lifetime)
         for user_id in await self._store.read(select_due_users, now, _USERS_PER_PAGE):

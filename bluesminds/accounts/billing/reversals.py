@@ -1,4 +1,4 @@
-"""Takes back what a refunded or disputed payment has bought, and gives it again if a dispute is won."""
+"""Reverses refunded and disputed payments, and posts them again if a dispute is won."""
 
 from dataclasses import replace
 

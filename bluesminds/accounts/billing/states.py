@@ -4,7 +4,7 @@
                   active <-> paused
 
 An unpaid subscription stays in force for the grace period, with reminders. A cancelled one stays in force
-until the end of its period. A cheaper plan comes into force with the next period, a dearer one at once.
+until the end of its period. A cheaper plan comes into force with the next period, an upgrade at once.
 """
 
 from dataclasses import replace
@@ -18,7 +18,7 @@ from storage.billing import SubscriptionRow
 
 HOUR: Final = 3_600_000
 LIVE: Final = ("active", "trialing", "past_due")
-_ASK_AFTER: Final = HOUR  # after the end of a period, a provider is asked what happened
+_ASK_AFTER: Final = HOUR  # after the end of a period, the state is read from the provider
 
 
 class DunningPolicy(Struct, frozen=True):

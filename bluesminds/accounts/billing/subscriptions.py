@@ -30,7 +30,7 @@ class SubscriptionChanges:
         raise NotFound("customer_not_found", "The account has not paid anything yet.")
 
     async def change_plan(self, actor: Actor, user_id: str, name: str) -> OwnPlan:
-        """A dearer plan is in force at once, a cheaper one from the next period. Raises NotFound,
+        """An upgrade is in force at once, a cheaper plan from the next period. Raises NotFound,
         Conflict.
         """
         plans, row = await self._catalog.all(), await self._live(user_id)

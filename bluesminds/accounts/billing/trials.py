@@ -45,7 +45,7 @@ _DUE_TRIALS: Final = 100
 
 
 class OwnReferral(Struct, frozen=True):
-    """`earned_nano`: in all. `is_referred`: the user has used a code."""
+    """`earned_nano`: in total. `is_referred`: the user has used a code."""
 
     code: str
     sign_ups: int

@@ -1,4 +1,4 @@
-"""The changes of one settlement, and what it is asked for."""
+"""The input of a settlement, and its changes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -47,7 +47,7 @@ Text = Annotated[str, Meta(max_length=256, description="at most 256 characters")
 
 
 class RoutesQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """What would be asked: a model, by a key, with what conditions of routes see."""
+    """A request to explain: its model, its key, and the values for the conditions of routes."""
 
     model: Text = ""
     key: Text = ""
@@ -56,7 +56,7 @@ class RoutesQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TriedRequest(Struct, frozen=True):
-    """What would be done with a request, or why this cannot be said."""
+    """Where a request would go, or the error."""
 
     model: str
     explanation: ExplanationView | None = None

@@ -13,7 +13,8 @@ from bluesminds.dashboard.series import TimeSlots, UsageTotal, chart_of, groups_
 from bluesminds.gateway.routing.fleet import FleetHealth
 from bluesminds.providers.vendors import VENDORS
 from bluesminds.web.api.models import ModelHandlers
-from bluesminds.web.api.servers import ServerHandlers, ServerView
+from bluesminds.web.api.server_schemas import ServerView
+from bluesminds.web.api.servers import ServerHandlers
 from bluesminds.web.browser_request import BrowserRequest
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, RawBody, Route, route

@@ -12,5 +12,5 @@ document.addEventListener("sent", (event) => {
   dialog.showModal();
 });
 
-// The customer comes back from the provider, whose event may come later: the gateway asks for the payment.
+// The customer returns from the provider before its event may arrive, so the gateway reads the payment.
 if (document.querySelector("[data-returned]")) document.getElementById("check").click();

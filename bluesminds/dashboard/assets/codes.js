@@ -19,7 +19,7 @@ form.addEventListener("sent", ({ detail }) => {
   made.querySelector("h2").focus();
 });
 
-// Codes that were not kept are asked about once.
+// Warn once about codes that were not copied or downloaded.
 function finish() {
   if (kept) return dialog.close();
   kept = true;

@@ -31,7 +31,7 @@ for (const form of document.querySelectorAll("form[data-secret]")) {
   });
   made.addEventListener("copy", () => (copied = true));
 
-  // A secret that was not copied is asked about once.
+  // Warn once about a secret that was not copied.
   function finish() {
     const hint = made.querySelector("p");
     if (!copied) {

@@ -45,7 +45,7 @@ form.addEventListener("submit", async (event) => {
   form.setAttribute("aria-busy", "true");
   try {
     const found = await run({ ...values(form), model: form.dataset.model, dry_run: !shown });
-    if (shown) return leave("", `The costs of ${found.changed} requests are changed.`);
+    if (shown) return leave("", `The costs of ${found.changed} requests were changed.`);
     shown = show(found);
     if (shown) button.textContent = button.dataset.yes;
   } catch (error) {

@@ -106,7 +106,7 @@ async function answer(turn, name, signal) {
   follow();
 }
 
-// Asks all chosen models; from the turn `at` on, the chat is replaced. False if nothing can be sent now.
+// Sends the chat to all chosen models; from the turn `at` on, the chat is replaced. False if nothing can be sent now.
 export function run(text, images, at = chat.turns.length) {
   if (chat.running || !prompt) return false;
   if (!settings.checkValidity()) {

@@ -27,7 +27,7 @@ zones.addEventListener("change", () => {
 const here = Intl.DateTimeFormat().resolvedOptions().timeZone;
 const offer = document.querySelector("[data-browser-zone]");
 if (here !== zones.value && [...zones.options].some((one) => one.value === here)) {
-  offer.textContent = `Use ${here}, as this browser does`;
+  offer.textContent = `Use the time zone of this browser: ${here}`;
   offer.hidden = false;
   offer.addEventListener("click", () => {
     zones.value = here;

@@ -1,4 +1,4 @@
-// Asks before a button with data-sure does what cannot be undone. Loaded when one is pressed.
+// Asks for a confirmation when a button with data-sure is pressed. Loaded at the first press.
 
 import { send } from "./app.js";
 

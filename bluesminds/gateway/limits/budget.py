@@ -1,7 +1,7 @@
 """What a stream may cost: its reservation grows while it runs, and it ends when no more can be reserved.
 
 A stream reserves what recent responses of the same API key and model suggest. The maximum of the request
-would lock a small budget, because clients ask for far more than they use.
+would lock a small budget, because clients request far more than they use.
 """
 
 from typing import Final

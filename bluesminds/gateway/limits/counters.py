@@ -89,7 +89,7 @@ class UsageCounters:
         self.tokens = minute.tokens
         self.running = 0
         self.last_used = now
-        self.credit: Credit | None = None  # None: the account is only measured
+        self.credit: Credit | None = None  # None: the account is not charged
         if stored is None:
             self.day, self.month, self.total = PeriodCounter(""), PeriodCounter(""), PeriodCounter("")
         else:

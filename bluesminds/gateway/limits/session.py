@@ -1,4 +1,4 @@
-"""The limits of a session: one connection on which a client asks for many responses.
+"""The limits of a session: one connection on which a client requests many responses.
 
 An open session counts as one running request. Each of its responses counts as a request of the minute and
 reserves its own tokens and money. The first one is reserved before the session opens.

@@ -39,7 +39,7 @@ _FREE: Final = frozenset(("GET", "HEAD", "DELETE"))  # methods that make a serve
 
 
 class PassthroughHandler(Struct, frozen=True):
-    """`own_keys`: users may have keys of their own for vendors."""
+    """`own_keys`: users may have their own vendor keys."""
 
     keys: KeyAuthenticator
     registry: ServerRegistry
@@ -174,7 +174,7 @@ class PassthroughHandler(Struct, frozen=True):
         return candidates
 
     def _relays(self, path: RelayPath, caller: Caller) -> bool:
-        """Whether a server, or an own key of the caller, allows the path."""
+        """Whether a server, or a vendor key of the caller, allows the path."""
         servers = (*(key.server for key in caller.own_keys or ()), *self.registry.catalog.servers)
         return any(path.collection in collections_of(server) for server in servers)
 

@@ -88,7 +88,7 @@ def collections_of(server: Server) -> Iterable[str]:
 
 
 def check_segments(path: RelayPath) -> None:
-    """Raises NotFound for segments that are no names or ids, such as `..`."""
+    """Raises NotFound for segments that are not names or ids, such as `..`."""
     for segment in (path.object_id, *path.below):
         if segment and (segment in (".", "..") or not _SEGMENT.fullmatch(segment)):
             raise NotFound("unknown_url", "The path has a segment that is neither a name nor an id.")

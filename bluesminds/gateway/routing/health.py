@@ -121,7 +121,7 @@ class HealthView(Protocol):
 
     @property
     def flawless(self) -> bool:
-        """Whether no server has failed lately, so that nothing else needs to be asked."""
+        """Whether no server has failed lately, so that no circuit has to be checked."""
 
     def is_usable(self, server: str, model: str) -> bool: ...
 

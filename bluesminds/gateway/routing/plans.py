@@ -75,7 +75,7 @@ def _find_plan(format_: FormatName, dialect: str, vendor: str, url: str, api_ver
     profile = find_profile(dialect, vendor, url, api_version)
     if format_ in profile.speaks:
         return _plan(profile, format_, translated=False)
-    known = FORMATS.get(format_)  # Realtime sessions have a format of their own
+    known = FORMATS.get(format_)  # Realtime sessions have another format
     if known is None or (known.codec is None and known.vectors is None):
         return None
     for name in _TARGETS if known.vectors is None else _VECTOR_TARGETS:

@@ -1,6 +1,6 @@
-"""Counts the responses of one session: each reserves its usage, and is settled as a usage row of its own.
+"""Counts the responses of one session: each reserves its usage, and is settled as a separate usage row.
 
-A response begins when the client asks for it or, as with voice detection, when the server says so. Its usage
+A response begins when the client requests it or, with voice detection, when the server starts it. Its usage
 is what the server reports at its end. What has not ended when the session does is settled with an estimate. A
 session without a response is recorded as well, without usage.
 """
@@ -29,7 +29,7 @@ SWITCHED = 101  # the status of a session without a response
 
 
 class RunningResponse:
-    """A response that a client has asked for or a server has begun."""
+    """A response that a client has requested or a server has started."""
 
     __slots__ = ("delivered", "entry", "event_id", "input", "max_output")
 
@@ -77,7 +77,7 @@ class SessionMeter:
         return bool(self._asked or self._running)
 
     def sent_by_client(self, event: ClientEvent) -> None:
-        """Count an event before the server gets it. Raises GatewayError if it asks for a response that the
+        """Count an event before the server gets it. Raises GatewayError if it requests a response that the
         limits do not allow.
         """
         self._added += event.tokens
@@ -161,7 +161,7 @@ class SessionMeter:
         return running.entry
 
     def _refused(self, event_id: str | None) -> UsageEntry | None:
-        """The server has answered an event with an error; it may be one that asks for a response."""
+        """The server has rejected an event, which may have requested a response."""
         for running in self._asked:
             if running.event_id == event_id:
                 self._asked.remove(running)
@@ -188,7 +188,7 @@ class SessionMeter:
     def _reserve(
         self, event_id: str | None, max_output: int | None, *, enforce: bool = True
     ) -> RunningResponse:
-        """`max_output`: what the client asks for; 0 is no bound, and None the session's."""
+        """`max_output`: the client's maximum; 0 is no limit, and None the session's limit."""
         if enforce and len(self._asked) + len(self._running) >= MAX_RESPONSES:
             message = f"A session may run {MAX_RESPONSES} responses at once. Wait for one to end."
             raise RateLimited("too_many_responses", message, retry_after=None)

@@ -16,7 +16,7 @@ from bluesminds.http.websocket import WebSocket, WebSocketLimits
 
 
 class SocketOpening(Struct, frozen=True):
-    """How a client asks for a WebSocket. `upgrade` is None for a request that is no handshake. `same_origin`:
+    """How a client requests a WebSocket. `upgrade` is None for a request without a handshake. `same_origin`:
     it comes from a page of the gateway itself.
     """
 

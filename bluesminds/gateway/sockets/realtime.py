@@ -127,7 +127,7 @@ class RealtimeSessions:
             facts = RequestFacts(model, stream=True)
             own_key = bool(caller.address)
             call = Call(context, match.operation, CHAT, model, facts, own_key, caller.markup, caller.key_id)
-            targets = gateway.select_for_session(match.operation, caller, context, model)
+            targets = gateway.admission.select_for_session(match.operation, caller, context, model)
             return self._reserve_any(caller, call, targets)
         except BaseException as exc:
             model = "" if call is None else call.model
@@ -153,7 +153,7 @@ class RealtimeSessions:
         limits = SessionLimits(self._gateway.limiter, caller)
         try:
             estimate = accounting.estimator.dearest(call, targets)
-            if estimate.nano is None and self._gateway.refuse_unpriced:
+            if estimate.nano is None and self._gateway.admission.refuse_unpriced:
                 raise no_price_error(call.model)
             reservation = limits.reserve(estimate, call.model)
         except BaseException:
@@ -161,7 +161,7 @@ class RealtimeSessions:
             raise
         accounting.recorder.reserve()
         entry = accounting.open(caller, call, reservation)
-        entry.label = self._gateway.registry.catalog.known_label(call.model)
+        entry.label = self._gateway.admission.registry.catalog.known_label(call.model)
         return _Admitted(call, targets, limits, entry)
 
     async def _serve(
@@ -188,7 +188,7 @@ class RealtimeSessions:
     async def _connect(
         self, admitted: _Admitted, opening: SocketOpening, out: SocketWriter, memory: HeldMemory
     ) -> UpstreamSocket | None:
-        """None if the client has left, or has got the error of a server."""
+        """None if the client has disconnected, or has got the error of a server."""
         call, entry, sender = admitted.call, admitted.entry, self._gateway.sender
         offered = () if opening.upgrade is None else _public_subprotocols(opening.upgrade.subprotocols)
 
@@ -236,7 +236,7 @@ class RealtimeSessions:
             client,
             upstream,
             meter,
-            SessionObjects(self._gateway.links.objects, self._gateway.registry, server),
+            SessionObjects(self._gateway.links.objects, self._gateway.admission.registry, server),
             model=call.model,
             context=call.context,
             keys=self._gateway.keys,

@@ -32,7 +32,7 @@ _FAILING_CODES = frozenset(
 
 
 class SessionSettings(Struct, frozen=True):
-    """Times are seconds. `drain_grace`: how long running responses may go on when the gateway shuts down."""
+    """Times are seconds. `drain_grace`: how long responses may continue at a shutdown."""
 
     idle_timeout: float
     session_timeout: float
@@ -271,7 +271,7 @@ class SocketSession:
         return text
 
     async def _tell(self, error: GatewayError, event_id: str | None) -> None:
-        """Send an error event to the client. A client that has left is detected by its own task."""
+        """Send an error event to the client. A client that has disconnected is detected by its own task."""
         own_id = f"event_{uuid7(self._clock.now_ms())}"
         try:
             await self._client.send(self._redact(self._format.write_error(error, own_id, event_id)))

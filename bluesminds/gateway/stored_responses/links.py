@@ -87,7 +87,7 @@ class RequestLinks(Struct, frozen=True):
                 fields = with_history(fields, history.items)
                 used += history.used
         servers = _both(servers, await self._servers_of_conversation(caller, fields))
-        if self._has_objects(caller):  # last: ids above have errors of their own
+        if self._has_objects(caller):  # last: ids above have other errors
             known = await self._find_objects(caller, body.data)
             servers = _both(servers, known.servers)
             stand_ins = make_stand_ins(known.foreign)

@@ -24,4 +24,4 @@ class Backoff(Struct, frozen=True):
         return jittered if retry_after is None else retry_after + jittered * 0.1
 
 
-BACKOFF: Final = Backoff(random.Random().random)  # noqa: S311 - it spreads retries and is no secret
+BACKOFF: Final = Backoff(random.Random().random)  # noqa: S311 - it spreads retries and is not a secret

@@ -9,8 +9,8 @@ from typing import Final
 import trio
 from msgspec import Struct, structs
 
-from bluesminds.gateway.call import JSON_HEADERS
 from bluesminds.gateway.forms import Headers
+from bluesminds.gateway.json_body import JSON_HEADERS
 from bluesminds.gateway.routing.plans import Plan
 from bluesminds.gateway.upstream.attempt import Reply
 from bluesminds.wire.base import FormatName, ReplyFacts

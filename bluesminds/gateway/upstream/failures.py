@@ -34,7 +34,7 @@ _REPEATABLE = frozenset((429, 500, 502, 503, 529))
 _PASSED_STATUS = frozenset((429, 503, 504))
 _KINDS: Mapping[int, FallbackReason] = {402: "limit", 429: "limit", 408: "timeout", 504: "timeout"}
 _NO_WEBSOCKET = frozenset((404, 405, 426, 501))
-LONGEST_RETRY_AFTER = 5.0  # seconds; a server that asks for more is not tried again for this request
+LONGEST_RETRY_AFTER = 5.0  # seconds; a server that names a longer pause is not tried again for this request
 
 
 class AttemptFailure(Struct, frozen=True):
@@ -146,7 +146,7 @@ def classify_handshake(reply: Reply) -> AttemptFailure | None:
 
 
 def _retry_after(headers: Mapping[bytes, bytes]) -> float | None:
-    """Seconds. Retry-After may also be a date, which is not read."""
+    """Seconds. A date in Retry-After is ignored."""
     for name, unit in ((b"retry-after-ms", 0.001), (b"retry-after", 1.0)):
         value = headers.get(name, b"")
         if value.isdigit() and len(value) < 10:

@@ -1,7 +1,7 @@
 """Shadow traffic: copies of requests to another target, whose responses are dropped.
 
 A copy is sent by a background task, so it neither delays nor fails its request. Copies that find no room are
-dropped. No account is charged for a copy: its cost has a class of its own.
+dropped. No account is charged for a copy: its cost has a separate class.
 """
 
 from typing import Final, Literal
@@ -13,8 +13,9 @@ from bluesminds.common.log import Log
 from bluesminds.common.money import read_usd
 from bluesminds.common.routes import RouteOptions
 from bluesminds.common.values import NO_USAGE, Server, Usage, server_label
-from bluesminds.gateway.call import Call, JsonBody
+from bluesminds.gateway.call import Call
 from bluesminds.gateway.estimate import Estimator
+from bluesminds.gateway.json_body import JsonBody
 from bluesminds.gateway.metrics import Metrics
 from bluesminds.gateway.receipts import SHADOW
 from bluesminds.gateway.routing.catalog import ModelCatalog

@@ -56,7 +56,7 @@ class TimeoutTable:
     def for_server(
         self, server: ServerOptions, options: RouteOptions, *, stream: bool, is_last: bool
     ) -> Timeouts:
-        """For a server with options of its own. The limits of a route have priority."""
+        """For a server that sets its own timeouts. The limits of a route have priority."""
         if not stream:
             if (json := self._json_of_servers.get(server)) is None:
                 if len(self._json_of_servers) >= MAX_BUILT:

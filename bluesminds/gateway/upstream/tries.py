@@ -125,7 +125,7 @@ class Tries:
         return waiting[0] if len(waiting) == 1 else min(waiting, key=_due)
 
     def due_by(self, now: float) -> list[Try]:
-        """Those that need not wait for a pause, usable servers only if there is one."""
+        """Targets that need not wait for a pause; unusable servers only if there is no other."""
         due = sorted((one for one in self.waiting if one.due <= now), key=_due)
         if len(due) > 1:
             due = [one for one in due if self._outcomes.is_usable(self._call, one.target)] or due

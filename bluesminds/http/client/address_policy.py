@@ -24,8 +24,8 @@ _LOOPBACK: Final = IPv4Address("127.0.0.1")
 
 class AddressPolicy(Struct, frozen=True):
     """Public addresses are allowed, private and loopback ones only inside `allowed`. Link-local addresses,
-    metadata services and addresses that are no host (unspecified, multicast, reserved) are always refused. A
-    Unix socket counts as 127.0.0.1. `setting` names what sets `allowed`, for messages.
+    metadata services and addresses that cannot be a host (unspecified, multicast, reserved) are always
+    refused. A Unix socket counts as 127.0.0.1. `setting` is the name of the setting, for messages.
     """
 
     allowed: Networks = Networks()

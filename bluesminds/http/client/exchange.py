@@ -136,7 +136,7 @@ def _write_timeout() -> WriteTimeout:
 
 
 class _SendStopped(Exception):
-    """The connection accepts no more of the request."""
+    """The connection no longer accepts the request."""
 
 
 class _Upload:

@@ -5,7 +5,7 @@ cancelled call keeps both connection limits correct. A kept-alive connection tha
 replaced once, if no byte of a response arrived, the body can be repeated, and the upstream cannot have
 processed the request: it was not sent completely, or the connection ended within _ROUND_TRIP_SECONDS (GET and
 HEAD: _SAFE_SECONDS). A slow, malformed or hostile upstream ends in an UpstreamError within the timeouts. A
-WebSocket has a connection of its own, which counts until it ends. Not supported: HTTP/2, other upgrades,
+WebSocket has a separate connection, which counts until it ends. Not supported: HTTP/2, other upgrades,
 redirects, cookies, proxies. Only SSL_CERT_FILE and SSL_CERT_DIR, which OpenSSL reads, are taken from the
 environment.
 """
@@ -221,7 +221,7 @@ class Pool:
             raise
 
     async def _open_new(self, origin_slots: OriginSlots, timeouts: Timeouts) -> UpstreamConnection:
-        """A new connection, in the place of a kept-alive one if the limits leave no other."""
+        """A new connection. It replaces a kept-alive one if a limit is reached."""
         if not self._running:
             raise _closed("connect")
         if not self._slots.reserve(origin_slots):

@@ -1,4 +1,4 @@
-"""POST /responses and /responses/input_tokens: what chat completions say, in the Responses API's format."""
+"""POST /responses and /responses/input_tokens: the answers of chat completions, as Responses."""
 
 import msgspec
 

@@ -76,13 +76,13 @@ class GatewayControls(Struct, frozen=True):
     servers_changed: Callable[[], Awaitable[None]]
     """Called after a change of the servers in the database."""
     test_server: Callable[[Server, str | None], Awaitable[ServerTest]]
-    """Tests a server with a model, or with one of its own."""
+    """Tests a server with this model, or with one of the server's models."""
     price_book: Callable[[], Awaitable[PriceBook]]
     """The prices in use."""
     prices_changed: Callable[[], Awaitable[None]]
     """Called after a change of the prices in the database."""
     usage_now: Callable[[str], InUse]
-    """What a limited account, "key:ID" or "user:ID", uses at this moment."""
+    """The current usage of a limited account, "key:ID" or "user:ID"."""
     list_routes: Callable[[], Awaitable[Sequence[ModelRoute]]]
     """All routes: those of the configuration and those of the database."""
     routes_changed: Callable[[], Awaitable[None]]
@@ -90,7 +90,7 @@ class GatewayControls(Struct, frozen=True):
     catalog: Callable[[], Awaitable[ModelCatalog]]
     """The current servers by model."""
     explain: Callable[[RouteQuestion], Awaitable[Explanation]]
-    """What would be done with a request now."""
+    """Where a request would be sent now."""
     fleet_health: Callable[[], FleetHealth]
     """The health of all servers."""
     probe_now: Callable[[], Awaitable[None]]

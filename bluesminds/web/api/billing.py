@@ -72,7 +72,7 @@ class BillingHandlers(Struct, frozen=True):
         return PortalView(await self.billing.subscriptions.portal(principal.user_id))
 
     async def change_plan(self, principal: Principal, body: PlanInput) -> OwnPlanView:
-        """Change the plan of your subscription. A dearer plan is in force at once, a cheaper one from the
+        """Change the plan of your subscription. An upgrade is in force at once, a cheaper plan from the
         next period.
         """
         found = await self.billing.subscriptions.change_plan(principal.actor, principal.user_id, body.plan)

@@ -61,7 +61,7 @@ class SubscriptionView(Struct, frozen=True):
 
 
 class OwnPlanView(Struct, frozen=True):
-    """`tier`: null has no limits. `plan`: null for a tier that was given without a plan."""
+    """`tier`: null has no limits. `plan`: null for a tier that was set without a plan."""
 
     tier: str | None
     plan: PlanView | None

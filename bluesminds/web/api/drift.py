@@ -13,7 +13,7 @@ from storage.usage_meters import MeterRow
 
 LEAST_REQUESTS: Final = 20  # fewer requests prove no drift
 COST_DRIFT: Final = 0.1  # the share by which the costs may differ
-TOKEN_FACTOR: Final = 3.0  # the own count is a rule of thumb, which texts and templates change
+TOKEN_FACTOR: Final = 3.0  # the gateway's count is only an approximation
 
 
 class DriftQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,10 +25,10 @@ class DriftQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Drift(Struct, frozen=True):
-    """Both meters of the same requests to a model at a server. A ratio is what the server reports, divided by
-    the gateway's own sum; null if the own sum is 0. `output` is only of requests without reasoning, which a
-    server may hide. `own_cost_usd` is without a markup. `drifting`: of at least 20 requests, the costs differ
-    by more than a tenth, or tokens by more than the factor 3.
+    """Both meters of the same requests to a model at a server. A ratio is the server's sum divided by the
+    gateway's; null if the gateway's sum is 0. `output` only counts requests without reasoning, because a
+    server may hide reasoning. `own_cost_usd` is without a markup. `drifting`: of at least 20 requests, the
+    costs differ by more than a tenth, or tokens by more than the factor 3.
     """
 
     model: str

@@ -26,7 +26,7 @@ from bluesminds.gateway.operations import OPERATIONS, Operation
 from bluesminds.gateway.routing.explain import ExplainedModel, Explanation, RouteQuestion
 from bluesminds.gateway.routing.selection import DropReason
 from bluesminds.gateway.routing.server_keys import ServerKeyStatus
-from bluesminds.web.api.servers import ServerKeyView, key_views
+from bluesminds.web.api.server_schemas import ServerKeyView, key_views
 from bluesminds.web.guard import Access
 from bluesminds.web.routes import Route, route
 
@@ -84,7 +84,7 @@ class ExplainedModelView(Struct, frozen=True):
 
 class HedgeView(Struct, frozen=True):
     """A stream without content after `after` seconds is also requested from `server`; null if no target can
-    be used for it. `share` of the streams and `daily_usd` in each UTC day are the bounds.
+    be used for it. `share` of the streams and `daily_usd` in each UTC day are the maximums.
     """
 
     server: str | None
@@ -95,7 +95,7 @@ class HedgeView(Struct, frozen=True):
 
 class ShadowView(Struct, frozen=True):
     """`server` gets copies of requests for its `model`. `share` of the requests and `daily_usd` in each UTC
-    day are the bounds. `reason`: why it gets none; null if it does.
+    day are the maximums. `reason`: why it gets none; null if it does.
     """
 
     server: str

@@ -88,7 +88,7 @@ class FederatedHandlers(Struct, frozen=True):
 
 
 class _NamedProvider(Struct, frozen=True):
-    """The handlers of a provider that has routes of its own."""
+    """The handlers of a provider with its own routes."""
 
     handlers: FederatedHandlers
     name: str

@@ -1,4 +1,4 @@
-"""/api/auth/identities: the identities at other services that the own account is linked to."""
+"""/api/auth/identities: the identities at other services that the user's account is linked to."""
 
 from collections.abc import Mapping
 from typing import Annotated

@@ -68,7 +68,7 @@ class GrantView(Struct, frozen=True):
 
 
 class BalanceView(Struct, frozen=True):
-    """`prepaid`: requests are paid with the balance. Otherwise they are only measured. Grants are used before
+    """`prepaid`: requests are paid with the balance. Otherwise they are not charged. Grants are used before
     other credit, in this order.
     """
 
@@ -172,7 +172,7 @@ class LedgerHandlers(Struct, frozen=True):
         if negative and body.kind != "adjustment":
             raise InvalidRequest("invalid_value", "Only an adjustment may be negative.", param="amount_usd")
         if body.ends_at is not None and body.kind != "grant":
-            raise InvalidRequest("invalid_value", "Only a grant can end.", param="ends_at")
+            raise InvalidRequest("invalid_value", "Only a grant can expire.", param="ends_at")
         nano = read_usd(body.amount_usd.removeprefix("-"))
         given = CreditEntry(
             body.kind,

@@ -6,7 +6,7 @@
     GET /api/admin/logs/stream         log events
 
 An event is a JSON object in `data`. An event named `dropped` has the number of those that the reader was too
-slow for. A stream ends after SECONDS, so that an ended session does not read on; clients connect again.
+slow for. A stream ends after SECONDS, so that an ended session gets no more data; clients connect again.
 """
 
 from collections.abc import Callable, Sequence

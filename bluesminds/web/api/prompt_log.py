@@ -67,9 +67,9 @@ class PromptHead(Struct, frozen=True):
 
 
 class PromptView(Struct, frozen=True):
-    """`request` is the body as it was sent, `response` the body of an answer that was no stream. `answer` is
-    the text of the answer. `redacted`: places that patterns replaced. `cut`: which texts are not complete,
-    because they were longer than the settings allow.
+    """`request` is the body as it was sent. `response` is the body, if it was not streamed. `answer` is the
+    text of the answer. `redacted`: number of places that patterns replaced. `cut`: the texts that are
+    incomplete, because they were longer than the settings allow.
     """
 
     id: str

@@ -13,7 +13,7 @@ from bluesminds.accounts.throttle import Throttle
 from bluesminds.common.errors import NotFound
 from bluesminds.gateway.routing.catalog import ModelCatalog
 from bluesminds.providers.profiles import profile_of
-from bluesminds.web.docs.model_endpoints import ModelListSchema, ModelSchema, model_schema
+from bluesminds.web.docs.model_responses import ModelListSchema, ModelSchema, model_schema
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import HandlerResponse, Route, route
 

@@ -38,7 +38,7 @@ class NewReplay(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReplayError(Struct, frozen=True):
-    """What a client would have got."""
+    """The error that a client would get."""
 
     status: int
     code: str
@@ -46,7 +46,7 @@ class ReplayError(Struct, frozen=True):
 
 
 class ReplaySide(Struct, frozen=True):
-    """A request with its answer. `answer` is the text, `response` the JSON of an answer that was no stream.
+    """A request with its response. `answer` is the text, `response` the JSON if it was not streamed.
     Times are milliseconds. `server`, `status` and the figures are null if the usage log does not have the
     request any more. `cut`: the answer is not complete, because it was too long.
     """

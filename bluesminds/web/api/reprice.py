@@ -47,7 +47,7 @@ class RepricedAccount(Struct, frozen=True):
 class RepriceResult(Struct, frozen=True):
     """`skipped`: requests whose new cost cannot be known: there is no price, the server was removed, or the
     attempts had different prices. A call looks at a limited number of requests. If `next_cursor` is set, send
-    it as `after` to go on.
+    it as `after` to continue.
     """
 
     dry_run: bool

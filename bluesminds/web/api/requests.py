@@ -57,8 +57,8 @@ class AttemptView(Struct, frozen=True):
 
 
 class LimitUseView(Struct, frozen=True):
-    """Of the `limit`, `before` was used without the request, and `after` with it. Limits in USD are decimal
-    strings.
+    """`before` and `after`: the used part of `limit` without and with the request. Limits in USD are
+    decimal strings.
     """
 
     limit: int | str
@@ -83,7 +83,7 @@ class ReceiptView(Struct, frozen=True):
     that the server got, null if it is the client's. `limits` by owner and name; only administrators see those
     of the tier. `price_version` is null without a price. `cost`: the lines of the cost, before a markup.
     `queued_ms`: how long the request waited for servers that were at their caps. `replay_of`: the id of the
-    request that was sent again, null if it is no replay. `shortened`: the lists are not complete.
+    request that was sent again, null if it is not a replay. `shortened`: the lists are not complete.
     """
 
     route: str | None

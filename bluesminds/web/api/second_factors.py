@@ -1,4 +1,4 @@
-"""/api/auth/second-factor: one-time codes of an authenticator app for the own account, and their reset."""
+"""/api/auth/second-factor: one-time codes of an authenticator app for the user's account, and their reset."""
 
 from typing import Annotated
 
@@ -63,7 +63,7 @@ class SecondFactorHandlers(Struct, frozen=True):
         return FactorView(status.enabled, status.recovery_codes)
 
     async def begin(self, principal: Principal, body: FactorBegin) -> FactorSetupView:
-        """Get a secret for your authenticator app. Codes are asked for when the first one was entered."""
+        """Get a secret for your authenticator app. Its first code turns the second factor on."""
         user = await self.accounts.login.confirm(
             principal.actor, principal.user_id, principal.session_id, body.password
         )

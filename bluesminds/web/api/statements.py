@@ -52,7 +52,7 @@ class StatementModel(Struct, frozen=True):
 
 class StatementView(Struct, frozen=True):
     """The credit of an account in a month: opening balance, plus the sums, is the closing balance. `prepaid`
-    is false if requests are only measured.
+    is false if requests are not charged.
     """
 
     user: str

@@ -40,16 +40,16 @@ class UsageHandlers(Struct, frozen=True):
     async def stats(self, principal: Principal, query: StatsFilter) -> UsageStatsView:
         """Totals and percentiles of your requests, by one or two groups.
 
-        The totals are of whole days in UTC. By hour, and over at most two days that do not start at midnight,
-        they are of whole hours.
+        The totals cover whole days in UTC. By hour, and over at most two days that do not start at midnight,
+        they cover whole hours.
         """
         return await self._stats(query, principal.user_id)
 
     async def stats_of_all(self, query: StatsFilterForAll) -> UsageStatsView:
         """Totals and percentiles of the requests of all users, by one or two groups.
 
-        The totals are of whole days in UTC. By hour, and over at most two days that do not start at midnight,
-        they are of whole hours.
+        The totals cover whole days in UTC. By hour, and over at most two days that do not start at midnight,
+        they cover whole hours.
         """
         return await self._stats(query, None)
 

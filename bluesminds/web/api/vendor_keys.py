@@ -21,7 +21,7 @@ from bluesminds.config.settings import VendorName
 from bluesminds.gateway.server_test import ServerTest
 from bluesminds.providers.profiles import profile_of
 from bluesminds.providers.vendors import VENDORS
-from bluesminds.web.api.servers import TestStepView, step_views
+from bluesminds.web.api.server_schemas import TestStepView, step_views
 from bluesminds.web.fields import Name, Secret
 from bluesminds.web.guard import Access, Principal
 from bluesminds.web.routes import Page, Route, route
@@ -58,7 +58,7 @@ class VendorKeyPatch(Struct, frozen=True, forbid_unknown_fields=True):
 
 class VendorKeyView(Struct, frozen=True):
     """`last4` is empty for a short key. `server`: the name of the key in usage and receipts. `model_count`:
-    the models for which it is used. `problem`: what the last test found wrong, or that the key cannot be
+    the models for which it is used. `problem`: what the last test found, or that the key cannot be
     decrypted.
     """
 
@@ -85,7 +85,7 @@ class VendorKeyTestResult(Struct, frozen=True):
 
 
 class VendorKeyHandlers(Struct, frozen=True):
-    """`run_test` tests a server with a model, or with one of its own."""
+    """`run_test` tests a server with this model, or with one of the server's models."""
 
     keys: VendorKeys
     throttle: Throttle

@@ -9,7 +9,8 @@ import trio
 
 from bluesminds import __version__
 from bluesminds.web.docs.docs_page import POLICY, docs_page
-from bluesminds.web.docs.model_endpoints import DATA_PLANE, ChatRequestSchema, CompletionRequestSchema
+from bluesminds.web.docs.model_endpoints import DATA_PLANE
+from bluesminds.web.docs.model_requests import ChatRequestSchema, CompletionRequestSchema
 from bluesminds.web.docs.openapi import JSON, openapi_document, operation_of
 from bluesminds.web.docs.relayed_endpoints import RELAYED
 from bluesminds.web.guard import Access

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from msgspec import Struct
 
-from bluesminds.web.docs.model_endpoints import UpstreamErrorResponse
+from bluesminds.web.docs.model_responses import UpstreamErrorResponse
 from bluesminds.web.docs.openapi import JSON, OpenAPIOperation
 
 _TAG: Final = "Objects at servers"

@@ -67,22 +67,22 @@ async def test_account_without_credit_is_only_measured(
     assert (await proof(gateway))["entries"] == 0
 
 
-async def test_credit_for_ten_requests_admits_exactly_ten_of_200(
+async def test_credit_for_ten_requests_admits_exactly_ten_of_50(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await start(nursery, home, models)
     user, key = await member(gateway)
     await credit(gateway, user, "0.001")
-    bill(models, 200)
+    bill(models, 50)
     found: Counter[int] = Counter()
 
     async def ask() -> None:
         found[(await gateway.chat(ASK, key=key)).status_code] += 1
 
     async with trio.open_nursery() as clients:
-        for _ in range(200):
+        for _ in range(50):
             clients.start_soon(ask)
-    assert found == {200: 10, 402: 190}
+    assert found == {200: 10, 402: 40}
     refused = await gateway.chat(ASK, key=key)
     assert refused.json()["error"]["code"] == "insufficient_credit"
     assert refused.headers["x-should-retry"] == "false"
@@ -97,7 +97,7 @@ async def test_credit_counts_at_once_and_after_a_restart(
     gateway = await start(nursery, home, models)
     user, key = await member(gateway)
     bill(models, 10)
-    assert (await gateway.chat(ASK, key=key)).status_code == 200, "only measured"
+    assert (await gateway.chat(ASK, key=key)).status_code == 200, "not charged"
     await credit(gateway, user, "0.0001", key="first")
     await credit(gateway, user, "0.0001", key="first")
     assert [(await gateway.chat(ASK, key=key)).status_code for _ in range(2)] == [200, 402]

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import cache
 from itertools import count
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, multiple, rule
@@ -371,5 +372,12 @@ class Limits(RuleBasedStateMachine):
             assert (account.requests.used(now), account.tokens.used(now), account.running) == (0, 0, 0)
 
 
-TestLimits = Limits.TestCase
-TestLimits.settings = settings(max_examples=150, stateful_step_count=40)
+class TestLimits(Limits.TestCase):
+    """The same examples in every run are few; `make search` tries as many new ones as the process tests."""
+
+    settings = settings(max_examples=50 if settings().derandomize else 150, stateful_step_count=40)
+
+
+@pytest.mark.process
+class TestLimitsInManyOrders(Limits.TestCase):
+    settings = settings(max_examples=150, stateful_step_count=40)

@@ -197,7 +197,7 @@ async def test_reference_to_an_object_that_no_account_has_is_refused(
     for body in ({"file_ids": [operators]}, {"file_id": operators}, {"file_id": 5}, {"file_id": "a b"}):
         assert code_of(await ada.send("POST", "/v1/vector_stores", json=body)) == MISSING
     answer = await ada.send("POST", "/v1/vector_stores", json={"metadata": {"note": operators}})
-    assert answer.status_code == 200  # a text that is no reference
+    assert answer.status_code == 200  # a text that is not a reference
 
 
 async def test_id_that_the_client_has_named_does_not_become_its_object(

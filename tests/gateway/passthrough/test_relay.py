@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import pytest
 import trio
 
 from tests import gateways
@@ -253,17 +252,13 @@ async def test_collection_is_only_listed_and_added_to(
     assert vendor.lines() == []
 
 
-@pytest.mark.parametrize(
-    ("status", "code"), [(b"400 Bad Request", 400), (b"404 Not Found", 404), (b"500 Broken", 500)]
-)
-async def test_error_of_the_server_is_passed_on(
-    gateway: Gateway, ada: Account, vendor: ObjectServer, status: bytes, code: int
-) -> None:
+async def test_error_of_the_server_is_passed_on(gateway: Gateway, ada: Account, vendor: ObjectServer) -> None:
     body = b'{"error":{"message":"no sk-upstream","type":"t","param":"purpose","code":"c"}}'
-    vendor.answers["/v1/vector_stores"] = Answer(body, status)
-    answer = await ada.send("POST", "/v1/vector_stores", json={})
-    assert (answer.status_code, answer.json()["error"]["code"]) == (code, "c")
-    assert "sk-upstream" not in answer.text
+    for status, code in ((b"400 Bad Request", 400), (b"404 Not Found", 404), (b"500 Broken", 500)):
+        vendor.answers["/v1/vector_stores"] = Answer(body, status)
+        answer = await ada.send("POST", "/v1/vector_stores", json={})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (code, "c"), status
+        assert "sk-upstream" not in answer.text, status
 
 
 async def test_page_of_html_is_not_passed_on_as_an_error(

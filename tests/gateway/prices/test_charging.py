@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 import trio
 
 from tests import gateways
@@ -116,9 +115,8 @@ async def test_markup_of_the_tier_is_charged(nursery: trio.Nursery, home: Path, 
     assert [one.headers["x-cost-usd"] for one in (plain, marked)] == ["0.00012", "0.00018"]
 
 
-@pytest.mark.parametrize("day", ["2026-02-30", "2026-13-01"])
 async def test_administrator_sets_and_removes_prices(
-    nursery: trio.Nursery, home: Path, models: ModelServer, day: str
+    nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await start(nursery, home, models, prices=[PRICE | {"model": "other"}])
     models.plan(*[whole(reply(**TOKENS))] * 4)
@@ -128,8 +126,9 @@ async def test_administrator_sets_and_removes_prices(
             return await client.put("/api/admin/prices", json={"model": "m"} | line)
 
         assert (await put()).json()["error"]["code"] == "invalid_value"
-        assert (await put(input_usd="1", since=day)).json()["error"]["param"] == "since"
-        assert (await put(input_usd="1", until=day)).json()["error"]["param"] == "until"
+        for day in ("2026-02-30", "2026-13-01"):
+            assert (await put(input_usd="1", since=day)).json()["error"]["param"] == "since"
+            assert (await put(input_usd="1", until=day)).json()["error"]["param"] == "until"
         same = {"since": "2026-12-01", "until": "2026-12-01"}
         assert (await put(input_usd="1", **same)).json()["error"]["param"] == "until"
         assert (await put(input_usd="8", until="2026-01-01")).status_code == 200

@@ -160,7 +160,17 @@ def chi_square(counts: Counter[str], weights: dict[str, int]) -> float:
 CHI_SQUARE_3 = 16.27
 
 
-@pytest.mark.parametrize("policy", ["weighted", "priority", "least_busy", "cheapest", "affinity"])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        "weighted",
+        "affinity",
+        *(
+            pytest.param(policy, marks=pytest.mark.process)
+            for policy in ("priority", "least_busy", "cheapest")
+        ),
+    ],
+)
 def test_requests_follow_weights_within_two_percent(policy: Policy) -> None:
     weights = {"a": 1, "b": 2, "c": 3, "d": 6}
     fleet = Fleet(policy, weights)

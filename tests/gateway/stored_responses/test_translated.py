@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import trio
 
+from bluesminds.gateway.stored_responses import store
+from bluesminds.gateway.stored_responses.store import MAX_HISTORY
 from tests import gateways
 from tests.fakes.model_server import DONE, Cut, ModelServer, chunk, completion, streamed, whole
 from tests.gateway.limits.test_limits import Wall
@@ -429,12 +432,13 @@ async def test_response_that_cannot_be_stored_is_passed_on(
 
 
 async def test_history_that_is_too_long_is_refused(
-    nursery: trio.Nursery, home: Path, models: ModelServer
+    nursery: trio.Nursery, home: Path, models: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(store, "MAX_HISTORY", MAX_HISTORY // 100)
     gateway = await gateways.start(nursery, home, servers=[entry("chat", models.url)])
     previous: dict[str, Any] = {}
     for _ in range(5):
-        made = await respond(own(gateway), "x" * 3_900_000, **previous)
+        made = await respond(own(gateway), "x" * 39_000, **previous)
         previous = {"previous_response_id": made["id"]}
     body = {"model": "m", "input": "x"} | previous
     answer = await own(gateway).send("POST", "/v1/responses", json=body)

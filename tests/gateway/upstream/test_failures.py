@@ -65,18 +65,29 @@ async def test_failing_server_is_ejected_and_returns(
     assert await asked_last(gateway) == "first"
 
 
-@pytest.mark.parametrize(
-    ("end", "outcome"),
-    [(Cut, "UpstreamCut"), (Fin, "UpstreamCut"), (Stall, "ChunkTimeout"), (BROKEN, "error_in_stream")],
-)
+BROKEN_STREAMS: dict[str, tuple[Any, str]] = {
+    "reset": (Cut, "UpstreamCut"),
+    "closed": (Fin, "UpstreamCut"),
+    "silent": (Stall, "ChunkTimeout"),
+    "error": (BROKEN, "error_in_stream"),
+}
+
+
 async def test_server_that_cuts_streams_is_ejected(
-    touchy: Gateway, models: ModelServer, end: Any, outcome: str
+    nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
-    for _ in range(2):
-        models.plan(streamed(chunk("one"), Pause(0.05), end))
-        assert b'"error"' in (await touchy.chat(STREAM)).content
-    assert await asked_last(touchy) == "second"
-    assert await touchy.metric("bluesminds_upstream_attempts_total", server="first", outcome=outcome) == 2
+    servers = own_servers(len(BROKEN_STREAMS), models.url, second.url)
+    gateway = await gateways.start(nursery, home, servers=servers, upstream=TOUCHY | IMPATIENT)
+    for number, (name, (end, outcome)) in enumerate(BROKEN_STREAMS.items()):
+        with subtests.test(name):
+            model = {"model": f"m{number}"}
+            for _ in range(2):
+                models.plan(streamed(chunk("one"), Pause(0.05), end))
+                assert b'"error"' in (await gateway.chat(STREAM | model)).content
+            answer = await gateway.chat(ASK | model)
+            assert answer.headers["x-bluesminds-server"] == f"m{number}-1"
+            labels = {"server": f"m{number}-0", "outcome": outcome}
+            assert await gateway.metric("bluesminds_upstream_attempts_total", **labels) == 2
 
 
 async def test_complete_stream_resets_failures_of_server(touchy: Gateway, models: ModelServer) -> None:

@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from bluesminds.common.values import NO_USAGE
 from bluesminds.gateway.bodies import Body
-from bluesminds.gateway.call import JsonBody
+from bluesminds.gateway.json_body import JsonBody
 from bluesminds.gateway.routing.plans import Plan
 from bluesminds.gateway.upstream.extra_budget import MAX_ROUTES, ExtraBudget
 from bluesminds.gateway.upstream.progress import AttemptProgress

@@ -12,6 +12,7 @@ from bluesminds.common.values import Server
 from bluesminds.config.settings import PRIVATE_NETWORKS, UpstreamSettings
 from bluesminds.gateway.upstream.attempt import UpstreamEndpoint
 from bluesminds.http.client.pool import AddressPolicy, ConnectFailed, Pool, Timeouts, UpstreamOrigin
+from tests.cases import each
 from tests.fakes.raw_upstream import always_ok, serve
 
 TIMEOUTS = Timeouts(connect=3600, pool=3600, write=3600, first_byte=3600, between_chunks=3600)
@@ -51,7 +52,7 @@ def test_policy_private_address_is_permitted_in_allowed_networks_only(address: s
     assert DEFAULT.permits_text(address)
 
 
-@pytest.mark.parametrize("address", NEVER)
+@each("address", NEVER)
 def test_policy_link_local_metadata_and_reserved_addresses_are_never_permitted(address: str) -> None:
     assert not any(policy.permits_text(address) for policy in (PUBLIC_ONLY, DEFAULT, EVERYTHING))
 

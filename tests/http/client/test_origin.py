@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bluesminds.http.client.pool import UpstreamOrigin
+from tests.cases import each
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_origin_valid_base_url_is_parsed(url: str, origin: UpstreamOrigin, base:
     assert origin.authority == authority
 
 
-@pytest.mark.parametrize(
+@each(
     "url",
     [
         "",

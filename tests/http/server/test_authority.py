@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from werkzeug.routing import Map
 
 from bluesminds.http.server.authority import is_valid_authority
+from tests.cases import each
 
 
 @pytest.mark.parametrize("value", [b"a", b"a.", b"a-b.c:80", b"a" * 63 + b":8080", b"127.0.0.1", b"[::1]:80"])
@@ -13,7 +14,7 @@ def test_authority_valid_is_accepted(value: bytes) -> None:
     assert is_valid_authority(value)
 
 
-@pytest.mark.parametrize(
+@each(
     "value",
     [
         b"",

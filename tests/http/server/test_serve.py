@@ -8,6 +8,7 @@ import socket
 import ssl
 import stat
 from collections.abc import Callable, Mapping
+from functools import cache
 
 import h2.config
 import h2.connection
@@ -51,11 +52,17 @@ def server_tls() -> ssl.SSLContext:
     return context
 
 
-async def connect_tls(served: Served, *alpn: str, attempts: int = 1) -> trio.SSLStream[trio.SocketStream]:
+@cache
+def client_tls(*alpn: str) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     AUTHORITY.configure_trust(context)
     if alpn:
         context.set_alpn_protocols(list(alpn))
+    return context
+
+
+async def connect_tls(served: Served, *alpn: str, attempts: int = 1) -> trio.SSLStream[trio.SocketStream]:
+    context = client_tls(*alpn)
     for left in reversed(range(attempts)):
         stream = trio.SSLStream(
             await served.connect(), context, server_hostname="localhost", https_compatible=True

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from bluesminds.providers.demo.json_schema import instance
 from bluesminds.providers.demo.pattern import UnsupportedSchema, matching_text
+from tests.cases import each
 
 Schema = dict[str, Any]
 NAMES = st.sampled_from(["a", "b", "city", "$ref", "key 1", "é"])
@@ -153,7 +154,7 @@ def test_generated_schema_has_instance_or_is_refused(schema: Any) -> None:
         pass
 
 
-@pytest.mark.parametrize(
+@each(
     "schema",
     [
         {"type": "array", "items": {"enum": [1, 2, 3]}, "uniqueItems": True, "minItems": 3},
@@ -199,7 +200,7 @@ def test_instance_of_each_keyword_is_valid(schema: Schema) -> None:
         check(schema, variation)
 
 
-@pytest.mark.parametrize(
+@each(
     "schema",
     [
         False,
@@ -258,7 +259,7 @@ def test_models_of_pydantic_have_instances() -> None:
     Drawing.model_validate(check(Drawing.model_json_schema()))
 
 
-@pytest.mark.parametrize(
+@each(
     "pattern",
     [
         r"^[A-Z]{3}-\d{4}$",
@@ -284,7 +285,7 @@ def test_generated_text_matches_pattern(pattern: str) -> None:
     assert len(matching_text(r"^x(ab)*y?$", 12)) >= 12
 
 
-@pytest.mark.parametrize(
+@each(
     "pattern",
     [
         "(?=a)",

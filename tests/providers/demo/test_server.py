@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from bluesminds.providers import demo as package
 from bluesminds.providers.demo import MODELS, SLOW_SECONDS, CutOff, respond
 from bluesminds.providers.demo.forms import UploadedForm
+from tests.cases import each
 from tests.providers.demo.conftest import Demo
 
 if TYPE_CHECKING:  # importing the SDK takes as long as many tests
@@ -55,7 +56,7 @@ async def test_models_are_those_of_the_docstring(sdk: AsyncOpenAI) -> None:
     assert missing.value.code == "model_not_found"
 
 
-@pytest.mark.parametrize(("model", "path"), SERVED)
+@each(("model", "path"), SERVED)
 def test_demo_model_serves_its_endpoints(model: str, path: str) -> None:
     name = model.removeprefix("demo/")
     status = int(name) if name.isdecimal() else 200

@@ -115,7 +115,7 @@ async def test_sign_in_from_a_new_browser_makes_an_event(site: Site) -> None:
         session = (await phone.me())["session_id"]
     with site.deployment.gateway.reading() as database:
         rows = database.execute("SELECT data FROM events WHERE kind = 'sign_in.new' ORDER BY id").fetchall()
-    (new,) = (json.loads(data) for (data,) in rows)  # the first sign-in of an account is no event
+    (new,) = (json.loads(data) for (data,) in rows)  # the first sign-in of an account causes no event
     assert (new["session_id"], new["user_agent"], new["method"]) == (session, "phone", "company")
 
 
@@ -186,7 +186,7 @@ HOSTILE: dict[str, Change] = {
     "unencoded payload": token_of(
         lambda server, claims: server.keys[0].sign(claims, b64=False, crit=["b64"])
     ),
-    "payload that is no object": token_of(lambda server, _: server.keys[0].sign([])),  # type: ignore[arg-type]
+    "payload that is not an object": token_of(lambda server, _: server.keys[0].sign([])),  # type: ignore[arg-type]
     "no token": token_of(lambda *_: ""),
     "algorithm that the provider does not name": metadata_of(id_token_signing_alg_values_supported=["ES256"]),
     "answer of another issuer": lambda provider: provider.answer.update(iss="https://evil.example"),

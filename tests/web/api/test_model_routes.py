@@ -119,29 +119,30 @@ async def test_route_of_the_file_is_read_only(gateway: Gateway) -> None:
     assert code_of(refused) == "read_only"
 
 
-@pytest.mark.parametrize(
-    ("body", "param", "text"),
-    [
-        ({"model": "a*b", "targets": ["one"]}, "model", "a prefix"),
-        ({"model": "a", "targets": []}, "targets", "at least one server"),
-        ({"model": "a", "targets": ["three"]}, "targets", "no server named three"),
-        ({"model": "a", "targets": ["one", {"server": "one"}]}, "targets", "twice"),
-        ({"model": "a", "targets": [{"server": "one", "weight": 0}]}, "targets", "list of server names"),
-        ({"model": "a", "policy": "fast"}, "policy", 'one of "priority"'),
-        ({"model": "a"}, "targets", "no effect"),
-        ({"model": "a", "fallback": ["b*"]}, "fallback", "without *"),
-        ({"model": "a", "fallback": ["m", "m"]}, "fallback", "once"),
-        ({"model": "a", "fallback": ["a"]}, "fallback", "a -> a"),
-        ({"model": "a", "fallback": ["m"], "fallback_on": ["x"]}, "fallback_on", '"content_filter"'),
-    ],
-)
+WRONG_FIELDS: list[tuple[dict[str, Any], str, str]] = [
+    ({"model": "a*b", "targets": ["one"]}, "model", "a prefix"),
+    ({"model": "a", "targets": []}, "targets", "at least one server"),
+    ({"model": "a", "targets": ["three"]}, "targets", "no server named three"),
+    ({"model": "a", "targets": ["one", {"server": "one"}]}, "targets", "twice"),
+    ({"model": "a", "targets": [{"server": "one", "weight": 0}]}, "targets", "list of server names"),
+    ({"model": "a", "policy": "fast"}, "policy", 'one of "priority"'),
+    ({"model": "a"}, "targets", "no effect"),
+    ({"model": "a", "fallback": ["b*"]}, "fallback", "without *"),
+    ({"model": "a", "fallback": ["m", "m"]}, "fallback", "once"),
+    ({"model": "a", "fallback": ["a"]}, "fallback", "a -> a"),
+    ({"model": "a", "fallback": ["m"], "fallback_on": ["x"]}, "fallback_on", '"content_filter"'),
+]
+
+
 async def test_route_with_a_wrong_field_is_refused_with_a_reason(
-    gateway: Gateway, body: dict[str, Any], param: str, text: str
+    gateway: Gateway, subtests: pytest.Subtests
 ) -> None:
-    refused = await send(gateway, "POST", PATH, body)
-    error = refused.json()["error"]
-    assert (refused.status_code, error["code"], error["param"]) == (400, "invalid_value", param)
-    assert text in error["message"]
+    for body, param, text in WRONG_FIELDS:
+        with subtests.test(body=body):
+            refused = await send(gateway, "POST", PATH, body)
+            error = refused.json()["error"]
+            assert (refused.status_code, error["code"], error["param"]) == (400, "invalid_value", param)
+            assert text in error["message"]
 
 
 async def test_route_for_a_model_that_has_one_is_a_conflict(gateway: Gateway) -> None:

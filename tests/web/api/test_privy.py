@@ -108,7 +108,7 @@ async def test_hostile_tokens_are_refused(site: Deployment) -> None:
     identities = {
         "of another user": identity_token(EMAIL, sub="did:privy:other"),
         "of another key": stranger.sign(claims(linked_accounts=json.dumps([EMAIL]))),
-        "with accounts that are no text": identity_token(EMAIL, linked_accounts=[EMAIL]),
+        "with accounts that are not text": identity_token(EMAIL, linked_accounts=[EMAIL]),
         "with unreadable accounts": identity_token(EMAIL, linked_accounts="["),
     }
     async with site.browser() as eve:

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import trio
 
 from tests import gateways
+from tests.deployment import anonymous_client
 from tests.fakes import model_server
 from tests.fakes.model_server import ModelServer, completion, whole
 from tests.gateways import ASK, Gateway, entry
@@ -22,12 +22,8 @@ async def models(nursery: trio.Nursery) -> ModelServer:
     return server
 
 
-def anonymous(gateway: Gateway) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=gateway.url, trust_env=False, timeout=60)
-
-
 async def get(gateway: Gateway, path: str) -> Any:
-    async with anonymous(gateway) as client:
+    async with anonymous_client(gateway) as client:
         answer = await client.get(path)
     assert answer.status_code == 200, answer.text
     assert answer.headers["cache-control"] == "public, max-age=60"
@@ -46,16 +42,17 @@ async def start(nursery: trio.Nursery, home: Path, models: ModelServer, **sectio
     )
 
 
-@pytest.mark.parametrize("path", PATHS)
 async def test_list_is_not_public_unless_allowed(
-    nursery: trio.Nursery, home: Path, models: ModelServer, path: str
+    nursery: trio.Nursery, home: Path, models: ModelServer, subtests: pytest.Subtests
 ) -> None:
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)])
-    async with anonymous(gateway) as client:
-        answer = await client.get(path)
-    error = answer.json()["error"]
-    assert (answer.status_code, error["code"]) == (404, "unknown_url")
-    assert "Did you mean /v1/models?" in error["message"] and "public_models" in error["message"]
+    for path in PATHS:
+        with subtests.test(path=path):
+            async with anonymous_client(gateway) as client:
+                answer = await client.get(path)
+            error = answer.json()["error"]
+            assert (answer.status_code, error["code"]) == (404, "unknown_url")
+            assert "Did you mean /v1/models?" in error["message"] and "public_models" in error["message"]
 
 
 async def test_models_are_those_of_the_list_with_a_key(
@@ -124,7 +121,7 @@ async def test_lists_are_bounded_for_each_client_address(
     nursery: trio.Nursery, home: Path, models: ModelServer
 ) -> None:
     gateway = await start(nursery, home, models)
-    async with anonymous(gateway) as client:
+    async with anonymous_client(gateway) as client:
         answer = await client.get("/models")
         while answer.status_code == 200:
             answer = await client.get("/models/providers")

@@ -52,34 +52,33 @@ async def test_vendor_is_recognised_by_the_url(gateway: Gateway) -> None:
     assert (added["vendor"], added["dialect"]) == (None, "openai")
 
 
-@pytest.mark.parametrize(
-    ("fields", "code", "param", "text"),
-    [
-        ({}, "invalid_value", "url", "Send a `url` or a `vendor`."),
-        ({"vendor": "azure"}, "invalid_url", "url", "Azure OpenAI has no common URL"),
-        ({"vendor": "grog"}, "invalid_value", "vendor", 'one of "openai"'),
-        ({"url": "http://x", "dialect": "demo"}, "invalid_value", "dialect", 'one of "openai", "azure"'),
-        ({"vendor": "perplexity", "models": []}, "models_required", "models", "deployments"),
-        (
-            {"url": "https://a.openai.azure.com", "models": []},
-            *("models_required", "models", "Name them in `models`"),
-        ),
-        ({"url": "http://x", "headers": {"Host": "y"}}, "invalid_value", "headers", "sets the header Host"),
-        ({"url": "http://x", "headers": {"a b": "y"}}, "invalid_value", "headers", "name of a header"),
-        ({"url": "http://x", "headers": {"a": "y\r\nb: c"}}, "invalid_value", "headers", "printable ASCII"),
-        ({"url": "http://x", "headers": {"A": "1", "a": "2"}}, "invalid_value", "headers", "twice"),
-        ({"url": "http://x/v1/chat/completions"}, "invalid_url", "url", "Remove /chat/completions."),
-        ({"url": "http://x/v1/responses/"}, "invalid_url", "url", "ends in /responses,"),
-        ({"url": "http://x", "api_version": "a&b"}, "invalid_value", "api_version", "version of Azure"),
-    ],
-)
-async def test_add_wrong_field_is_refused_with_a_reason(
-    gateway: Gateway, fields: dict[str, Any], code: str, param: str, text: str
-) -> None:
-    status, answer = await add(gateway, **fields)
-    error = answer["error"]
-    assert (status, error["code"], error["param"]) == (400, code, param)
-    assert text in error["message"]
+WRONG_FIELDS: list[tuple[dict[str, Any], str, str, str]] = [
+    ({}, "invalid_value", "url", "Send a `url` or a `vendor`."),
+    ({"vendor": "azure"}, "invalid_url", "url", "Azure OpenAI has no common URL"),
+    ({"vendor": "grog"}, "invalid_value", "vendor", 'one of "openai"'),
+    ({"url": "http://x", "dialect": "demo"}, "invalid_value", "dialect", 'one of "openai", "azure"'),
+    ({"vendor": "perplexity", "models": []}, "models_required", "models", "deployments"),
+    (
+        {"url": "https://a.openai.azure.com", "models": []},
+        *("models_required", "models", "Name them in `models`"),
+    ),
+    ({"url": "http://x", "headers": {"Host": "y"}}, "invalid_value", "headers", "sets the header Host"),
+    ({"url": "http://x", "headers": {"a b": "y"}}, "invalid_value", "headers", "name of a header"),
+    ({"url": "http://x", "headers": {"a": "y\r\nb: c"}}, "invalid_value", "headers", "printable ASCII"),
+    ({"url": "http://x", "headers": {"A": "1", "a": "2"}}, "invalid_value", "headers", "twice"),
+    ({"url": "http://x/v1/chat/completions"}, "invalid_url", "url", "Remove /chat/completions."),
+    ({"url": "http://x/v1/responses/"}, "invalid_url", "url", "ends in /responses,"),
+    ({"url": "http://x", "api_version": "a&b"}, "invalid_value", "api_version", "version of Azure"),
+]
+
+
+async def test_add_wrong_field_is_refused_with_a_reason(gateway: Gateway, subtests: pytest.Subtests) -> None:
+    for fields, code, param, text in WRONG_FIELDS:
+        with subtests.test(fields=fields):
+            status, answer = await add(gateway, **fields)
+            error = answer["error"]
+            assert (status, error["code"], error["param"]) == (400, code, param)
+            assert text in error["message"]
 
 
 async def test_headers_are_stored_encrypted_and_sent(gateway: Gateway, models: ModelServer) -> None:
