@@ -140,9 +140,8 @@ class SqliteStore:
 
 
 class _Workers:
-    """Runs the jobs of a queue in threads, one at a time on each connection. Another connection is only used
-    after a job has waited for it. `ended` is set when the queue is closed and all jobs are done. `failure` is
-    an exception that no unit should raise.
+    """Runs the jobs of a queue in threads, one at a time on each connection. `ended` is set when the queue is
+    closed and all jobs are done. `failure` is an exception that no unit should raise.
     """
 
     def __init__(
@@ -157,23 +156,15 @@ class _Workers:
         self.failure: BaseException | None = None
         self._store = store
         self._begin = begin
-        self._busy = 0
-        self._idle, self._unused = list(connections[:1]), list(connections[1:])
+        self._connections = len(connections)
+        self._idle = list(connections)
         self._token = trio.lowlevel.current_trio_token()
-        if self._unused:
-            self.jobs.add_worker = self._add_connection
-
-    def _add_connection(self) -> None:
-        self._idle.append(self._unused.pop())
-        if not self._unused:
-            self.jobs.add_worker = None
-        self._start_jobs()
 
     @trio.lowlevel.enable_ki_protection  # an interrupt must not lose a connection
     def _start_jobs(self) -> None:
         while self._idle and (job := self.jobs.next_job()) is not None:
             self._start(self._idle.pop(), job)  # the one that worked last: it has what it needs in its cache
-        if self.jobs.closed and not self._busy:
+        if self.jobs.closed and len(self._idle) == self._connections:
             self.ended.set()
 
     def _start(self, connection: SqliteConnection, job: Job) -> None:
@@ -182,11 +173,9 @@ class _Workers:
         def deliver(outcome: Any) -> None:  # noqa: ANN401 - the result of `_run`
             self._token.run_sync_soon(self._end, connection, transaction, job, outcome)
 
-        self._busy += 1
         try:
             trio.lowlevel.start_thread_soon(partial(_run, transaction, job), deliver)
         except RuntimeError as exc:
-            self._busy -= 1
             self._idle.append(connection)
             job.fail(StorageUnavailable(f"the database has no thread: {exc}"))
 
@@ -197,7 +186,6 @@ class _Workers:
         job: Job,
         outcome: Any,  # noqa: ANN401
     ) -> None:
-        self._busy -= 1
         self._idle.append(connection)
         try:
             result = outcome.unwrap()

@@ -16,14 +16,13 @@ import trio
 from storage.base import Connection, StorageUnavailable
 
 QUEUE_LIMIT = 1000  # jobs
-PATIENCE = 0.05  # seconds; a new connection to SQLite costs as much as twenty short reads
 _log = logging.getLogger("bluesminds.storage")
 
 
 class Job:
     """One unit of work, the latest time on the monotonic clock at which it may start, and its caller."""
 
-    __slots__ = ("_done", "_error", "_left", "_result", "_waiter", "args", "deadline", "fn", "taken", "write")
+    __slots__ = ("_done", "_error", "_left", "_result", "_waiter", "args", "deadline", "fn", "write")
 
     def __init__(
         self, fn: Callable[..., Awaitable[Any]], args: tuple[object, ...], *, write: bool, deadline: float
@@ -32,7 +31,6 @@ class Job:
         self.args = args
         self.write = write
         self.deadline = deadline
-        self.taken = False
         self._waiter: trio.lowlevel.Task | None = None
         self._left = False
         self._done = False
@@ -73,25 +71,20 @@ class Job:
             trio.lowlevel.reschedule(waiter)
 
     @trio.lowlevel.enable_ki_protection
-    async def wait(self, seconds: float) -> bool:
-        """Whether the job is done within this time."""
+    async def wait(self, limit: float) -> Any:  # noqa: ANN401
+        """The unit's result. Raises the unit's error, or StorageUnavailable after `limit` seconds."""
 
         def abort(_: object) -> trio.lowlevel.Abort:
             self._waiter = None
+            self._left = True
             return trio.lowlevel.Abort.SUCCEEDED
 
         if not self._done:
             self._waiter = trio.lowlevel.current_task()
-            with trio.move_on_after(seconds):
+            with trio.move_on_after(limit):
                 await trio.lowlevel.wait_task_rescheduled(abort)
-        return self._done
-
-    def leave(self) -> None:
-        """The caller does not wait any more."""
-        self._left = True
-
-    def result(self) -> Any:  # noqa: ANN401
-        """Raises the unit's error."""
+        if not self._done:
+            raise StorageUnavailable("the database did not answer in time")
         if self._error is not None:
             try:
                 raise self._error
@@ -101,9 +94,7 @@ class Job:
 
 
 class JobQueue:
-    """Jobs in order of arrival. Used by Trio and by the callbacks that it runs. `add_worker` is called when a
-    job has waited for PATIENCE; None if there are no more workers.
-    """
+    """Jobs in order of arrival. Used by Trio and by the callbacks that it runs."""
 
     def __init__(self, start_timeout: float, wake_worker: Callable[[], None]) -> None:
         """`start_timeout`: seconds after which a waiting job is rejected. Its caller waits at most twice as
@@ -113,7 +104,6 @@ class JobQueue:
         self._wake_worker = wake_worker
         self._jobs: deque[Job] = deque()
         self.closed = False
-        self.add_worker: Callable[[], None] | None = None
 
     @trio.lowlevel.enable_ki_protection  # an interrupt must not lose a job or what the worker runs it on
     async def submit(
@@ -128,20 +118,7 @@ class JobQueue:
         job = Job(fn, args, write=write, deadline=time.monotonic() + self._start_timeout)
         self._jobs.append(job)
         self._wake_worker()
-        try:
-            while not job.taken and self.add_worker is not None:
-                await self._wait_impatiently(job)
-            if not await job.wait(2 * self._start_timeout):
-                raise StorageUnavailable("the database did not answer in time")
-            return job.result()
-        finally:
-            job.leave()
-
-    async def _wait_impatiently(self, job: Job) -> None:
-        """A new worker may take an earlier job, so this is repeated until the job is taken."""
-        await job.wait(PATIENCE)
-        if not job.taken and self.add_worker is not None:
-            self.add_worker()
+        return await job.wait(2 * self._start_timeout)
 
     def next_job(self) -> Job | None:
         """The first job that may still start; None if the queue is empty."""
@@ -150,7 +127,6 @@ class JobQueue:
             if job.cancelled:
                 continue
             if not job.expired:
-                job.taken = True
                 return job
             job.fail(StorageUnavailable("the database was busy for too long"))
         return None
