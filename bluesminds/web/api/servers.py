@@ -112,11 +112,7 @@ class ServerHandlers(Struct, frozen=True):
         """Raises Conflict for a server that is not in the database."""
         for server in await self.now():
             if server.name == name and server.origin != "table":
-                message = (
-                    f"The server {name} is in the configuration. Change "
-                    "it there, and run `bluesminds reload`."
-                )
-                raise Conflict("read_only", message)
+                raise read_only_error(server)
 
     async def _check_discovery(self, name: str) -> None:
         """Raises InvalidRequest if the models of a server cannot be discovered."""
@@ -147,6 +143,15 @@ class ServerHandlers(Struct, frozen=True):
         if any(server.name == name for server in self.servers.locked):
             return failed_test(name, LOCKED)
         raise NotFound("server_not_found", f"There is no server named {name}.")
+
+
+def read_only_error(server: Server) -> Conflict:
+    """For a server that is not in the database."""
+    if server.origin == "environment":
+        rest = "was detected at the start. To change it, add it to the configuration and restart the gateway."
+    else:
+        rest = "is in the configuration. Change it there, and run `bluesminds reload`."
+    return Conflict("read_only", f"The server {server.name} {rest}")
 
 
 def routes(handlers: ServerHandlers) -> list[Route]:

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import trio
 
+from bluesminds.providers.vendors import from_environment
+from bluesminds.web.api.servers import read_only_error
 from tests import gateways
 from tests.fakes import model_server
 from tests.fakes.model_server import ModelServer
@@ -145,6 +147,12 @@ async def test_server_of_the_file_is_read_only(
         ):
             assert (answer.status_code, answer.json()["error"]["code"]) == (409, "read_only")
             assert "in the configuration" in answer.json()["error"]["message"]
+
+
+def test_server_of_the_environment_is_changed_with_a_restart() -> None:
+    (server,) = from_environment({"OPENAI_API_KEY": "k"})
+    message = read_only_error(server).message
+    assert "detected" in message and "restart the gateway" in message
 
 
 async def test_discovery_without_a_list_of_models_says_what_to_do(nursery: trio.Nursery, home: Path) -> None:
