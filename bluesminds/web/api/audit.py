@@ -19,9 +19,7 @@ _DAMAGE: Final[dict[ChainDamage, str]] = {
     "removed": "entry {next} is missing: it was removed, or the head of the chain was changed before the next"
     " entry was written",
     "truncated": "the entries from {next} on are missing",
-    "rewritten": (
-        "entry {next} differs from the one given with --noted: the chain was rewritten with the pepper"
-    ),
+    "rewritten": "entry {next} differs from the noted entry: the chain was rewritten with the pepper",
     "head_gone": "the record of the last entry is missing (table chain_heads)",
     "head_differs": "entry {last} is not the one recorded as the last (table chain_heads)",
 }
