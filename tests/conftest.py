@@ -2,7 +2,6 @@
 
 import gc
 import signal
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.secrets_found import found_below
+from tests.homes import temporary_home
 
 TESTS = Path(__file__).resolve().parent
 SERVERS = {"chromium", "postgres", "postgres_url"}  # fixtures, and a parameter, that start another process
@@ -84,8 +83,5 @@ def default_hangup_handler() -> None:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """An empty directory with a short path, because it will contain a Unix socket."""
-    with tempfile.TemporaryDirectory(prefix="bm-") as path:
-        yield Path(path)
-        leaked = found_below(Path(path))
-    assert not leaked, leaked
+    with temporary_home() as path:
+        yield path
