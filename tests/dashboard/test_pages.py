@@ -260,7 +260,8 @@ async def test_keys_page_with_many_keys_has_a_next_page(site: DashboardSite) -> 
     async with connect(site.gateway, local=True) as operator:
         body = {"name": "tests", "user_id": site.callers.users["other"]}
         for _ in range(51):
-            await operator.send("POST", "/api/admin/keys", {}, body)
+            made = await operator.send("POST", "/api/admin/keys", {}, body)
+            assert made.status_code == 201, made.text
     async with site.browser_client("other") as client:
         text = (await client.get("/dashboard/keys")).text
         assert text.count('<th scope="row"') == 50

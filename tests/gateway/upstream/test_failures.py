@@ -118,9 +118,11 @@ async def test_no_request_can_get_a_server_left_out(
     for number, (plan, body) in enumerate(FAULTS_OF_THE_CLIENT):
         with subtests.test(str(number)):
             model = {"model": f"m{number}"}
+            models.asked.clear()
             for _ in range(3):
                 models.plan(plan)
                 await gateway.chat(body | model)
+            assert len(models.asked) == 3
             answer = await gateway.chat(ASK | model)
             assert answer.headers["x-bluesminds-server"] == f"m{number}-0"
 
