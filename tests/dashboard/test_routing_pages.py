@@ -100,7 +100,7 @@ async def test_route_is_made_changed_and_removed_by_keyboard(site: DashboardSite
         page.get_by_role("link", name="New route").first.press("Enter")
         page.get_by_label("Model", exact=True).fill("fast")
         press(page, "Enter")
-        expect(page.get_by_text("this route changes nothing")).to_be_visible()
+        expect(page.get_by_text("this route has no effect")).to_be_visible()
         page.get_by_role("button", name="Add a server").press("Enter")
         expect(page.get_by_role("combobox", name="Server", exact=True)).to_be_focused()
         page.get_by_role("combobox", name="Server", exact=True).select_option("one")
