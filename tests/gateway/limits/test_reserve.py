@@ -213,6 +213,17 @@ async def test_free_request_is_allowed_over_every_budget_and_named_by_other_limi
     assert rejection(limiter, spent, Estimate(10, 0)).code == "rate_limit_exceeded"
 
 
+async def test_reservation_is_extended_to_exactly_the_credit() -> None:
+    limiter = open_limiter()
+    limiter.credit_changed("u", 100, 1)
+    reservation = limiter.reserve(make_caller(), Estimate(1, 40))
+    assert not reservation.extend(101)
+    assert reservation.extend(100)
+    assert rejection(limiter, make_caller(), Estimate(1, 1)).code == "insufficient_credit"
+    reservation.settle(1, 100)
+    assert reservation.charged == 100
+
+
 async def test_settle_replaces_reserved_tokens_in_their_minute(mock_clock: MockClock) -> None:
     """Less than reserved is given back in the minute it was taken in; more counts at once."""
     limiter = open_limiter()
@@ -420,6 +431,16 @@ async def test_wall_clock_jump_grants_no_quota_twice(jump: timedelta, mock_clock
     left = 90 if new_day else 10
     assert rejection(limiter, caller, Estimate(left + 1, 0)).code == "daily_token_quota_exceeded"
     limiter.reserve(caller, Estimate(left, 0))
+
+
+async def test_wall_clock_set_back_into_the_month_before_grants_no_quota_twice(mock_clock: MockClock) -> None:
+    wall = Wall(datetime(2027, 2, 1, tzinfo=UTC))
+    caller = make_caller(tokens_per_month=100)
+    limiter = open_limiter(caller, wall=wall)
+    limiter.reserve(caller, SMALL).settle(90)
+    wall.at -= timedelta(hours=1)
+    assert rejection(limiter, caller, Estimate(11, 0)).code == "monthly_token_quota_exceeded"
+    limiter.reserve(caller, Estimate(10, 0))
 
 
 @pytest.mark.parametrize(("name", "wait"), [("tokens_per_day", 36), ("usd_per_month", 36 + 15 * 24)])
