@@ -224,6 +224,17 @@ async def test_reservation_is_extended_to_exactly_the_credit() -> None:
     assert reservation.charged == 100
 
 
+async def test_request_of_an_account_without_credit_left_is_charged_nothing() -> None:
+    limiter = open_limiter()
+    limiter.credit_changed("u", 50, 1)
+    reservation = limiter.reserve(make_caller(), Estimate(1, 50))
+    limiter.credit_changed("u", -80, 2)  # a payment was taken back
+    reservation.settle(1, 50)
+    assert reservation.charged == 0
+    limiter.credit_changed("u", 40, 3)
+    assert limiter.money_left(make_caller()) == 10
+
+
 async def test_settle_replaces_reserved_tokens_in_their_minute(mock_clock: MockClock) -> None:
     """Less than reserved is given back in the minute it was taken in; more counts at once."""
     limiter = open_limiter()
