@@ -2,15 +2,16 @@
 
 import gc
 import signal
-import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import HealthCheck, settings
 
-from tests.secrets_found import found_below
+from tests.homes import temporary_home
 
 TESTS = Path(__file__).resolve().parent
 SERVERS = {"chromium", "postgres", "postgres_url"}  # fixtures, and a parameter, that start another process
@@ -84,8 +85,33 @@ def default_hangup_handler() -> None:
 
 @pytest.fixture
 def home() -> Iterator[Path]:
-    """An empty directory with a short path, because it will contain a Unix socket."""
-    with tempfile.TemporaryDirectory(prefix="bm-") as path:
-        yield Path(path)
-        leaked = found_below(Path(path))
-    assert not leaked, leaked
+    with temporary_home() as path:
+        yield path
+
+
+class Subtests:
+    """`pytest.Subtests` for tests with Trio: when the test is cancelled, because a task of it has failed, the
+    cases that are left do not run. pytest would report each of them as failed with trio.Cancelled.
+    """
+
+    def __init__(self, subtests: pytest.Subtests) -> None:
+        self._subtests = subtests
+
+    @contextmanager
+    def test(self, msg: str | None = None, **values: object) -> Iterator[None]:
+        __tracebackhide__ = True
+        cancelled: BaseException | None = None
+        with self._subtests.test(msg, **values):
+            try:
+                yield
+            except (trio.Cancelled, BaseExceptionGroup) as exc:
+                if isinstance(exc, BaseExceptionGroup) and exc.subgroup(trio.Cancelled) is None:
+                    raise
+                cancelled = exc
+        if cancelled is not None:
+            raise cancelled
+
+
+@pytest.fixture
+def subtests(subtests: pytest.Subtests) -> Subtests:
+    return Subtests(subtests)

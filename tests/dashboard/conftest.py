@@ -8,7 +8,7 @@ import trio
 
 from tests import browser, gateways
 from tests.browser import Chromium
-from tests.dashboard.visitors import DashboardSite
+from tests.dashboard.site import DashboardSite
 from tests.deployment import create_callers
 from tests.fakes.model_server import ModelServer
 from tests.gateway.conftest import models

@@ -19,7 +19,7 @@ from playwright.sync_api import Page, expect
 from bluesminds.common.crypto import uuid7
 from storage.usage import DAY, UsageRow, insert_batch
 from tests import browser, gateways
-from tests.dashboard.visitors import DashboardSite
+from tests.dashboard.site import DashboardSite
 from tests.deployment import Callers
 from tests.gateways import Gateway, entry
 from tests.storage.samples import usage

@@ -3,14 +3,14 @@
 from playwright.sync_api import Page, expect
 
 from tests.browser import Chromium
+from tests.dashboard.site import DashboardSite
 from tests.dashboard.test_pages import check_page
-from tests.dashboard.visitors import DashboardSite
 
 RULE = {"name": "busy", "kind": "queue", "above": 1e9, "channels": ["mail"]}
 
 
 async def test_alert_of_an_administrator_is_shown_with_its_values(site: DashboardSite) -> None:
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         assert (await client.post("/api/admin/alerts", json=RULE)).status_code == 201
         shown = await client.get("/dashboard/admin/alerts")
         check_page(shown)

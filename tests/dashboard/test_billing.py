@@ -10,9 +10,9 @@ from playwright.sync_api import Page, expect
 
 from tests import gateways
 from tests.browser import Chromium
+from tests.dashboard.site import DashboardSite
 from tests.dashboard.test_in_browser import violations
 from tests.dashboard.test_pages import check_page
-from tests.dashboard.visitors import DashboardSite
 from tests.deployment import create_callers
 
 
@@ -20,7 +20,7 @@ async def test_pages_of_billing_show_plan_payments_and_invoices(nursery: trio.Nu
     billing = {"enabled": True, "manual": True, "seller": ["Example & Co"]}
     gateway = await gateways.start(nursery, home, servers=[], billing=billing)
     site = DashboardSite(await create_callers(gateway, ("user", "admin")))
-    async with site.visitor("user") as user, site.visitor("admin") as admin:
+    async with site.browser_client("user") as user, site.browser_client("admin") as admin:
         page = await user.get("/dashboard/billing")
         check_page(page)
         assert "Your account has no plan." in page.text
@@ -63,7 +63,7 @@ def sent_by(text: str) -> list[tuple[str, str, object]]:
 async def test_dashboard_without_billing_has_no_pages_of_it(nursery: trio.Nursery, home: Path) -> None:
     gateway = await gateways.start(nursery, home, servers=[])
     site = DashboardSite(await create_callers(gateway, ("user", "admin")))
-    async with site.visitor("admin") as admin:
+    async with site.browser_client("admin") as admin:
         assert "/dashboard/admin/plans" not in (await admin.get("/dashboard")).text
         assert (await admin.get("/dashboard/billing")).status_code == 404
 

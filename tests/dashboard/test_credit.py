@@ -7,8 +7,8 @@ from playwright.sync_api import Page, expect
 from bluesminds.accounts.audit import OPERATOR
 from storage.usage import DAY
 from tests.browser import Chromium
+from tests.dashboard.site import DashboardSite
 from tests.dashboard.test_in_browser import HOSTILE, press, violations
-from tests.dashboard.visitors import DashboardSite
 
 
 def amounts(text: str) -> list[str]:
@@ -17,7 +17,7 @@ def amounts(text: str) -> list[str]:
 
 async def test_credit_page_shows_balance_and_entries(both_engines: DashboardSite) -> None:
     site = both_engines
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         text = (await client.get("/dashboard/credit")).text
         assert "has no prepaid credit" in text and "No entries yet" in text
         await site.add_credit("user", reference="invoice <7>")
@@ -46,7 +46,7 @@ async def test_credit_page_shows_balance_and_entries(both_engines: DashboardSite
 async def test_credit_that_is_used_up_is_said(site: DashboardSite) -> None:
     await site.add_credit("user", usd=1)
     await site.add_credit("user", "adjustment", -1)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         assert "The credit is used up" in (await client.get("/dashboard/credit")).text
 
 
@@ -55,7 +55,7 @@ async def test_ledger_page_shows_all_users_and_filters(both_engines: DashboardSi
     for number in range(26):
         await site.add_credit("user", usd=1 + number)
         await site.add_credit("other", usd=1 + number)
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get("/dashboard/admin/ledger")).text
         assert len(amounts(text)) == 50
         assert "user@example.com" in text and "other@example.com" in text
@@ -100,12 +100,12 @@ async def test_administrator_posts_an_entry_after_a_second_look(
         assert page.evaluate("window.pwned") is None
 
     await site.look(chromium, "admin", work, bypass_csp=True)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         assert "+$5.00" in (await client.get("/dashboard/credit")).text
 
 
 async def test_code_is_redeemed_on_the_credit_page(site: DashboardSite, chromium: Chromium) -> None:
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         assert "Redeem a code" not in (await client.get("/dashboard/credit")).text, "there is none"
     codes = site.gateway.services.accounts.redeem_codes
     (code,) = (await codes.create(OPERATOR, HOSTILE, 5 * 10**9, 1, expires_at=None, ends_at=None)).codes

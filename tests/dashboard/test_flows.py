@@ -10,8 +10,8 @@ from playwright.sync_api import Page, expect
 
 from tests import gateways
 from tests.browser import Chromium
+from tests.dashboard.site import DashboardSite
 from tests.dashboard.test_in_browser import press
-from tests.dashboard.visitors import DashboardSite
 from tests.deployment import create_callers
 from tests.fakes.model_server import ModelServer
 from tests.gateways import entry

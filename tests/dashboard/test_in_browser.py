@@ -11,8 +11,8 @@ from playwright.sync_api import Page, expect
 from bluesminds.accounts.audit import OPERATOR
 from bluesminds.web.guard import Access
 from tests.browser import Chromium
+from tests.dashboard.site import DashboardSite
 from tests.dashboard.test_pages import pages_of
-from tests.dashboard.visitors import DashboardSite
 from tests.deployment import PASSWORD
 from tests.fakes.model_server import ModelServer
 
@@ -236,7 +236,7 @@ async def test_chart_is_read_with_the_arrow_keys(site: DashboardSite, chromium: 
 
 async def test_hostile_names_are_shown_as_text(site: DashboardSite, chromium: Chromium) -> None:
     key_id, _ = await site.gateway.new_key(user_id=site.callers.users["user"])
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         await client.patch(f"/api/keys/{key_id}", json={"name": HOSTILE})
         await client.patch("/api/auth/me", json={"full_name": HOSTILE})
     fields = {"model": HOSTILE, "server": HOSTILE, "request_id": HOSTILE, "key_id": key_id}

@@ -7,8 +7,8 @@ from playwright.sync_api import Page, expect
 
 from tests import gateways
 from tests.browser import Chromium
+from tests.dashboard.site import DashboardSite
 from tests.dashboard.test_in_browser import HOSTILE
-from tests.dashboard.visitors import DashboardSite
 from tests.deployment import create_callers
 from tests.fakes.model_server import ModelServer
 from tests.gateways import entry, eventually
@@ -21,7 +21,7 @@ async def test_live_requests_are_those_of_the_page_and_then_new_ones(both_engine
     site = both_engines
     await site.add_usage("other", 1)
     await site.add_usage("user", 2, model=MODEL, cost_nano=1_800_000)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         async with reading(client, "/dashboard/live/requests") as reader:
             await eventually(lambda: len(reader.data) == 2)
             assert {(row["model"], row["cost"], row["key_id"]) for row in reader.data} == {

@@ -8,8 +8,8 @@ from playwright.sync_api import Page, expect
 from bluesminds.accounts.audit import OPERATOR
 from storage.usage import DAY
 from tests.browser import Chromium
+from tests.dashboard.site import DashboardSite
 from tests.dashboard.test_in_browser import HOSTILE, press, violations
-from tests.dashboard.visitors import DashboardSite
 
 
 async def test_statement_page_adds_up_and_can_be_downloaded(both_engines: DashboardSite) -> None:
@@ -18,7 +18,7 @@ async def test_statement_page_adds_up_and_can_be_downloaded(both_engines: Dashbo
     await site.add_usage("user", 2, cost_nano=10**9, charged_nano=10**9, model="<m>")
     month = site.gateway.services.accounts.statements.this_month()
     path, user_id = f"/dashboard/credit/statements?month={month}", site.callers.users["user"]
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         text = (await client.get(path)).text
         assert "Balance now" in text and "<td>$23.00</td>" in text and "&lt;m&gt;" in text
         assert text.count(f'value="{month}"') == 1
@@ -30,7 +30,7 @@ async def test_statement_page_adds_up_and_can_be_downloaded(both_engines: Dashbo
         assert "Statement of February 2024" in text and "Balance at the end" in text
         assert "No requests in this month" in text
         assert (await client.get("/dashboard/credit/statements?month=2024-13")).status_code == 400
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get(f"/dashboard/admin/users/{user_id}/statements")).text
         assert "<td>$23.00</td>" in text
         assert f"/api/admin/users/{user_id}/statement/export?month={month}&amp;format=csv" in text
@@ -41,7 +41,7 @@ async def test_drift_page_shows_rows_that_differ_first(both_engines: DashboardSi
     await both_engines.add_usage("user", 25, model="agrees", **meters, cost_nano=10, reported_cost_nano=10)
     await both_engines.add_usage("user", 25, model="differs", **meters, cost_nano=10, reported_cost_nano=20)
     await both_engines.add_usage("user", 2, model="few", **meters)
-    async with both_engines.visitor("admin") as client:
+    async with both_engines.browser_client("admin") as client:
         text = (await client.get("/dashboard/admin/drift")).text
         found = re.findall(
             r'<th scope="row" class="clip">(?:<a[^>]*>)?(\w+)<.*?<span class="state (\w+)', text
@@ -99,7 +99,7 @@ async def test_redeem_codes_page_says_who_redeemed_which(both_engines: Dashboard
     soon = both_engines.gateway.services.clock.now_ms() + DAY
     await redeem.create(OPERATOR, "ends", 1, 1, expires_at=soon, ends_at=soon)
     path = f"/dashboard/admin/codes/{both_engines.batch_id}"
-    async with both_engines.visitor("admin") as client:
+    async with both_engines.browser_client("admin") as client:
         text = (await client.get("/dashboard/admin/codes")).text
         assert "&lt;b&gt;" in text and "<td>53</td>" in text and "no end" in text
         text = (await client.get(path)).text

@@ -1,4 +1,4 @@
-"""Pages without a browser: status, headers and content for each kind of visitor.
+"""Pages without a browser: status, headers and content for each kind of user.
 
 The list of pages comes from the routes, so that a new page is tested as well.
 """
@@ -24,7 +24,7 @@ from bluesminds.web.guard import Access
 from bluesminds.web.routes import Route
 from tests import gateways
 from tests.browser import Chromium
-from tests.dashboard.visitors import HTML, DashboardSite
+from tests.dashboard.site import HTML, DashboardSite
 from tests.deployment import PASSWORD, anonymous_client, create_callers
 from tests.fakes.model_server import ModelServer
 from tests.gateways import entry
@@ -100,7 +100,7 @@ def check_page(answer: httpx.Response) -> None:
 
 async def test_every_route_is_read_only(site: DashboardSite) -> None:
     assert {route.method for route in routes_of(site)} == {"GET"}
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         answer = await client.post("/dashboard/keys")
     assert answer.status_code == 405
 
@@ -110,7 +110,7 @@ async def test_page_of_a_user_is_shown_to_all_roles(both_engines: DashboardSite,
     await both_engines.add_usage("user", rows)
     await both_engines.add_chat()
     for name in ("user", "admin"):
-        async with both_engines.visitor(name) as client:
+        async with both_engines.browser_client(name) as client:
             for path in pages_of(both_engines, Access.SESSION):
                 is_missing = both_engines.request_id in path and not rows
                 is_of_user = both_engines.key_id in path or both_engines.chat_id in path
@@ -125,10 +125,10 @@ async def test_page_of_administrators_is_shown_to_them_only(both_engines: Dashbo
     await both_engines.add_codes()
     await both_engines.add_route()
     paths = pages_of(both_engines, Access.ADMIN)
-    async with both_engines.visitor("admin") as client:
+    async with both_engines.browser_client("admin") as client:
         for path in paths:
             check_page(await client.get(path))
-    async with both_engines.visitor("user") as client:
+    async with both_engines.browser_client("user") as client:
         for path in paths:
             answer = await client.get(path)
             assert answer.status_code == 403
@@ -140,7 +140,7 @@ async def test_page_of_administrators_is_shown_to_them_only(both_engines: Dashbo
 
 
 async def test_page_without_a_session_leads_to_the_login_page(site: DashboardSite) -> None:
-    async with site.visitor(None) as client:
+    async with site.browser_client(None) as client:
         for access in (Access.SESSION, Access.ADMIN):
             for path in pages_of(site, access):
                 if "?" in path:
@@ -158,7 +158,7 @@ async def test_page_for_a_program_without_a_session_is_a_json_error(site: Dashbo
 
 async def test_key_of_another_user_is_not_found(site: DashboardSite) -> None:
     for name in ("other", "admin"):
-        async with site.visitor(name) as client:
+        async with site.browser_client(name) as client:
             answer = await client.get(f"/dashboard/keys/{site.key_id}")
             assert answer.status_code == 404
             assert "There is no key with this id." in answer.text
@@ -179,7 +179,7 @@ async def test_page_with_a_wrong_query_says_what_is_wrong(
 ) -> None:
     for path in WRONG_QUERIES:
         with subtests.test(path=path):
-            async with site.visitor("user") as client:
+            async with site.browser_client("user") as client:
                 answer = await client.get(path)
             assert answer.status_code == 400
             assert "Invalid address" in answer.text
@@ -187,7 +187,7 @@ async def test_page_with_a_wrong_query_says_what_is_wrong(
 
 
 async def test_unknown_page_is_a_page(site: DashboardSite) -> None:
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         answer = await client.get("/dashboard/no/such")
     assert answer.status_code == 404
     assert "Not found" in answer.text
@@ -195,7 +195,7 @@ async def test_unknown_page_is_a_page(site: DashboardSite) -> None:
 
 
 async def test_root_redirects_browsers_only(site: DashboardSite) -> None:
-    async with site.visitor(None) as client:
+    async with site.browser_client(None) as client:
         answer = await client.get("/")
         assert (answer.status_code, answer.headers["location"]) == (303, "/dashboard")
         assert answer.headers["vary"] == "Accept"
@@ -208,7 +208,7 @@ async def test_root_redirects_browsers_only(site: DashboardSite) -> None:
 
 
 async def test_assets_have_an_address_of_their_content(site: DashboardSite) -> None:
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         text = (await client.get("/dashboard")).text
         for path in set(re.findall(r"/dashboard/assets/[^\"]+", text)):
             answer = await client.get(path)
@@ -222,20 +222,20 @@ async def test_assets_have_an_address_of_their_content(site: DashboardSite) -> N
 async def test_page_contains_the_data_of_the_account(site: DashboardSite) -> None:
     fields = {"cost_nano": 2_500_000_000, "input_tokens": 10, "output_tokens": 5, "model": "big-model"}
     await site.add_usage("user", 2, **fields)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         text = (await client.get("/dashboard?range=24h")).text
         assert "$5.00" in text
         assert "big-model" in text
         text = (await client.get("/dashboard?range=24h&by=key")).text
         assert "good" in text, "the name of the key"
-    async with site.visitor("other") as client:
+    async with site.browser_client("other") as client:
         text = (await client.get("/dashboard")).text
         assert "big-model" not in text
         assert "Waiting for your first request" in text
 
 
 async def test_page_of_appearance_follows_the_cookie(site: DashboardSite) -> None:
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         for cookie, expected in (("dark", 'data-theme="dark"'), ("x", '<html lang="en">')):
             client.cookies.set("theme", cookie)
             assert expected in (await client.get("/dashboard")).text
@@ -248,7 +248,7 @@ async def test_key_page_shows_its_limits(site: DashboardSite) -> None:
     key_id, _ = await site.gateway.new_key(
         user_id=site.callers.users["user"], limits={"usd_per_month": "12.5", "rpm": 7}
     )
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         text = (await client.get(f"/dashboard/keys/{key_id}")).text
         listed = (await client.get("/dashboard/keys")).text
     assert 'name="limits.usd_per_month" value="12.5"' in text
@@ -260,8 +260,9 @@ async def test_keys_page_with_many_keys_has_a_next_page(site: DashboardSite) -> 
     async with connect(site.gateway, local=True) as operator:
         body = {"name": "tests", "user_id": site.callers.users["other"]}
         for _ in range(51):
-            await operator.send("POST", "/api/admin/keys", {}, body)
-    async with site.visitor("other") as client:
+            made = await operator.send("POST", "/api/admin/keys", {}, body)
+            assert made.status_code == 201, made.text
+    async with site.browser_client("other") as client:
         text = (await client.get("/dashboard/keys")).text
         assert text.count('<th scope="row"') == 50
         (more,) = re.findall(r'rel="next" href="([^"]+)"', text)
@@ -278,7 +279,7 @@ async def test_requests_page_shows_each_request_once(both_engines: DashboardSite
     await both_engines.add_usage("other", 3)
     seen: list[str] = []
     path = "/dashboard/requests"
-    async with both_engines.visitor("user") as client:
+    async with both_engines.browser_client("user") as client:
         while path:
             text = (await client.get(path)).text
             seen += times_in(text)
@@ -310,7 +311,7 @@ async def test_requests_page_with_a_filter_shows_what_matches(
     await both_engines.add_usage("user", 1, outcome="stopped", model="stopped", request_id="r-3")
     for query, count in FILTERS:
         with subtests.test(query=query):
-            async with both_engines.visitor("user") as client:
+            async with both_engines.browser_client("user") as client:
                 text = (await client.get(f"/dashboard/requests?{query}")).text
             assert len(times_in(text)) == count
             assert ("Nothing matches" in text) == (count == 0)
@@ -319,14 +320,14 @@ async def test_requests_page_with_a_filter_shows_what_matches(
 async def test_request_is_found_by_its_id(site: DashboardSite) -> None:
     answer = await site.gateway.chat(key=site.callers.keys["good"])
     await site.gateway.settled(1)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         text = (await client.get(f"/dashboard/requests?q={answer.headers['x-request-id']}")).text
     assert len(times_in(text)) == 1
 
 
 async def test_usage_csv_has_a_line_for_each_day_and_group(both_engines: DashboardSite) -> None:
     await both_engines.add_usage("user", 2, model="=cmd()", cost_nano=1_500_000_000)
-    async with both_engines.visitor("user") as client:
+    async with both_engines.browser_client("user") as client:
         answer = await client.get("/dashboard/usage.csv?range=90d")
     assert answer.headers["content-type"] == "text/csv; charset=utf-8"
     head, *lines = list(csv.DictReader(io.StringIO(answer.text)))
@@ -338,7 +339,7 @@ async def test_usage_csv_has_a_line_for_each_day_and_group(both_engines: Dashboa
 async def test_usage_page_with_a_filter_sums_only_its_rows(site: DashboardSite) -> None:
     await site.add_usage("user", 2, model="a", cost_nano=1_000_000_000)
     await site.add_usage("user", 1, model="b", cost_nano=5_000_000_000)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         text = (await client.get("/dashboard/usage?range=24h&by=key&model=a")).text
     assert "$2.00" in text and "$5.00" not in text
     assert "Model: a" in text
@@ -349,7 +350,7 @@ async def test_pages_of_all_show_every_user_and_filter_one(both_engines: Dashboa
     await site.add_usage("user", 2, model="a", cost_nano=1_000_000_000)
     await site.add_usage("other", 1, model="b", cost_nano=5_000_000_000, status=502, outcome="upstream_error")
     requests, usage = "/dashboard/admin/requests", "/dashboard/admin/usage?range=24h"
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         everything = (await client.get(requests)).text
         assert "user@example.com" in everything and "other@example.com" in everything
         assert f'<a href="{requests}?key={site.key_id}">good</a>' in everything
@@ -376,7 +377,7 @@ async def test_pages_of_all_show_every_user_and_filter_one(both_engines: Dashboa
 
 async def test_export_of_the_account_has_no_secret(site: DashboardSite) -> None:
     await site.add_usage("user", 1)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         found = (await client.get("/api/auth/me/export")).json()
     assert found["user"]["email"] == "user@example.com"
     assert site.key_id in [key["id"] for key in found["keys"]]
@@ -388,7 +389,7 @@ async def test_export_of_the_account_has_no_secret(site: DashboardSite) -> None:
 async def test_settings_page_shows_own_keys_for_vendors(site: DashboardSite) -> None:
     keys = site.gateway.services.accounts.vendor_keys
     test = VendorKeyTest(("a", "b"), "completion: a: 402: no credit")
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         before = (await client.get("/dashboard/settings")).text
         await keys.add(
             OPERATOR,
@@ -400,7 +401,7 @@ async def test_settings_page_shows_own_keys_for_vendors(site: DashboardSite) -> 
             test=test,
         )
         after = (await client.get("/dashboard/settings")).text
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         of_user = (await client.get(f"/dashboard/admin/users/{site.callers.users['user']}")).text
     assert "Keys for vendors" in of_user and "…Abcd" in of_user and "0123456789" not in of_user
     assert '<option value="openai">OpenAI</option>' in before
@@ -412,14 +413,14 @@ async def test_settings_page_shows_own_keys_for_vendors(site: DashboardSite) -> 
 
 
 async def test_account_deleted_by_its_user_is_gone(site: DashboardSite) -> None:
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         wrong = await client.post("/api/auth/me/delete", json={"password": "wrong password"})
         assert wrong.json()["error"]["code"] == "invalid_credentials"
         answer = await client.post("/api/auth/me/delete", json={"password": PASSWORD})
         assert answer.status_code == 204
         assert "Max-Age=0" in answer.headers["set-cookie"]
     assert (await site.gateway.chat(key=site.callers.keys["good"])).status_code == 401
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         answer = await client.post("/api/auth/me/delete", json={"password": PASSWORD})
     assert answer.json()["error"]["code"] == "last_admin"
 
@@ -431,7 +432,7 @@ async def test_servers_page_says_which_server_is_down(
     gateway = await gateways.start(nursery, home, servers=servers)
     site = DashboardSite(await create_callers(gateway, ("user", "admin")))
     await site.add_usage("user", 3, server="one")
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get("/dashboard/admin/servers")).text
         assert re.search(r"<b>gone</b></a> is down: [^<]*127.0.0.1", text)
         assert '<span class="note" data-down>1 down</span>' in text
@@ -439,12 +440,12 @@ async def test_servers_page_says_which_server_is_down(
         text = (await client.get("/dashboard/admin/servers/one")).text
         assert '<p class="figure">3</p>' in text
         assert (await client.get("/dashboard/admin/servers/none")).status_code == 404
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         assert " down</span>" not in (await client.get("/dashboard")).text
 
 
 async def test_routes_page_explains_what_would_happen(site: DashboardSite) -> None:
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get("/dashboard/admin/routes?model=m")).text
         assert "First <b>one</b> with the model m" in text
         text = (await client.get("/dashboard/admin/routes?model=no-such-model")).text
@@ -452,14 +453,14 @@ async def test_routes_page_explains_what_would_happen(site: DashboardSite) -> No
 
 
 async def test_models_page_lists_models_without_a_price_first(site: DashboardSite) -> None:
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get("/dashboard/admin/models")).text
     assert "1 model has no price" in text
 
 
 async def test_users_page_finds_an_address_and_shows_invitations(both_engines: DashboardSite) -> None:
     await both_engines.add_usage("user", 2, cost_nano=1_000_000_000)
-    async with both_engines.visitor("admin") as client:
+    async with both_engines.browser_client("admin") as client:
         await client.post("/api/admin/invites", json={"email": "new@example.com"})
         text = (await client.get("/dashboard/admin/users")).text
         assert "new@example.com" in text and "$2.00" in text
@@ -474,7 +475,7 @@ async def test_users_page_finds_an_address_and_shows_invitations(both_engines: D
 
 
 async def test_audit_page_shows_changes_and_filters(both_engines: DashboardSite) -> None:
-    async with both_engines.visitor("admin") as client:
+    async with both_engines.browser_client("admin") as client:
         user_id = both_engines.callers.users["user"]
         await client.patch(f"/api/admin/users/{user_id}", json={"full_name": "Ada <b>"})
         text = (await client.get("/dashboard/admin/audit?action=user.update")).text
@@ -493,7 +494,7 @@ async def test_system_page_masks_secrets(nursery: trio.Nursery, home: Path) -> N
     pepper = "a pepper of the tests"
     gateway = await gateways.start(nursery, home, servers=[], keys={"pepper": pepper})
     site = DashboardSite(await create_callers(gateway, ("user", "admin")))
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get("/dashboard/admin/system")).text
     assert "pepper" in text and pepper not in text
     assert "no usable server" in text
@@ -518,13 +519,13 @@ async def test_receipt_page_says_where_the_request_was_sent(
     site = DashboardSite(await create_callers(gateway, ("user", "other", "admin")))
     await gateway.chat(key=site.callers.keys["good"])
     (row,) = await gateway.settled(1)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         text = (await client.get(f"/dashboard/requests/{row['id']}")).text
     assert "<b>one</b> answered" in text
     assert "What it cost" in text and "$1.25" in text
-    async with site.visitor("other") as client:
+    async with site.browser_client("other") as client:
         assert (await client.get(f"/dashboard/requests/{row['id']}")).status_code == 404
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         assert site.callers.users["user"] in (await client.get(f"/dashboard/requests/{row['id']}")).text
 
 
@@ -536,7 +537,7 @@ async def test_receipt_page_says_why_a_request_failed(
     site = DashboardSite(await create_callers(gateway, ("user", "admin")))
     await gateway.chat(key=site.callers.keys["good"])
     (row,) = await gateway.settled(1)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         text = (await client.get(f"/dashboard/requests/{row['id']}")).text
     assert "The last one: no connection to the server." in text
     assert "ConnectFailed" not in text
@@ -561,7 +562,7 @@ def test_reason_of_a_failure_is_that_of_an_attempt_that_failed(reasons: tuple[st
 
 async def test_overview_says_how_long_the_credit_lasts(site: DashboardSite) -> None:
     await site.add_credit("user", usd=20)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         assert "prepaid" in (await client.get("/dashboard?range=24h")).text
         await site.add_usage("user", 4, model="a", cost_nano=1_000_000_000)
         text = (await client.get("/dashboard?range=24h")).text
@@ -569,7 +570,7 @@ async def test_overview_says_how_long_the_credit_lasts(site: DashboardSite) -> N
 
 
 async def test_models_page_has_prices_and_examples(site: DashboardSite) -> None:
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         text = (await client.get("/dashboard/models?q=m")).text
         assert 'href="/dashboard/playground?model=m"' in text
         assert "no price for tokens" in text and "ANTHROPIC_BASE_URL" in text
@@ -577,17 +578,17 @@ async def test_models_page_has_prices_and_examples(site: DashboardSite) -> None:
 
 
 async def test_users_page_finds_a_part_of_an_address(site: DashboardSite) -> None:
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get("/dashboard/admin/users?q=other@")).text
         assert "other@example.com" in text and ">user@example.com" not in text
         assert "Nothing matches" in (await client.get("/dashboard/admin/users?show=disabled")).text
 
 
 async def test_user_page_shows_webhooks_of_the_user(site: DashboardSite) -> None:
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         body = {"url": "https://example.com/of-the-user", "events": ["*"]}
         assert (await client.post("/api/webhooks", json=body)).status_code == 201
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get(f"/dashboard/admin/users/{site.callers.users['user']}")).text
     assert "https://example.com/of-the-user" in text
 
@@ -601,7 +602,7 @@ async def test_receipt_page_names_a_shadow_as_a_copy(
     site = DashboardSite(await create_callers(gateway, ("user", "admin")))
     await gateway.chat(key=site.callers.keys["good"])
     (row,) = await gateway.settled(1)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         text = (await client.get(f"/dashboard/requests/{row['id']}")).text
     assert "<b>one</b> answered" in text
     assert "<b>two</b> got a copy of the request" in text and "failed after" not in text
@@ -615,19 +616,19 @@ async def test_servers_that_are_not_exposed_are_hidden_from_users(
     site = DashboardSite(await create_callers(gateway, ("user", "admin")))
     await gateway.chat(key=site.callers.keys["good"])
     (row,) = await gateway.settled(1)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         for path in ("", "/requests", f"/requests/{row['id']}", "/usage"):
             assert "secret-server" not in (await client.get(f"/dashboard{path}")).text
         for path in ("?by=server", "/usage?by=server", "/usage.csv?by=server"):
             assert (await client.get(f"/dashboard{path}")).status_code == 400
         for path in ("/usage?", "/usage.csv?", "/requests?", "/requests?q=server:x&", "/live/requests?"):
             assert (await client.get(f"/dashboard{path}server=secret-server")).status_code == 400, path
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         assert "secret-server" in (await client.get(f"/dashboard/requests/{row['id']}")).text
 
 
 async def test_system_page_says_where_each_setting_is_set(site: DashboardSite) -> None:
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get("/dashboard/admin/system")).text
     found = dict(
         re.findall(

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from bluesminds.accounts.chats import ChatFacts, ChatMessage, ChatParameters
-from tests.dashboard.visitors import DashboardSite
+from tests.dashboard.site import DashboardSite
 
 HOSTILE = '"><img src=x onerror="window.pwned=1">{{7*7}}'
 
@@ -27,18 +27,18 @@ def entries(text: str) -> list[str]:
 async def test_chats_are_listed_by_day_newest_first(site: DashboardSite) -> None:
     await site.add_talk("user", "Second")
     await site.add_talk("user", "")
-    async with site.visitor("user") as ada:
+    async with site.browser_client("user") as ada:
         text = (await ada.get("/dashboard/playground")).text
     assert entries(text) == ["Untitled chat", "Second", "Harbour"]
     assert "<h2>Today</h2>" in text
-    async with site.visitor("other") as eve:
+    async with site.browser_client("other") as eve:
         assert entries((await eve.get("/dashboard/playground")).text) == []
 
 
 async def test_chats_beyond_the_first_page_are_linked(site: DashboardSite) -> None:
     for number in range(50):
         await site.add_talk("user", f"Chat {number}")
-    async with site.visitor("user") as ada:
+    async with site.browser_client("user") as ada:
         text = (await ada.get("/dashboard/playground")).text
         assert len(entries(text)) == 50
         (older,) = re.findall(r'href="([^"]+)" rel="next"', text)
@@ -50,7 +50,7 @@ async def test_chats_beyond_the_first_page_are_linked(site: DashboardSite) -> No
 async def test_search_finds_titles_and_messages(site: DashboardSite) -> None:
     await site.add_talk("user", "Another", ("Where?", "In the SHIPyard."))
     await site.add_talk("user", "No match", ("a", "b"))
-    async with site.visitor("user") as ada:
+    async with site.browser_client("user") as ada:
         text = (await ada.get("/dashboard/playground?search=ship")).text
         assert entries(text) == ["Another", "Harbour"]
         assert "?search=ship" in text, "the search stays when a chat is opened"
@@ -59,7 +59,7 @@ async def test_search_finds_titles_and_messages(site: DashboardSite) -> None:
 
 
 async def test_stored_chat_is_readable_without_script(site: DashboardSite) -> None:
-    async with site.visitor("user") as ada:
+    async with site.browser_client("user") as ada:
         text = (await ada.get(f"/dashboard/playground/{site.chat_id}")).text
     assert "<h1>Harbour</h1>" in text
     assert '<div class="body">What is a *harbour*?</div>' in text
@@ -73,7 +73,7 @@ async def test_answers_of_several_models_belong_to_one_turn(site: DashboardSite)
     chat = await chats.create(user, ChatFacts("Two", "m"))
     answers = [ChatMessage("assistant", name, model=name, stopped=True) for name in ("one", "two")]
     await chats.add(user, chat.id, [ChatMessage("user", "?"), *answers, ChatMessage("user", "!")])
-    async with site.visitor("user") as ada:
+    async with site.browser_client("user") as ada:
         text = (await ada.get(f"/dashboard/playground/{chat.id}")).text
     assert re.findall(r'data-position="(\d+)"', text) == ["0", "3"]
     assert text.count('<span class="facts">stopped</span>') == 2
@@ -81,7 +81,7 @@ async def test_answers_of_several_models_belong_to_one_turn(site: DashboardSite)
 
 async def test_chat_of_another_user_is_not_found(site: DashboardSite) -> None:
     for name in ("other", "admin"):
-        async with site.visitor(name) as eve:
+        async with site.browser_client(name) as eve:
             answer = await eve.get(f"/dashboard/playground/{site.chat_id}")
         assert answer.status_code == 404
         assert "Harbour" not in answer.text
@@ -91,7 +91,7 @@ async def test_new_chat_has_the_parameters_of_the_newest(site: DashboardSite) ->
     chats, user = site.gateway.services.accounts.chats, site.callers.users["user"]
     parameters = ChatParameters(system="Be <short>.", temperature=0.5, max_tokens=77)
     await chats.create(user, ChatFacts("x", "m", parameters))
-    async with site.visitor("user") as ada:
+    async with site.browser_client("user") as ada:
         text = (await ada.get("/dashboard/playground")).text
     assert "Be &lt;short&gt;." in text
     assert re.search(r'id="temperature"[^>]* value="0.5"', text)
@@ -110,7 +110,7 @@ async def test_new_chat_has_the_parameters_of_the_newest(site: DashboardSite) ->
 )
 async def test_keys_for_chats_are_offered(site: DashboardSite, fields: dict[str, Any], offered: bool) -> None:
     key_id, _ = await site.gateway.new_key(user_id=site.callers.users["other"], **fields)
-    async with site.visitor("other") as eve:
+    async with site.browser_client("other") as eve:
         text = (await eve.get("/dashboard/playground")).text
     assert (f'value="{key_id}"' in text) == offered
     assert ("You need an API key first" in text) != offered
@@ -119,14 +119,14 @@ async def test_keys_for_chats_are_offered(site: DashboardSite, fields: dict[str,
 
 
 async def test_page_without_a_key_leads_to_a_new_one(site: DashboardSite) -> None:
-    async with site.visitor("other") as eve:
+    async with site.browser_client("other") as eve:
         text = (await eve.get("/dashboard/playground")).text
     assert 'href="/dashboard/keys?new=1"' in text
     assert 'id="prompt"' not in text
 
 
 async def test_temporary_chat_says_that_nothing_is_stored(site: DashboardSite) -> None:
-    async with site.visitor("user") as ada:
+    async with site.browser_client("user") as ada:
         text = (await ada.get("/dashboard/playground?temporary=1")).text
     assert "<h1>Temporary chat</h1>" in text
     assert "data-temporary" in text
@@ -135,7 +135,7 @@ async def test_temporary_chat_says_that_nothing_is_stored(site: DashboardSite) -
 
 async def test_hostile_chat_is_escaped(site: DashboardSite) -> None:
     chat_id = await site.add_talk("user", HOSTILE, (HOSTILE, HOSTILE))
-    async with site.visitor("user") as ada:
+    async with site.browser_client("user") as ada:
         text = (await ada.get(f"/dashboard/playground/{chat_id}")).text
     assert "<img" not in text
     assert "49" not in re.findall(r"<h1>(.*?)</h1>", text)[0]

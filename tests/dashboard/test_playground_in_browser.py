@@ -10,8 +10,8 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser import Chromium
+from tests.dashboard.site import DashboardSite
 from tests.dashboard.test_in_browser import PHONE, WIDE, press, violations
-from tests.dashboard.visitors import DashboardSite
 from tests.fakes.model_server import DONE, USAGE, ModelServer, Plan, Stall, chunk, error, refusal, streamed
 
 HOSTILE = '"><img src=x onerror="window.pwned=1">{{7*7}}\u202e<script>window.pwned=1</script>'
@@ -72,7 +72,7 @@ def wait_until_stored(page: Page) -> None:
 
 
 async def stored(site: DashboardSite, chat_id: str) -> list[dict[str, Any]]:
-    async with site.visitor("user") as ada:
+    async with site.browser_client("user") as ada:
         return list((await ada.get(f"/api/chats/{chat_id}")).json()["messages"])
 
 
@@ -350,7 +350,7 @@ async def test_temporary_chat_stores_nothing(
         assert page.evaluate("JSON.stringify([{...sessionStorage}, {...localStorage}])") == "[{},{}]"
 
     await site.look(chromium, "user", look)
-    async with site.visitor("user") as ada:
+    async with site.browser_client("user") as ada:
         assert [chat["title"] for chat in (await ada.get("/api/chats")).json()["data"]] == ["Harbour"]
 
 

@@ -10,8 +10,8 @@ from playwright.sync_api import Page, expect
 
 from tests import gateways
 from tests.browser import Chromium
+from tests.dashboard.site import DashboardSite
 from tests.dashboard.test_in_browser import HOSTILE, PHONE, WIDE, violations
-from tests.dashboard.visitors import DashboardSite
 from tests.deployment import create_callers
 from tests.fakes.model_server import ModelServer
 from tests.gateways import ASK, entry, eventually
@@ -37,7 +37,7 @@ async def kept(site: DashboardSite) -> str:
     """The id of the request, when it is stored."""
 
     async def ids() -> list[str]:
-        async with site.visitor("user") as client:
+        async with site.browser_client("user") as client:
             return [row["id"] for row in (await client.get("/api/prompt-log")).json()["data"]]
 
     async def is_kept() -> bool:
@@ -50,14 +50,14 @@ async def kept(site: DashboardSite) -> str:
 async def test_prompt_of_a_user_is_shown_to_the_user_only(start: Start) -> None:
     site = await start(default=True)
     request_id = await kept(site)
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         assert "&gt;&lt;img src=x" in (await client.get("/dashboard/prompts")).text
         text = (await client.get(f"/dashboard/prompts/{request_id}")).text
         assert "&lt;img src=x" in text and "<img" not in text
-    async with site.visitor("other") as client:
+    async with site.browser_client("other") as client:
         assert (await client.get(f"/dashboard/prompts/{request_id}")).status_code == 404
         assert "No requests are kept" in (await client.get("/dashboard/prompts")).text
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get("/dashboard/admin/prompts")).text
         assert "user@example.com" in text and "img src=x" not in text
         answer = await client.get(f"/dashboard/admin/prompts/{request_id}")
@@ -67,7 +67,7 @@ async def test_prompt_of_a_user_is_shown_to_the_user_only(start: Start) -> None:
 async def test_look_of_an_administrator_is_in_the_audit_log(start: Start) -> None:
     site = await start(default=True, administrators=True)
     request_id = await kept(site)
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get(f"/dashboard/admin/prompts/{request_id}")).text
         assert "&lt;img src=x" in text
         text = (await client.get("/dashboard/admin/audit?action=prompt_log.read")).text
@@ -76,7 +76,7 @@ async def test_look_of_an_administrator_is_in_the_audit_log(start: Start) -> Non
 
 async def test_prompt_log_that_keeps_nothing_is_not_in_the_menu(start: Start) -> None:
     site = await start(retention_days=0)
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         assert "Prompt log" not in (await client.get("/dashboard")).text
         assert (await client.get("/dashboard/prompts")).status_code == 404
 
@@ -138,9 +138,9 @@ async def test_replay_of_a_request_shows_both_answers(start: Start, chromium: Ch
 async def test_replay_page_of_another_user_needs_the_permission(start: Start) -> None:
     site = await start(default=True)
     request_id = await kept(site)
-    async with site.visitor("other") as client:
+    async with site.browser_client("other") as client:
         assert (await client.get(f"/dashboard/prompts/{request_id}/replay")).status_code == 404
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         answer = await client.get(f"/dashboard/admin/prompts/{request_id}/replay")
         assert answer.status_code == 403
         assert "Replay" not in (await client.get(f"/dashboard/requests/{request_id}")).text

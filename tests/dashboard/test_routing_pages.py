@@ -9,8 +9,8 @@ from playwright.sync_api import Page, expect
 
 from tests import gateways
 from tests.browser import Chromium
+from tests.dashboard.site import DashboardSite
 from tests.dashboard.test_in_browser import HOSTILE, press, violations
-from tests.dashboard.visitors import DashboardSite
 from tests.deployment import create_callers
 from tests.fakes.model_server import ModelServer
 from tests.gateways import entry
@@ -25,7 +25,7 @@ async def test_models_page_finds_a_name_and_has_a_next_page(
     gateway = await gateways.start(nursery, home, servers=servers, prices=prices)
     site = DashboardSite(await create_callers(gateway, ("user", "admin")))
     await site.add_usage("user", 2, model="model-001", cost_nano=10**9)
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get("/dashboard/admin/models")).text
         assert "119 models have no price" in text and "<td>$2.00</td>" in text
         shown = re.findall(r">(model-\d+)</a></th>", text)
@@ -153,7 +153,7 @@ async def test_route_of_the_configuration_is_read_only(
     ]
     gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)], routes=routes)
     site = DashboardSite(await create_callers(gateway, ("user", "admin")))
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         text = (await client.get("/dashboard/admin/routes")).text
         path = re.findall(r'href="(/dashboard/admin/routes/(?!new)[^"]+)"', text)
         text = (await client.get(path[0])).text

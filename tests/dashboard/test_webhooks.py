@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from tests.dashboard.site import DashboardSite
 from tests.dashboard.test_pages import check_page
-from tests.dashboard.visitors import DashboardSite
 
 HOSTILE = "<script>alert(1)</script>"
 URL = "https://hooks.example.com/in"
@@ -14,7 +14,7 @@ URL = "https://hooks.example.com/in"
 @pytest.mark.parametrize(("name", "path"), [("user", "/webhooks"), ("admin", "/admin/webhooks")])
 async def test_webhook_is_created_tested_shown_and_deleted(site: DashboardSite, name: str, path: str) -> None:
     api = f"/api{path}"
-    async with site.visitor(name) as client:
+    async with site.browser_client(name) as client:
         check_page(await client.get(f"/dashboard{path}"))
         made = await client.post(api, json={"url": URL, "events": ["key.*"], "description": HOSTILE})
         assert made.status_code == 201, made.text
@@ -44,10 +44,10 @@ async def test_webhook_is_created_tested_shown_and_deleted(site: DashboardSite, 
 
 
 async def test_webhook_of_another_account_is_not_found(site: DashboardSite) -> None:
-    async with site.visitor("user") as client:
+    async with site.browser_client("user") as client:
         made = await client.post("/api/webhooks", json={"url": URL})
     webhook = made.json()["webhook"]["id"]
-    async with site.visitor("admin") as client:
+    async with site.browser_client("admin") as client:
         for path in (f"/dashboard/webhooks/{webhook}", f"/dashboard/admin/webhooks/{webhook}"):
             assert (await client.get(path)).status_code == 404
         assert (await client.get(f"/api/webhooks/{webhook}")).status_code == 404

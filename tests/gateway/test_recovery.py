@@ -148,9 +148,11 @@ async def test_failure_of_the_next_server_is_not_shown(
     for number, failure in enumerate(FAILURES):
         with subtests.test(str(number)):
             since = Since(gateway)
+            second.asked.clear()
             models.plan(streamed(*TOKENS[:3], Cut))
             second.default = failure
             answer = await gateway.chat(STREAM)
+            assert second.asked
             assert answer.status_code == 200
             assert b"this is" not in answer.content
             assert b"upstream_cut" in answer.content and b"[DONE]" not in answer.content

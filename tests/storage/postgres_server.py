@@ -131,7 +131,8 @@ class PostgresServer:
     def close(self) -> None:
         # An orderly stop would write every database of the session to disk. Init may reap processes late.
         family = self._kill()
-        while not all(map(_has_ended, family)):
+        latest = time.monotonic() + 60
+        while not all(map(_has_ended, family)) and time.monotonic() < latest:
             time.sleep(0.01)  # noqa: TID251 - no event loop waits for it
         self._server.cleanup_mode = None  # nothing is left to stop
         self._server.cleanup()

@@ -7,6 +7,7 @@ import pytest
 
 from storage import Connection, Store
 from storage.chain import START, ChainCheck, ChainPosition, check_rows, lock_head, next_position
+from storage.store import open_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,7 @@ class Entry:
 
 async def create(connection: Connection) -> None:
     await connection.execute(
-        "CREATE TABLE IF NOT EXISTS entries"
-        " (chain TEXT, seq BIGINT, amount BIGINT, hash TEXT, PRIMARY KEY (chain, seq))"
+        "CREATE TABLE entries (chain TEXT, seq BIGINT, amount BIGINT, hash TEXT, PRIMARY KEY (chain, seq))"
     )
     for chain in ("a", "b"):
         await connection.execute(
@@ -52,12 +52,14 @@ async def check(connection: Connection, chain: str) -> tuple[str | None, int]:
 
 
 @pytest.fixture
-async def chains(store: Store) -> AsyncIterator[Store]:
-    store.chain_key = b"secret"
-    await store.write(create)
-    for amount, chain in enumerate("aabab"):
-        await store.write(append, Entry(chain, amount))
-    yield store
+async def chains(url: str) -> AsyncIterator[Store]:
+    """Not the `store`, whose database is shared and must not get another table."""
+    async with open_store(url) as store:
+        store.chain_key = b"secret"
+        await store.write(create)
+        for amount, chain in enumerate("aabab"):
+            await store.write(append, Entry(chain, amount))
+        yield store
 
 
 async def test_chains_in_one_table_are_checked_separately(chains: Store) -> None:

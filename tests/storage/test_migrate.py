@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from storage import Connection, MigrationChanged, SchemaTooNew, StorageError, Store
+from storage import Connection, MigrationChanged, SchemaTooNew, StorageError
 from storage.base import SnapshotMissing, WouldLoseRows
 from storage.keys import insert_key
 from storage.migrate import load, shipped
@@ -208,7 +208,7 @@ def test_migration_script_is_split_between_statements() -> None:
     assert [part.strip() for part in statements("SELECT 1; -- done")] == ["SELECT 1;"]
 
 
-async def test_schema_both_engines_have_the_same_columns(store: Store, postgres_url: str) -> None:
+async def test_schema_both_engines_have_the_same_columns(sqlite_url: str, postgres_url: str) -> None:
     async def sqlite_columns(connection: Connection) -> list[tuple[str, str]]:
         rows = await connection.all(
             "SELECT tables.name, columns.name FROM sqlite_schema AS tables"
@@ -224,9 +224,8 @@ async def test_schema_both_engines_have_the_same_columns(store: Store, postgres_
         )
         return sorted(map(tuple, rows))
 
-    if store.engine == "sqlite":
-        async with open_store(postgres_url) as other:
-            assert await store.read(sqlite_columns) == await other.read(postgres_columns)
+    async with open_store(sqlite_url) as sqlite, open_store(postgres_url) as postgres:
+        assert await sqlite.read(sqlite_columns) == await postgres.read(postgres_columns)
 
 
 KILLED_AT = """

@@ -213,6 +213,28 @@ async def test_free_request_is_allowed_over_every_budget_and_named_by_other_limi
     assert rejection(limiter, spent, Estimate(10, 0)).code == "rate_limit_exceeded"
 
 
+async def test_reservation_is_extended_to_exactly_the_credit() -> None:
+    limiter = open_limiter()
+    limiter.credit_changed("u", 100, 1)
+    reservation = limiter.reserve(make_caller(), Estimate(1, 40))
+    assert not reservation.extend(101)
+    assert reservation.extend(100)
+    assert rejection(limiter, make_caller(), Estimate(1, 1)).code == "insufficient_credit"
+    reservation.settle(1, 100)
+    assert reservation.charged == 100
+
+
+async def test_request_of_an_account_without_credit_left_is_charged_nothing() -> None:
+    limiter = open_limiter()
+    limiter.credit_changed("u", 50, 1)
+    reservation = limiter.reserve(make_caller(), Estimate(1, 50))
+    limiter.credit_changed("u", -80, 2)  # a payment was taken back
+    reservation.settle(1, 50)
+    assert reservation.charged == 0
+    limiter.credit_changed("u", 40, 3)
+    assert limiter.money_left(make_caller()) == 10
+
+
 async def test_settle_replaces_reserved_tokens_in_their_minute(mock_clock: MockClock) -> None:
     """Less than reserved is given back in the minute it was taken in; more counts at once."""
     limiter = open_limiter()
@@ -420,6 +442,16 @@ async def test_wall_clock_jump_grants_no_quota_twice(jump: timedelta, mock_clock
     left = 90 if new_day else 10
     assert rejection(limiter, caller, Estimate(left + 1, 0)).code == "daily_token_quota_exceeded"
     limiter.reserve(caller, Estimate(left, 0))
+
+
+async def test_wall_clock_set_back_into_the_month_before_grants_no_quota_twice(mock_clock: MockClock) -> None:
+    wall = Wall(datetime(2027, 2, 1, tzinfo=UTC))
+    caller = make_caller(tokens_per_month=100)
+    limiter = open_limiter(caller, wall=wall)
+    limiter.reserve(caller, SMALL).settle(90)
+    wall.at -= timedelta(hours=1)
+    assert rejection(limiter, caller, Estimate(11, 0)).code == "monthly_token_quota_exceeded"
+    limiter.reserve(caller, Estimate(10, 0))
 
 
 @pytest.mark.parametrize(("name", "wait"), [("tokens_per_day", 36), ("usd_per_month", 36 + 15 * 24)])

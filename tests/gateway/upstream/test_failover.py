@@ -95,7 +95,10 @@ async def test_stream_without_first_event_moves_to_next_server(
     nursery: trio.Nursery, home: Path, models: ModelServer, second: ModelServer, subtests: pytest.Subtests
 ) -> None:
     servers = own_servers(len(STREAM_FAILURES), models.url, second.url)
-    gateway = await gateways.start(nursery, home, servers=servers, upstream={"first_byte_timeout": 1.0})
+    for number, (reason, _) in enumerate(STREAM_FAILURES):
+        if reason == "FirstByteTimeout":
+            servers[2 * number]["first_byte_timeout"] = 1.0
+    gateway = await gateways.start(nursery, home, servers=servers)
     for number, (reason, failure) in enumerate(STREAM_FAILURES):
         with subtests.test(f"{number}: {reason}"):
             model = f"m{number}"

@@ -183,7 +183,9 @@ async def send_in_pieces(stream: trio.SocketStream, data: bytes, size: int) -> N
 
 
 @pytest.mark.parametrize("pieces", [0, 1], ids=["whole", "byte by byte"])
-async def test_app_with_ambiguous_input_sees_only_valid_requests(pieces: int, nursery: trio.Nursery) -> None:
+async def test_app_with_ambiguous_input_sees_only_valid_requests(
+    pieces: int, nursery: trio.Nursery, subtests: pytest.Subtests
+) -> None:
     seen = []
 
     @app_of
@@ -194,12 +196,14 @@ async def test_app_with_ambiguous_input_sees_only_valid_requests(pieces: int, nu
 
     served = await start(nursery, app, patient())
     for name, (data, valid, last) in CORPUS.items():
-        with trio.fail_after(60):
-            statuses = await statuses_of(await served.connect(), data, pieces or len(data))
-        assert len(seen) == valid, name
-        assert statuses == [200] * valid + ([] if last is None else [last]), name
-        assert not served.errors, name
-        seen.clear()
+        with subtests.test(name):
+            seen.clear()
+            served.errors.clear()
+            with trio.fail_after(60):
+                statuses = await statuses_of(await served.connect(), data, pieces or len(data))
+            assert len(seen) == valid
+            assert statuses == [200] * valid + ([] if last is None else [last])
+            assert not served.errors
 
 
 async def statuses_of(stream: trio.SocketStream, data: bytes, size: int) -> list[int]:

@@ -38,9 +38,9 @@ class Site:
     provider: IdentityServer
 
     @asynccontextmanager
-    async def visitor(self) -> AsyncIterator["Visitor"]:
-        async with self.deployment.browser() as browser:
-            yield Visitor(self, browser.client)
+    async def browser(self) -> AsyncIterator["Browser"]:
+        async with self.deployment.browser() as user:
+            yield Browser(self, user.client)
 
     async def user(self, email: str = ADA) -> dict[str, Any]:
         async with self.deployment.gateway.operator() as operator:
@@ -53,7 +53,7 @@ class Site:
 
 
 @dataclass
-class Visitor:
+class Browser:
     site: Site
     client: httpx.AsyncClient
 
@@ -92,7 +92,7 @@ async def site(nursery: trio.Nursery, home: Path) -> Site:
 
 
 async def test_sign_in_of_a_new_user_creates_an_account(site: Site) -> None:
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         started = await ada.begin(next="/dashboard/keys?x=1")
         query = dict(parse_qsl(urlsplit(started).query))
         assert query["scope"] == "openid email profile"
@@ -107,7 +107,7 @@ async def test_sign_in_of_a_new_user_creates_an_account(site: Site) -> None:
 
 
 async def test_sign_in_from_a_new_browser_makes_an_event(site: Site) -> None:
-    async with site.visitor() as ada, site.visitor() as phone:
+    async with site.browser() as ada, site.browser() as phone:
         await ada.sign_in()
         await ada.sign_in()
         phone.client.headers["user-agent"] = "phone"
@@ -120,7 +120,7 @@ async def test_sign_in_from_a_new_browser_makes_an_event(site: Site) -> None:
 
 
 async def test_sign_in_again_opens_the_same_account(site: Site) -> None:
-    async with site.visitor() as ada, site.visitor() as again:
+    async with site.browser() as ada, site.browser() as again:
         assert (await ada.sign_in()).headers["location"] == "/dashboard"
         site.provider.user |= {"email": "other@example.com", "email_verified": False}
         assert (await again.sign_in()).status_code == 303
@@ -133,7 +133,7 @@ async def test_sign_in_again_opens_the_same_account(site: Site) -> None:
 
 
 async def test_next_page_of_another_site_is_ignored(site: Site) -> None:
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         for page in ("https://evil.example", "//evil.example", "/dashboard\\@evil.example", "/dashboardx"):
             assert (await ada.sign_in(next=page)).headers["location"] == "/dashboard"
 
@@ -206,7 +206,7 @@ async def test_hostile_answers_of_a_provider_are_refused(nursery: trio.Nursery, 
             (home / case).mkdir()
             site = await open_site(nursery, home / case)
             change(site.provider)
-        async with site.visitor() as eve:
+        async with site.browser() as eve:
             found[case] = code_of(await eve.sign_in())
             assert (await eve.client.get("/api/auth/me")).status_code == 401, case
         assert site.deployment.gateway.events("identity_rejected")[-1]["reason"], case
@@ -214,7 +214,7 @@ async def test_hostile_answers_of_a_provider_are_refused(nursery: trio.Nursery, 
 
 
 async def test_state_is_bound_to_browser_provider_and_time(site: Site) -> None:
-    async with site.visitor() as ada, site.visitor() as eve:
+    async with site.browser() as ada, site.browser() as eve:
         callback = site.provider.authorize(await ada.begin())
         assert code_of(await eve.client.get(callback)) == "sign_in_expired", "another browser"
         await eve.begin()
@@ -225,11 +225,11 @@ async def test_state_is_bound_to_browser_provider_and_time(site: Site) -> None:
 
 
 async def test_state_with_a_kept_cookie_works_once(site: Site) -> None:
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         callback = site.provider.authorize(await ada.begin())
         cookies = dict(ada.client.cookies)
         assert code_of(await ada.client.get(callback)) == "303"
-    async with site.visitor() as eve:
+    async with site.browser() as eve:
         eve.client.cookies.update(cookies)
         assert code_of(await eve.client.get(callback)) == "sign_in_expired"
         eve.client.cookies.clear()
@@ -238,7 +238,7 @@ async def test_state_with_a_kept_cookie_works_once(site: Site) -> None:
 
 
 async def test_cancelled_sign_in_says_so_on_a_page(site: Site) -> None:
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         await ada.begin()
         callback = site.provider.authorize(await ada.begin(), error="access_denied", error_description="<b>")
         page = await ada.client.get(callback, headers=HTML)
@@ -249,14 +249,14 @@ async def test_cancelled_sign_in_says_so_on_a_page(site: Site) -> None:
 
 
 async def test_answer_with_a_repeated_parameter_is_refused(site: Site) -> None:
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         callback = site.provider.authorize(await ada.begin())
         assert code_of(await ada.client.get(f"{callback}&code=other")) == "invalid_value"
 
 
 async def test_provider_that_is_down_gives_502(site: Site) -> None:
     site.provider.is_down = True
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         answer = await ada.client.get(START)
         assert (answer.status_code, code_of(answer)) == (502, "identity_provider_failed")
         site.provider.is_down = False
@@ -267,13 +267,13 @@ async def test_provider_that_is_down_gives_502(site: Site) -> None:
 
 async def test_discovery_of_another_issuer_is_refused(site: Site) -> None:
     site.provider.metadata["issuer"] = "https://evil.example"
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         assert code_of(await ada.client.get(START)) == "identity_provider_failed"
 
 
 async def test_new_key_of_the_provider_is_read(site: Site, mock_clock: trio.testing.MockClock) -> None:
     mock_clock.rate = 1
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         assert code_of(await ada.sign_in()) == "303"
         site.provider.keys.insert(0, EcSigner("second"))
         reads = site.provider.paths.count("/jwks")
@@ -287,7 +287,7 @@ async def test_new_key_of_the_provider_is_read(site: Site, mock_clock: trio.test
 
 async def test_address_only_in_userinfo_is_read_there(site: Site) -> None:
     site.provider.token_claims = ("sub",)
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         assert code_of(await ada.sign_in()) == "303"
         assert (await ada.me())["email"] == ADA
 
@@ -295,7 +295,7 @@ async def test_address_only_in_userinfo_is_read_there(site: Site) -> None:
 async def test_userinfo_of_another_user_is_refused(site: Site) -> None:
     site.provider.token_claims = ("sub",)
     site.provider.claims["sub"] = "user-2"
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         assert code_of(await ada.sign_in()) == "invalid_identity"
 
 
@@ -307,7 +307,7 @@ async def test_unverified_address_opens_no_account(site: Site) -> None:
             del site.provider.user["email_verified"]
         for email in (ADA, "new@example.com"):
             site.provider.claims["email"] = email
-            async with site.visitor() as eve:
+            async with site.browser() as eve:
                 assert code_of(await eve.sign_in()) == "email_not_verified", (verified, email)
 
 
@@ -316,16 +316,16 @@ async def test_unsaid_verification_is_trusted_only_with_the_setting(
 ) -> None:
     site = await open_site(nursery, home, provider={"trusted_emails": True})
     del site.provider.user["email_verified"]
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         assert code_of(await ada.sign_in()) == "303"
     site.provider.user |= {"sub": "user-2", "email": "eve@example.com", "email_verified": False}
-    async with site.visitor() as eve:
+    async with site.browser() as eve:
         assert code_of(await eve.sign_in()) == "email_not_verified"
 
 
 async def test_verified_address_opens_the_account_with_it(site: Site) -> None:
     user_id = await site.deployment.create_user("Ada@Example.com", tier="pro")
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         assert code_of(await ada.sign_in()) == "303"
         me = await ada.me()
         assert (me["id"], me["tier"], me["email"]) == (user_id, "pro", "Ada@Example.com")
@@ -334,7 +334,7 @@ async def test_verified_address_opens_the_account_with_it(site: Site) -> None:
 
 
 async def test_address_that_another_user_of_the_provider_gets_does_not_open_the_account(site: Site) -> None:
-    async with site.visitor() as ada, site.visitor() as bob:
+    async with site.browser() as ada, site.browser() as bob:
         assert code_of(await ada.sign_in()) == "303"
         site.provider.user["sub"] = "user-2"
         assert code_of(await bob.sign_in()) == "account_exists"
@@ -343,13 +343,13 @@ async def test_address_that_another_user_of_the_provider_gets_does_not_open_the_
 async def test_verified_address_needs_a_password_if_links_are_off(nursery: trio.Nursery, home: Path) -> None:
     site = await open_site(nursery, home, provider={"link_by_email": False})
     await site.deployment.create_user(ADA)
-    async with site.visitor() as eve:
+    async with site.browser() as eve:
         assert code_of(await eve.sign_in()) == "account_exists"
 
 
 async def test_unconfirmed_account_loses_the_password_of_its_creator(site: Site) -> None:
     """An attacker signs up with the address of a victim, and waits for the victim to sign in."""
-    async with site.deployment.browser() as eve, site.visitor() as ada:
+    async with site.deployment.browser() as eve, site.browser() as ada:
         await eve.sign_up(ADA, "chosen by eve")
         mail = await site.deployment.mail.arrived(ADA)
         assert code_of(await ada.sign_in()) == "303"
@@ -359,31 +359,31 @@ async def test_unconfirmed_account_loses_the_password_of_its_creator(site: Site)
 
 
 async def test_disabled_account_is_refused(site: Site) -> None:
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         await ada.sign_in()
         user_id = (await ada.me())["id"]
     async with site.deployment.gateway.operator() as operator:
         await operator.patch(f"/api/admin/users/{user_id}", json={"disabled": True})
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         assert code_of(await ada.sign_in()) == "user_disabled"
         site.provider.user["sub"] = "user-2"
         assert code_of(await ada.sign_in()) == "user_disabled", "another identity with the same address"
 
 
 async def test_deleted_account_frees_the_identity(site: Site) -> None:
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         await ada.sign_in()
         user_id = (await ada.me())["id"]
     async with site.deployment.gateway.operator() as operator:
         assert (await operator.delete(f"/api/admin/users/{user_id}")).status_code == 204
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         assert code_of(await ada.sign_in()) == "303"
         assert (await ada.me())["id"] != user_id
 
 
 async def test_sign_up_follows_the_policy(nursery: trio.Nursery, home: Path) -> None:
     site = await open_site(nursery, home, signup="invite")
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         assert code_of(await ada.sign_in()) == "invite_required"
         async with site.deployment.gateway.operator() as operator:
             await operator.post("/api/admin/invites", json={"email": "ADA@example.com"})
@@ -395,7 +395,7 @@ async def test_sign_up_follows_the_policy(nursery: trio.Nursery, home: Path) -> 
 
 async def test_policy_of_a_provider_replaces_that_of_accounts(nursery: trio.Nursery, home: Path) -> None:
     site = await open_site(nursery, home, provider={"signup": "closed"})
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         assert code_of(await ada.sign_in()) == "signup_closed"
 
 
@@ -403,7 +403,7 @@ async def test_domain_that_is_not_allowed_is_refused_at_every_sign_in(
     nursery: trio.Nursery, home: Path
 ) -> None:
     site = await open_site(nursery, home, provider={"allowed_domains": ["example.com"]})
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         assert code_of(await ada.sign_in()) == "303"
         for email in ("ada@evil-example.com", "ada@sub.example.com", "x@example.com@evil.com"):
             site.provider.user["email"] = email
@@ -415,11 +415,11 @@ async def test_domain_that_is_not_allowed_is_refused_at_every_sign_in(
 async def test_groups_give_and_take_the_role(nursery: trio.Nursery, home: Path) -> None:
     site = await open_site(nursery, home, provider={"admin_groups": ["admins"], "groups_claim": "roles"})
     await site.deployment.create_user("root@example.com", "admin")
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         site.provider.user["roles"] = ["staff", "admins"]
         await ada.sign_in()
         assert (await ada.me())["role"] == "admin"
-        async with site.visitor() as again:
+        async with site.browser() as again:
             site.provider.user["roles"] = "staff"
             await again.sign_in()
             assert (await again.me())["role"] == "user"
@@ -429,7 +429,7 @@ async def test_groups_give_and_take_the_role(nursery: trio.Nursery, home: Path) 
 async def test_groups_leave_the_last_administrator(nursery: trio.Nursery, home: Path) -> None:
     site = await open_site(nursery, home, provider={"admin_groups": ["admins"]})
     site.provider.user["groups"] = ["admins"]
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         await ada.sign_in()
         site.provider.user["groups"] = []
         assert code_of(await ada.sign_in()) == "303"
@@ -437,7 +437,7 @@ async def test_groups_leave_the_last_administrator(nursery: trio.Nursery, home: 
 
 
 async def test_sign_in_page_has_buttons_of_providers(site: Site) -> None:
-    async with site.visitor() as ada:
+    async with site.browser() as ada:
         for page in ("login", "join"):
             text = (await ada.client.get(f"/account/{page}")).text
             assert f'href="{START}">Continue with Our &lt;company&gt;</a>' in text

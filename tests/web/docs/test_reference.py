@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from tests import gateways
 from tests.fakes import model_server
 from tests.fakes.model_server import ModelServer, refusal
 from tests.gateways import ASK, TLS, Gateway, entry
+from tests.homes import temporary_home
 
 VOID = ("meta", "link", "br", "hr", "img")
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -51,20 +53,20 @@ class Reference:
 
 
 @pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
+def reference() -> Reference:
     """Of one gateway for all tests that only read it."""
 
-    async def read_reference() -> Reference:
+    async def read_reference(home: Path) -> Reference:
         async with trio.open_nursery() as nursery:
             models: ModelServer = await nursery.start(model_server.serve)
-            home = tmp_path_factory.mktemp("bm")
             gateway = await gateways.start(nursery, home, servers=[entry("one", models.url)])
             found = Reference(await fetch(gateway, "/openapi.json"), await fetch(gateway, "/docs"))
             await gateway.stop()
             nursery.cancel_scope.cancel()
         return found
 
-    return trio.run(read_reference)
+    with temporary_home() as home:
+        return trio.run(read_reference, home)
 
 
 def nodes(value: Any) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,6 @@
-"""Browsers of users, and the usage that they see.
+"""The dashboard of a gateway: clients with the sessions of users, and the data that they see.
 
-async with site.visitor("user") as ada:
+async with site.browser_client("user") as ada:
     text = (await ada.get("/dashboard")).text
 await site.add_usage("user", 3, model="m")
 await site.look(chromium, "user", look)
@@ -50,7 +50,7 @@ class DashboardSite:
         return self.callers.key_ids["good"]
 
     @asynccontextmanager
-    async def visitor(self, name: str | None, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
+    async def browser_client(self, name: str | None, **headers: str) -> AsyncIterator[httpx.AsyncClient]:
         """A client that asks for pages, with a session of this user or without one."""
         async with anonymous_client(self.gateway, **HTML, **headers) as client:
             if name is not None:
@@ -62,7 +62,7 @@ class DashboardSite:
     async def add_chat(self, text: str = "hello") -> None:
         """Store a chat of the user."""
         messages = [{"role": role, "text": text} for role in ("user", "assistant")]
-        async with self.visitor("user") as client:
+        async with self.browser_client("user") as client:
             created = await client.post(
                 "/api/chats", json={"title": " ".join(text.split())[:100], "model": "m"}
             )
