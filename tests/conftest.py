@@ -66,15 +66,16 @@ def _servers_of(item: pytest.Item) -> set[object]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """List the tests that failed and then passed when pytest-rerunfailures ran them again."""
+    """List the tests that failed and then passed when pytest-rerunfailures ran them again, with the failure."""
     if not config.getoption("reruns"):
         return
     stats = terminalreporter.stats
     passed = {report.nodeid for report in stats.get("passed", [])}
-    flaky = sorted(passed & {report.nodeid for report in stats.get("rerun", [])})
+    flaky = [report for report in stats.get("rerun", []) if report.nodeid in passed]
     terminalreporter.section(f"flaky: {len(flaky)}")
-    for name in flaky:
-        terminalreporter.line(name)
+    for report in flaky:
+        terminalreporter.line(report.longreprtext)
+        terminalreporter.line(report.nodeid)
 
 
 @pytest.fixture(scope="session", autouse=True)
