@@ -66,7 +66,7 @@ def _servers_of(item: pytest.Item) -> set[object]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """List the tests that failed and then passed when pytest-rerunfailures ran them again, with the failure."""
+    """Show each test that failed and then passed when pytest-rerunfailures ran it again, with the failure."""
     if not config.getoption("reruns"):
         return
     stats = terminalreporter.stats
