@@ -235,6 +235,13 @@ async def test_request_of_an_account_without_credit_left_is_charged_nothing() ->
     assert limiter.money_left(make_caller()) == 10
 
 
+async def test_change_of_the_credit_that_is_known_counts_once() -> None:
+    limiter = open_limiter()
+    for revision in (1, 1, 2, 1):
+        limiter.credit_changed("u", 50, revision)
+    assert limiter.money_left(make_caller()) == 100
+
+
 async def test_settle_replaces_reserved_tokens_in_their_minute(mock_clock: MockClock) -> None:
     """Less than reserved is given back in the minute it was taken in; more counts at once."""
     limiter = open_limiter()
@@ -373,6 +380,17 @@ async def test_restore_counts_last_minute_of_previous_process(mock_clock: MockCl
     )
     mock_clock.jump(22)
     limiter.reserve(caller, SMALL)
+
+
+async def test_restored_use_later_than_now_counts_from_now(mock_clock: MockClock) -> None:
+    """The wall clock was set back."""
+    mock_clock.jump(1000)
+    wall = Wall()
+    limiter = RateLimiter(wall, Calendar(UTC), lambda: True)
+    limiter.restore([RecentUse("k", "u", wall.now_ms() // 1000 + 30, 1, 1)])
+    assert limiter.in_use("key:k") == InUse(rpm=1, tpm=1)
+    mock_clock.jump(WINDOW_SECONDS + 1)
+    assert limiter.in_use("key:k") == InUse()
 
 
 async def test_sweep_drops_expired_restored_minutes(mock_clock: MockClock) -> None:
