@@ -456,7 +456,9 @@ async def test_open_parts_have_no_accessibility_violation(
         assert violations(page) == []
         press(page, "Escape")
         page.get_by_role("button", name="Edit and send again").first.press("Enter")
+        expect(page.get_by_label("Edit the message")).to_be_focused()
         page.get_by_role("button", name="More").press("Enter")
+        expect(page.get_by_role("button", name="Rename")).to_be_visible()
         assert violations(page) == []
         page.get_by_role("button", name="Rename").press("Enter")
         assert violations(page) == []
